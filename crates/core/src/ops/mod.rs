@@ -1,0 +1,1 @@
+//! Differentiable operations on [`Var`](crate::Var), one family a file.

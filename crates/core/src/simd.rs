@@ -1,0 +1,21 @@
+//! Wide instructions chosen at run time.
+//!
+//! [`dispatch`] runs a closure compiled for the widest instruction set that this machine has (AVX-512, AVX2 with
+//! FMA, NEON, or the portable baseline), so that a plain `cargo build --release` is as fast as one with
+//! `target-cpu=native`. Mark every helper that the closure calls `#[inline(always)]`: code that is not inlined
+//! keeps the baseline instructions.
+
+use std::sync::OnceLock;
+
+use pulp::Arch;
+
+/// Runs `f` compiled for the widest instructions available. The choice is made once for the process.
+#[inline(always)]
+pub fn dispatch<R>(f: impl FnOnce() -> R) -> R {
+    arch().dispatch(f)
+}
+
+fn arch() -> Arch {
+    static ARCH: OnceLock<Arch> = OnceLock::new();
+    *ARCH.get_or_init(Arch::new)
+}

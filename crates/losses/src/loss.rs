@@ -1,0 +1,221 @@
+//! The seam between a loss and whatever trains with it.
+
+use embedtune_core::Pool;
+use ndarray::{Array2, ArrayView2, ArrayViewMut2};
+
+use crate::{Error, Result};
+
+/// A metric-learning loss: value and gradients in one call.
+///
+/// Object safe, so that a trainer can hold any of them; the concrete types have typed methods beside it.
+pub trait Loss: Send + Sync {
+    /// The loss's name as in configuration files, e.g. `ArcFaceLoss`.
+    fn name(&self) -> &'static str;
+
+    /// Shape `[classes * sub_centres, dim]` of the class centres, or `None` for a loss without any.
+    fn weight_shape(&self) -> Option<[usize; 2]>;
+
+    /// What `sampler = "auto"` means for this loss.
+    fn sampling(&self) -> Sampling;
+
+    /// Bytes of scratch that [`forward_backward`](Self::forward_backward) needs at most for a batch of `batch`
+    /// rows, `reference` rows of reference embeddings (0 without) and `dim` columns, beyond the arrays in its
+    /// arguments.
+    fn workspace_bytes(&self, batch: usize, reference: usize, dim: usize) -> usize;
+
+    /// Computes the value and writes the gradients that `grads` asks for.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, labels out of range (with the row), values that are not finite.
+    fn forward_backward(
+        &self,
+        input: Input<'_>,
+        grads: GradsMut<'_>,
+        work: &mut Workspace,
+    ) -> Result<Stats>;
+
+    /// Value and gradients in arrays of their own (standard layout).
+    ///
+    /// # Errors
+    /// As [`forward_backward`](Self::forward_backward).
+    fn evaluate(&self, input: Input<'_>) -> Result<Output> {
+        let mut d_embeddings = Array2::zeros(input.embeddings.dim());
+        let mut d_weights = input.weights.map(|weights| Array2::zeros(weights.dim()));
+        let grads = GradsMut {
+            embeddings: Some(d_embeddings.view_mut()),
+            weights: d_weights.as_mut().map(|d| d.view_mut()),
+            ..GradsMut::default()
+        };
+        let stats = self.forward_backward(input, grads, &mut Workspace::default())?;
+        Ok(Output { stats, d_embeddings, d_weights })
+    }
+}
+
+/// Which batches a loss needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sampling {
+    /// Any batch will do.
+    Random,
+    /// Several items of each of several classes, always: `sampler` is ignored.
+    ClassRequired,
+}
+
+/// What a loss reads. Rows are items; all arrays may have any strides.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// Embeddings, `[batch, dim]`, as the encoder made them (the loss normalises).
+    pub embeddings: ArrayView2<'a, f32>,
+    /// The class of each row, `[batch]`.
+    pub labels: &'a [u32],
+    /// Class centres, [`Loss::weight_shape`], for losses that have them.
+    pub weights: Option<ArrayView2<'a, f32>>,
+    /// More positives and negatives (a memory bank). Anchors always come from the batch; with a reference,
+    /// positives and negatives come from the reference alone.
+    pub reference: Option<Reference<'a>>,
+    /// A factor on each row's loss, `[batch]`.
+    pub sample_weights: Option<&'a [f32]>,
+    /// A factor on the loss of each row (anchor) of a class, `[classes]`.
+    pub class_weights: Option<&'a [f32]>,
+}
+
+impl<'a> Input<'a> {
+    /// Embeddings `[batch, dim]` and their labels, nothing else.
+    pub fn new(embeddings: ArrayView2<'a, f32>, labels: &'a [u32]) -> Self {
+        Self {
+            embeddings,
+            labels,
+            weights: None,
+            reference: None,
+            sample_weights: None,
+            class_weights: None,
+        }
+    }
+
+    /// From row-major slices: `embeddings` holds `labels.len()` rows of `dim` values.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the length is not `labels.len() * dim`.
+    pub fn from_slices(embeddings: &'a [f32], dim: usize, labels: &'a [u32]) -> Result<Self> {
+        Ok(Self::new(rows("embeddings", embeddings, labels.len(), dim)?, labels))
+    }
+
+    /// Adds the class centres, `[classes * sub_centres, dim]`.
+    #[must_use]
+    pub fn with_weights(mut self, weights: ArrayView2<'a, f32>) -> Self {
+        self.weights = Some(weights);
+        self
+    }
+
+    /// Adds the class centres from a row-major slice.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if its length is not a multiple of the embeddings' dimension.
+    pub fn with_weight_slice(self, weights: &'a [f32]) -> Result<Self> {
+        let dim = self.embeddings.ncols();
+        let count = weights.len().checked_div(dim).unwrap_or(0);
+        Ok(self.with_weights(rows("class centres", weights, count, dim)?))
+    }
+}
+
+fn rows<'a>(what: &'static str, data: &'a [f32], count: usize, dim: usize) -> Result<ArrayView2<'a, f32>> {
+    ArrayView2::from_shape((count, dim), data).ok().filter(|_| count * dim == data.len()).ok_or_else(|| {
+        Error::Shape {
+            what,
+            expected: format!("{count} rows x {dim} columns, row-major"),
+            got: vec![data.len()],
+        }
+    })
+}
+
+/// Reference embeddings: a queue of past batches, or a gallery.
+#[derive(Debug, Clone, Copy)]
+pub struct Reference<'a> {
+    /// `[reference, dim]`.
+    pub embeddings: ArrayView2<'a, f32>,
+    /// `[reference]`.
+    pub labels: &'a [u32],
+    /// For each row of the batch, the reference row that is the same item (never its own positive), if any;
+    /// `u32::MAX` for a row without one.
+    pub same_item: Option<&'a [u32]>,
+}
+
+/// How a gradient is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Write {
+    /// Replace what is there.
+    #[default]
+    Overwrite,
+    /// Add to what is there (gradient accumulation).
+    Add,
+}
+
+/// Where gradients go. Absent outputs are not computed.
+#[derive(Debug)]
+pub struct GradsMut<'a> {
+    /// Gradient of the embeddings, `[batch, dim]`.
+    pub embeddings: Option<ArrayViewMut2<'a, f32>>,
+    /// Gradient of the class centres, [`Loss::weight_shape`].
+    pub weights: Option<ArrayViewMut2<'a, f32>>,
+    /// Replace or add.
+    pub write: Write,
+    /// The gradient of whatever is being minimised with respect to this loss's value: a factor on all gradients
+    /// (not on the value).
+    pub upstream: f32,
+    /// Receives each row's loss before reduction, `[batch]`: for margin-softmax losses the row's loss, for
+    /// triplet losses the sum over the row's triplets as anchor. Always overwritten.
+    pub per_sample: Option<&'a mut [f32]>,
+}
+
+impl Default for GradsMut<'_> {
+    fn default() -> Self {
+        Self { embeddings: None, weights: None, write: Write::Overwrite, upstream: 1.0, per_sample: None }
+    }
+}
+
+/// The caller's scratch memory, kept between steps so that a step allocates nothing new.
+#[derive(Debug, Default, Clone)]
+pub struct Workspace {
+    pool: Pool,
+}
+
+impl Workspace {
+    /// Scratch that takes its buffers from `pool`.
+    pub fn new(pool: &Pool) -> Self {
+        Self { pool: pool.clone() }
+    }
+
+    /// The buffers.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+/// What a practitioner must see of one batch.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The loss.
+    pub value: f64,
+    /// Share of the terms (triplets, or rows) that carry a gradient.
+    pub active_fraction: f64,
+    /// Triplets considered (after mining); 0 for losses without triplets.
+    pub triplets: u64,
+    /// Triplets with a loss above zero.
+    pub active_triplets: u64,
+    /// Nothing in this batch moves the model: no valid triplet, or none with a loss.
+    pub zero_signal: bool,
+    /// Share of rows whose own centre is the nearest (before the margin); margin-softmax losses only.
+    pub accuracy: Option<f64>,
+}
+
+/// What [`Loss::evaluate`] returns; arrays in standard (row-major, contiguous) layout.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// The value and what goes with it.
+    pub stats: Stats,
+    /// Gradient of the embeddings, `[batch, dim]`.
+    pub d_embeddings: Array2<f32>,
+    /// Gradient of the class centres, for losses that have them.
+    pub d_weights: Option<Array2<f32>>,
+}
