@@ -2,5 +2,12 @@
 #![forbid(unsafe_code)]
 
 pub mod data;
+pub mod encoder;
+mod error;
 pub mod head;
 pub mod optim;
+pub mod run;
+mod state;
+
+pub use error::{Error, Result};
+pub use state::State;

@@ -1,0 +1,87 @@
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// What can go wrong. Every message names the file, field or row, the value, and what to do.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to read or write.
+    #[error("{}: {action} failed: {source}", .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was attempted, e.g. "writing".
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file whose contents are not what they should be.
+    #[error("{}: {detail}", .path.display())]
+    Data {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, where (line, row, byte), and what was expected.
+        detail: String,
+    },
+    /// An option outside its range, unknown, or at odds with another.
+    #[error("{field} = {value}: {remedy}")]
+    Option {
+        /// The option's name as in configuration files.
+        field: String,
+        /// Its value, printed.
+        value: String,
+        /// What is wrong and what to write instead.
+        remedy: String,
+    },
+    /// The data cannot be trained on as asked.
+    #[error("{0}")]
+    Unsuitable(String),
+    /// A computation produced NaN or infinity.
+    #[error("{what} became {value} in epoch {epoch}, batch {batch}; {remedy}")]
+    NotFinite {
+        /// What: the loss, an embedding, a gradient.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The batch, from 1.
+        batch: usize,
+        /// What to try.
+        remedy: &'static str,
+    },
+    /// Training was asked to stop (Ctrl-C); what was learnt so far is saved.
+    #[error("interrupted after epoch {epoch}; continue with `fit --resume`")]
+    Interrupted {
+        /// Complete epochs.
+        epoch: usize,
+    },
+    /// An error of the numeric core.
+    #[error(transparent)]
+    Core(#[from] embedtune_core::Error),
+    /// An error of a loss.
+    #[error(transparent)]
+    Loss(#[from] embedtune_losses::Error),
+}
+
+impl Error {
+    /// For `map_err`: an I/O error with its file and what was attempted.
+    pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { path, action, source }
+    }
+
+    /// Contents of a file that are not what they should be.
+    pub fn data(path: &Path, detail: impl Into<String>) -> Self {
+        Self::Data { path: path.to_path_buf(), detail: detail.into() }
+    }
+
+    /// A wrong option.
+    pub fn option(field: impl Into<String>, value: impl ToString, remedy: impl Into<String>) -> Self {
+        Self::Option { field: field.into(), value: value.to_string(), remedy: remedy.into() }
+    }
+}
+
+/// This crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
