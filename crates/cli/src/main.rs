@@ -1,1 +1,4 @@
+//! The `embedtune` program.
+#![forbid(unsafe_code)]
+mod figure;
 fn main() {}

@@ -27,12 +27,7 @@ pub trait Loss: Send + Sync {
     ///
     /// # Errors
     /// Shapes that do not fit, labels out of range (with the row), values that are not finite.
-    fn forward_backward(
-        &self,
-        input: Input<'_>,
-        grads: GradsMut<'_>,
-        work: &mut Workspace,
-    ) -> Result<Stats>;
+    fn forward_backward(&self, input: Input<'_>, grads: GradsMut<'_>, work: &mut Workspace) -> Result<Stats>;
 
     /// Value and gradients in arrays of their own (standard layout).
     ///
@@ -82,14 +77,7 @@ pub struct Input<'a> {
 impl<'a> Input<'a> {
     /// Embeddings `[batch, dim]` and their labels, nothing else.
     pub fn new(embeddings: ArrayView2<'a, f32>, labels: &'a [u32]) -> Self {
-        Self {
-            embeddings,
-            labels,
-            weights: None,
-            reference: None,
-            sample_weights: None,
-            class_weights: None,
-        }
+        Self { embeddings, labels, weights: None, reference: None, sample_weights: None, class_weights: None }
     }
 
     /// From row-major slices: `embeddings` holds `labels.len()` rows of `dim` values.

@@ -9,5 +9,6 @@ pub mod optim;
 pub mod run;
 mod state;
 
+pub use embedtune_core::ndarray;
 pub use error::{Error, Result};
 pub use state::State;

@@ -1,1 +1,56 @@
-//! Differentiable operations on [`Var`](crate::Var), one family a file.
+//! Differentiable operations on [`Var`](crate::Var), one family a file. Every operation checks its shapes and
+//! returns an error rather than panic; every backward sits beside its forward.
+
+mod conv;
+mod elementwise;
+mod im2col;
+mod linear;
+mod lookup;
+mod norm;
+mod pool2d;
+mod shape;
+
+pub use conv::Conv2d;
+pub use norm::{BatchNormMode, BatchStatistics};
+pub use pool2d::Pool2d;
+
+use ndarray::{ArrayD, IxDyn};
+
+use crate::{Error, Result, Value};
+
+/// A row-major copy-free handle where possible: the buffer of `value` in standard layout.
+pub(crate) fn standard(value: &Value) -> Value {
+    if value.is_standard_layout() {
+        value.clone()
+    } else {
+        value.as_standard_layout().into_owned().into_shared()
+    }
+}
+
+/// An owned array of `shape` around `data`; the caller made `data` of the right length.
+pub(crate) fn array(op: &'static str, shape: &[usize], data: Vec<f32>) -> Result<ArrayD<f32>> {
+    let length = data.len();
+    ArrayD::from_shape_vec(IxDyn(shape), data).map_err(|_| Error::Shape {
+        op,
+        expected: format!("{shape:?}"),
+        got: vec![length],
+    })
+}
+
+/// A gradient in standard layout.
+pub(crate) fn contiguous(gradient: ArrayD<f32>) -> ArrayD<f32> {
+    if gradient.is_standard_layout() { gradient } else { gradient.as_standard_layout().into_owned() }
+}
+
+/// The elements of an array known to be in standard layout.
+pub(crate) fn slice<'a>(op: &'static str, array: &'a Value) -> Result<&'a [f32]> {
+    array.as_slice().ok_or_else(|| Error::Shape {
+        op,
+        expected: "an array in standard layout".into(),
+        got: array.shape().to_vec(),
+    })
+}
+
+pub(crate) fn shape_error(op: &'static str, expected: impl Into<String>, got: &[usize]) -> Error {
+    Error::Shape { op, expected: expected.into(), got: got.to_vec() }
+}

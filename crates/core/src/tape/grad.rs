@@ -90,7 +90,9 @@ impl Grad {
             (Grad::Rows(a), Grad::Rows(b)) => {
                 let rows: Vec<u32> = a.rows.iter().chain(&b.rows).copied().collect();
                 let mut values = Array2::zeros((rows.len(), a.values.ncols()));
-                for (mut to, from) in values.rows_mut().into_iter().zip(a.values.rows().into_iter().chain(b.values.rows())) {
+                for (mut to, from) in
+                    values.rows_mut().into_iter().zip(a.values.rows().into_iter().chain(b.values.rows()))
+                {
                     to.assign(&from);
                 }
                 Grad::Rows(RowGrad::from_contributions(a.table_rows, &rows, &values))

@@ -1,0 +1,87 @@
+//! Matrix products and biases.
+
+use ndarray::{Array2, ArrayD, Axis, Ix2};
+
+use super::shape_error;
+use crate::{Grad, Result, Value, Var, linalg};
+
+fn matrix(op: &'static str, value: &Value) -> Result<ndarray::ArcArray<f32, Ix2>> {
+    value
+        .clone()
+        .into_dimensionality::<Ix2>()
+        .map_err(|_| shape_error(op, "a matrix [rows, columns]", value.shape()))
+}
+
+impl<'t> Var<'t> {
+    /// `[n, k] x [k, m] -> [n, m]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn matmul(self, other: Var<'t>) -> Result<Var<'t>> {
+        let (a, b) = (matrix("matmul", &self.value())?, matrix("matmul", &other.value())?);
+        let mut c = Array2::zeros((a.nrows(), b.ncols()));
+        linalg::matmul(1.0, a.view(), b.view(), 0.0, c.view_mut())?;
+        self.tape().record("matmul", [self, other], c.into_dyn(), move |g, [first, second]| {
+            let got = g.shape().to_vec();
+            let g = g.into_dimensionality::<Ix2>().map_err(|_| shape_error("matmul", "a matrix", &got))?;
+            Ok([
+                first.then(|| product(g.view(), b.t())).transpose()?,
+                second.then(|| product(a.t(), g.view())).transpose()?,
+            ])
+        })
+    }
+
+    /// `x W^T + b`: `x` is `[n, in]`, `weight` is `[out, in]`, `bias` is `[out]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn linear(self, weight: Var<'t>, bias: Option<Var<'t>>) -> Result<Var<'t>> {
+        let (x, w) = (matrix("linear", &self.value())?, matrix("linear", &weight.value())?);
+        if x.ncols() != w.ncols() {
+            return Err(shape_error(
+                "linear",
+                format!("[n, {}], as the weight's columns", w.ncols()),
+                x.shape(),
+            ));
+        }
+        let mut y = Array2::zeros((x.nrows(), w.nrows()));
+        linalg::matmul(1.0, x.view(), w.t(), 0.0, y.view_mut())?;
+        let y = self.tape().record("linear", [self, weight], y.into_dyn(), move |g, [first, second]| {
+            let got = g.shape().to_vec();
+            let g = g.into_dimensionality::<Ix2>().map_err(|_| shape_error("linear", "a matrix", &got))?;
+            Ok([
+                first.then(|| product(g.view(), w.view())).transpose()?,
+                second.then(|| product(g.t(), x.view())).transpose()?,
+            ])
+        })?;
+        bias.map_or(Ok(y), |bias| y.bias(bias))
+    }
+
+    /// Adds `bias` `[channels]` over axis 1 of `[n, channels]` or `[n, channels, height, width]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn bias(self, bias: Var<'t>) -> Result<Var<'t>> {
+        let (x, b) = (self.value(), bias.value());
+        if x.ndim() < 2 || b.shape() != [x.shape()[1]] {
+            return Err(shape_error("bias", "[n, channels, ..] and a bias [channels]", b.shape()));
+        }
+        let mut y = x.into_owned();
+        for (mut channel, &b) in y.axis_iter_mut(Axis(1)).zip(b.iter()) {
+            channel += b;
+        }
+        self.tape().record("bias", [self, bias], y, |g: ArrayD<f32>, [_, second]| {
+            let to_bias = second.then(|| {
+                let sums = g.axis_iter(Axis(1)).map(|c| c.iter().map(|&v| f64::from(v)).sum::<f64>() as f32);
+                Grad::Dense(sums.collect::<ndarray::Array1<f32>>().into_dyn())
+            });
+            Ok([Some(Grad::Dense(g)), to_bias])
+        })
+    }
+}
+
+fn product(a: ndarray::ArrayView2<'_, f32>, b: ndarray::ArrayView2<'_, f32>) -> Result<Grad> {
+    let mut c = Array2::zeros((a.nrows(), b.ncols()));
+    linalg::matmul(1.0, a, b, 0.0, c.view_mut())?;
+    Ok(Grad::Dense(c.into_dyn()))
+}

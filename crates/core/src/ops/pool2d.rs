@@ -1,0 +1,152 @@
+//! Max and average pooling over windows of an image.
+
+use rayon::prelude::*;
+
+use super::{array, contiguous, shape_error, slice, standard};
+use crate::{Error, Grad, Result, Var};
+
+/// A window that moves over the image: `[vertical, horizontal]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool2d {
+    /// The window.
+    pub kernel: [usize; 2],
+    /// Its step.
+    pub stride: [usize; 2],
+    /// Border around the image: ignored by the maximum, zeros that count for the average (as in PyTorch).
+    pub padding: [usize; 2],
+}
+
+impl Pool2d {
+    /// A square window that moves by its own size.
+    pub fn square(side: usize) -> Self {
+        Self { kernel: [side; 2], stride: [side; 2], padding: [0; 2] }
+    }
+
+    fn output(&self, op: &'static str, shape: &[usize]) -> Result<[usize; 2]> {
+        let &[_, _, height, width] = shape else {
+            return Err(shape_error(op, "[batch, channels, height, width]", shape));
+        };
+        let side = |length: usize, axis: usize| {
+            let (kernel, stride, padding) = (self.kernel[axis], self.stride[axis], self.padding[axis]);
+            if kernel == 0 || stride == 0 || padding * 2 > kernel {
+                return Err(Error::Parameter {
+                    op,
+                    name: "window",
+                    value: format!("{self:?}"),
+                    expected: "kernel and stride at least 1, padding at most half the kernel".into(),
+                });
+            }
+            (length + 2 * padding).checked_sub(kernel).map(|room| room / stride + 1).ok_or_else(|| {
+                shape_error(op, format!("an image at least as large as {:?}", self.kernel), shape)
+            })
+        };
+        Ok([side(height, 0)?, side(width, 1)?])
+    }
+
+    /// The window's part inside an axis of `length`.
+    fn window(&self, axis: usize, output: usize, length: usize) -> std::ops::Range<usize> {
+        let start = output * self.stride[axis];
+        start.saturating_sub(self.padding[axis])..(start + self.kernel[axis] - self.padding[axis]).min(length)
+    }
+}
+
+impl<'t> Var<'t> {
+    /// The maximum of each window; ties go to the first element in row-major order. NaN wins over every number.
+    ///
+    /// # Errors
+    /// Not four axes, an impossible window, an image smaller than it.
+    pub fn max_pool2d(self, window: &Pool2d) -> Result<Var<'t>> {
+        let x = standard(&self.value());
+        let shape = x.shape().to_vec();
+        let [rows, columns] = window.output("max_pool2d", &shape)?;
+        let (height, width) = (shape[2], shape[3]);
+        let planes = shape[0] * shape[1];
+        let pool = self.tape().pool().clone();
+        let mut y = pool.take(planes * rows * columns);
+        let mut best = vec![0u32; y.len()];
+        let window = *window;
+        if !y.is_empty() {
+            y.par_chunks_mut(rows * columns)
+                .zip(best.par_chunks_mut(rows * columns))
+                .zip(slice("max_pool2d", &x)?.par_chunks(height * width))
+                .for_each(|((y, best), x)| {
+                    for row in 0..rows {
+                        let lines = window.window(0, row, height);
+                        for column in 0..columns {
+                            let across = window.window(1, column, width);
+                            let first = lines.start * width + across.start;
+                            let (mut at, mut top) = (first, x[first]);
+                            for line in lines.clone() {
+                                for i in line * width + across.start..line * width + across.end {
+                                    if x[i] > top || (x[i].is_nan() && !top.is_nan()) {
+                                        (at, top) = (i, x[i]);
+                                    }
+                                }
+                            }
+                            y[row * columns + column] = top;
+                            best[row * columns + column] = at as u32;
+                        }
+                    }
+                });
+        }
+        let y = array("max_pool2d", &[shape[0], shape[1], rows, columns], y)?;
+        self.tape().record("max_pool2d", [self], y, move |g, _| {
+            let g = contiguous(g);
+            let mut dx = pool.zeros(planes * height * width);
+            if !g.is_empty() {
+                dx.par_chunks_mut(height * width)
+                    .zip(g.as_slice().unwrap_or_default().par_chunks(rows * columns))
+                    .zip(best.par_chunks(rows * columns))
+                    .for_each(|((dx, g), best)| {
+                        for (&g, &at) in g.iter().zip(best) {
+                            dx[at as usize] += g;
+                        }
+                    });
+            }
+            pool.give(g.into_raw_vec_and_offset().0);
+            Ok([Some(Grad::Dense(array("max_pool2d", &shape, dx)?))])
+        })
+    }
+
+    /// The mean of each window, padding counted as zeros.
+    ///
+    /// # Errors
+    /// Not four axes, an impossible window, an image smaller than it.
+    pub fn avg_pool2d(self, window: &Pool2d) -> Result<Var<'t>> {
+        let x = standard(&self.value());
+        let shape = x.shape().to_vec();
+        let [rows, columns] = window.output("avg_pool2d", &shape)?;
+        let (height, width) = (shape[2], shape[3]);
+        let window = *window;
+        let weight = 1.0 / (window.kernel[0] * window.kernel[1]) as f32;
+        let data = slice("avg_pool2d", &x)?;
+        let mut y = vec![0.0; shape[0] * shape[1] * rows * columns];
+        for (index, y) in y.iter_mut().enumerate() {
+            let (plane, row, column) = (index / (rows * columns), index / columns % rows, index % columns);
+            let across = window.window(1, column, width);
+            *y = window
+                .window(0, row, height)
+                .map(|line| {
+                    let start = (plane * height + line) * width;
+                    data[start + across.start..start + across.end].iter().sum::<f32>()
+                })
+                .sum::<f32>()
+                * weight;
+        }
+        let y = array("avg_pool2d", &[shape[0], shape[1], rows, columns], y)?;
+        self.tape().record("avg_pool2d", [self], y, move |g, _| {
+            let g = contiguous(g);
+            let mut dx = vec![0.0; shape.iter().product()];
+            for (index, &g) in g.as_slice().unwrap_or_default().iter().enumerate() {
+                let (plane, row, column) =
+                    (index / (rows * columns), index / columns % rows, index % columns);
+                let across = window.window(1, column, width);
+                for line in window.window(0, row, height) {
+                    let start = (plane * height + line) * width;
+                    dx[start + across.start..start + across.end].iter_mut().for_each(|v| *v += g * weight);
+                }
+            }
+            Ok([Some(Grad::Dense(array("avg_pool2d", &shape, dx)?))])
+        })
+    }
+}
