@@ -7,6 +7,8 @@ use rand_chacha::ChaCha8Rng;
 use super::shape_error;
 use crate::{Error, Grad, Result, Var};
 
+// `add`, `sub` and `mul` can fail, which the operators' traits cannot express.
+#[allow(clippy::should_implement_trait)]
 impl<'t> Var<'t> {
     fn same_shape(self, op: &'static str, other: Var<'t>) -> Result<()> {
         if self.shape() == other.shape() {

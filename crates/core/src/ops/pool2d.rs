@@ -77,9 +77,10 @@ impl<'t> Var<'t> {
                             let first = lines.start * width + across.start;
                             let (mut at, mut top) = (first, x[first]);
                             for line in lines.clone() {
-                                for i in line * width + across.start..line * width + across.end {
-                                    if x[i] > top || (x[i].is_nan() && !top.is_nan()) {
-                                        (at, top) = (i, x[i]);
+                                let start = line * width + across.start;
+                                for (i, &v) in (start..).zip(&x[start..start + across.len()]) {
+                                    if v > top || (v.is_nan() && !top.is_nan()) {
+                                        (at, top) = (i, v);
                                     }
                                 }
                             }
