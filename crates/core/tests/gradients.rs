@@ -15,11 +15,11 @@ fn wave(shape: &[usize], phase: f32) -> ArrayD<f32> {
 fn elementwise() {
     let (a, b) = (wave(&[3, 4], 0.1), wave(&[3, 4], 1.9));
     gradcheck(&[a.clone(), b.clone()], 1e-2, |v| v[0].add(v[1])?.mul(v[0].sub(v[1])?)?.scale(0.7)).unwrap();
-    gradcheck(&[a.clone()], 1e-2, |v| v[0].relu()).unwrap();
-    gradcheck(&[a.clone()], 1e-2, |v| v[0].gelu()).unwrap();
-    gradcheck(&[a.clone()], 1e-2, |v| v[0].dropout(0.4, 7)).unwrap();
+    gradcheck(std::slice::from_ref(&a), 1e-2, |v| v[0].relu()).unwrap();
+    gradcheck(std::slice::from_ref(&a), 1e-2, |v| v[0].gelu()).unwrap();
+    gradcheck(std::slice::from_ref(&a), 1e-2, |v| v[0].dropout(0.4, 7)).unwrap();
     gradcheck(&[a.clone(), b], 1e-2, |v| Var::concatenate(1, &[v[0], v[1]])?.reshape(&[2, 12])).unwrap();
-    gradcheck(&[a.clone()], 1e-2, |v| v[0].mean()).unwrap();
+    gradcheck(std::slice::from_ref(&a), 1e-2, |v| v[0].mean()).unwrap();
     gradcheck(&[a], 1e-2, |v| v[0].sum()).unwrap();
 }
 
