@@ -11,6 +11,7 @@ pub mod linalg;
 pub mod parallel;
 pub mod pool;
 pub mod simd;
+pub mod vecmath;
 
 #[cfg(feature = "autodiff")]
 pub mod gradcheck;

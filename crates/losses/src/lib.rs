@@ -1,16 +1,23 @@
 //! Metric-learning losses that return their value and their gradients together.
 #![forbid(unsafe_code)]
 
+mod check;
+mod config;
 mod error;
 mod loss;
+mod margin;
 pub mod miner;
+mod preset;
 pub mod triplet;
 mod units;
 
+pub use config::{LossKind, LossOptions, MarginValue, MinerKind, MinerOptions, build};
 pub use embedtune_core::Pool;
 pub use error::{Error, Result};
 pub use loss::{GradsMut, Input, Loss, Output, Reference, Sampling, Stats, Workspace, Write};
+pub use margin::{Edge, Margin, MarginGradient, MarginOptions, MarginSoftmax};
 pub use miner::{Miner, TripletKind};
 pub use ndarray;
+pub use preset::{CentreInit, Defaults, Preset};
 pub use triplet::{Distance, Reduction, TripletMargin, TripletMarginOptions};
 pub use units::Angle;

@@ -1,0 +1,110 @@
+//! The target's logit and its derivative, in `f64` and in tangent form: finite and accurate near 0 and pi, where
+//! `acos(clamp(c))` loses the gradient.
+
+use ndarray::{ArrayView1, ArrayView2};
+
+use super::{Edge, Margin, MarginGradient, MarginSoftmax};
+
+/// Below this length the tangent has no direction; its gradient is then 0.
+const NO_TANGENT: f64 = 1e-12;
+
+/// One row against its own class.
+pub(super) struct Target {
+    /// Row of the centres: the class's nearest sub-centre.
+    pub(super) row: usize,
+    /// Cosine to it.
+    pub(super) cosine: f64,
+    /// Logit with margin.
+    pub(super) logit: f64,
+    /// SphereFace: `psi` (the part along the embedding); otherwise 0.
+    pub(super) along: f64,
+    /// `-d(logit / scale)/d theta` (per unit norm for SphereFace).
+    pub(super) slope: f64,
+    /// `|x|` and `|w|`.
+    pub(super) norms: [f64; 2],
+    /// `sin theta`, the tangent's length before normalisation.
+    pub(super) sine: f64,
+}
+
+fn length(v: ArrayView1<'_, f32>) -> f64 {
+    v.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
+}
+
+impl Target {
+    pub(super) fn new(
+        loss: &MarginSoftmax,
+        x: ArrayView1<'_, f32>,
+        w: ArrayView2<'_, f32>,
+        label: u32,
+    ) -> Self {
+        let k = loss.options.sub_centers;
+        let first = label as usize * k;
+        let x_norm = length(x);
+        let mut best = (first, f64::NEG_INFINITY, 0.0);
+        for row in first..first + k {
+            let centre = w.row(row);
+            let norm = length(centre);
+            let dot: f64 = x.iter().zip(centre).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+            let cosine = dot / (x_norm.max(1e-12) * norm.max(1e-12));
+            // A tie keeps the lowest row.
+            if cosine > best.1 {
+                best = (row, cosine, norm);
+            }
+        }
+        let (row, cosine, w_norm) = best;
+        let (sx, sw) = (1.0 / x_norm.max(1e-12), 1.0 / w_norm.max(1e-12));
+        let sine = x
+            .iter()
+            .zip(w.row(row))
+            .map(|(&x, &w)| (f64::from(w) * sw - cosine * f64::from(x) * sx).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        let theta = sine.atan2(cosine);
+        let (value, slope, along) = match loss.options.margin {
+            Margin::Cos { cosine: m } => (cosine - m, sine, 0.0),
+            Margin::Arc { angle, edge, gradient } => {
+                let m = angle.as_radians();
+                let beyond = theta > std::f64::consts::PI - m;
+                let value = match edge {
+                    Edge::Jump if beyond => cosine - m * m.sin(),
+                    Edge::Continuous if beyond => cosine - (1.0 - m.cos()),
+                    _ => (theta + m).cos(),
+                };
+                let plain = gradient == MarginGradient::StraightThrough || (beyond && edge != Edge::None);
+                (value, if plain { sine } else { (theta + m).sin() }, 0.0)
+            }
+            Margin::Sphere { multiplier } => {
+                let m = f64::from(multiplier);
+                let k = (m * theta / std::f64::consts::PI).floor().min(m - 1.0);
+                let sign = if k as u64 % 2 == 0 { 1.0 } else { -1.0 };
+                let psi = sign * (m * theta).cos() - 2.0 * k;
+                (x_norm * psi, m * sign * (m * theta).sin(), psi)
+            }
+        };
+        let logit = loss.options.scale * value;
+        Self { row, cosine, logit, along, slope, norms: [x_norm, w_norm], sine }
+    }
+
+    /// Adds `factor * d logit / d x` and `factor * d logit / d w` (before the scale).
+    pub(super) fn add_gradients(
+        &self,
+        factor: f64,
+        x: ArrayView1<'_, f32>,
+        w: ArrayView1<'_, f32>,
+        mut dx: impl FnMut(usize, f64),
+        mut dw: impl FnMut(usize, f64),
+        sphere: bool,
+    ) {
+        let [x_norm, w_norm] = self.norms;
+        let (sx, sw) = (1.0 / x_norm.max(1e-12), 1.0 / w_norm.max(1e-12));
+        let tangent = if self.sine < NO_TANGENT { 0.0 } else { 1.0 / self.sine };
+        // d theta / d x = -t / |x|; SphereFace's logit carries |x|, which cancels it.
+        let (to_x, to_w) =
+            if sphere { (self.slope, self.slope * x_norm * sw) } else { (self.slope * sx, self.slope * sw) };
+        for j in 0..x.len() {
+            let (xu, wu) = (f64::from(x[j]) * sx, f64::from(w[j]) * sw);
+            dx(j, factor * (to_x * (wu - self.cosine * xu) * tangent + self.along * xu));
+            dw(j, factor * to_w * (xu - self.cosine * wu) * tangent);
+        }
+    }
+}
