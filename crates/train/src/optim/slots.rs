@@ -1,0 +1,181 @@
+//! What an optimizer remembers of each parameter.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use embedtune_core::Grad;
+use ndarray::{ArrayD, IxDyn};
+
+use super::Param;
+use crate::{Error, Result, State};
+
+const STEP: &str = "step";
+
+/// The state of all parameters of one optimizer.
+pub(super) struct Slots {
+    owner: &'static str,
+    names: Vec<&'static str>,
+    by_param: BTreeMap<String, Slot>,
+}
+
+/// The state of one parameter: each buffer in the parameter's row-major order.
+pub(super) struct Slot {
+    pub(super) step: u64,
+    pub(super) buffers: Vec<Vec<f32>>,
+    /// For a table whose gradients have all been row-sparse: the rows that ever had one. The buffers of the others
+    /// are zero. `None`: any row may have had one.
+    pub(super) seen: Option<Vec<bool>>,
+    shape: Vec<usize>,
+}
+
+impl Slots {
+    /// An optimizer called `owner` that keeps the buffers `names` for each parameter.
+    pub(super) fn new(owner: &'static str, names: Vec<&'static str>) -> Self {
+        Self { owner, names, by_param: BTreeMap::new() }
+    }
+
+    /// Updates each parameter that has a gradient with its slot, whose step count has been advanced. All shapes are
+    /// checked before the first update.
+    pub(super) fn update(
+        &mut self,
+        params: &mut [Param<'_>],
+        mut update: impl FnMut(&mut Param<'_>, &Grad, &mut Slot) -> Result<()>,
+    ) -> Result<()> {
+        self.check(params)?;
+        for param in params {
+            let Some(grad) = param.grad.take() else { continue };
+            if !self.by_param.contains_key(param.name) {
+                let slot = Slot::new(self.names.len(), param.value.shape(), &grad);
+                self.by_param.insert(param.name.to_owned(), slot);
+            }
+            let result = match self.by_param.get_mut(param.name) {
+                Some(slot) => {
+                    slot.step += 1;
+                    update(param, &grad, slot)
+                }
+                None => Ok(()),
+            };
+            param.grad = Some(grad);
+            result?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, params: &[Param<'_>]) -> Result<()> {
+        let mut names = BTreeSet::new();
+        for param in params {
+            let wrong =
+                |detail: String| Err(Error::Unsuitable(format!("parameter `{}`: {detail}", param.name)));
+            if !names.insert(param.name) {
+                return wrong("two parameters have this name; names key the optimizer's state".to_owned());
+            }
+            let Some(grad) = &param.grad else { continue };
+            let (shape, got) = (param.value.shape(), grad.shape());
+            if got != shape {
+                return wrong(format!("its gradient has shape {got:?}, but its value has {shape:?}"));
+            }
+            if let Grad::Rows(rows) = grad {
+                let ascending = rows.rows.windows(2).all(|pair| pair[0] < pair[1]);
+                let inside = rows.rows.last().is_none_or(|&row| (row as usize) < rows.table_rows);
+                if !ascending || !inside || rows.rows.len() != rows.values.nrows() {
+                    return wrong(format!(
+                        "its gradient's row numbers must be ascending, below {} and one for each row of values",
+                        rows.table_rows
+                    ));
+                }
+            }
+            if let Some(slot) = self.by_param.get(param.name).filter(|slot| slot.shape != shape) {
+                return wrong(format!(
+                    "its optimizer state has shape {:?}, but its value has {shape:?}; \
+                     the checkpoint belongs to another model",
+                    slot.shape
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn state(&self) -> State {
+        let mut state = State::default();
+        if self.names.is_empty() {
+            // The step count matters only together with a buffer.
+            return state;
+        }
+        for (param, slot) in &self.by_param {
+            state.counters.insert(format!("{param}.{STEP}"), slot.step);
+            for (name, buffer) in self.names.iter().zip(&slot.buffers) {
+                if let Ok(tensor) = ArrayD::from_shape_vec(IxDyn(&slot.shape), buffer.clone()) {
+                    state.tensors.insert(format!("{param}.{name}"), tensor);
+                }
+            }
+        }
+        state
+    }
+
+    pub(super) fn load(&mut self, state: &State) -> Result<()> {
+        let owner = self.owner;
+        let foreign = |key: &str| {
+            Error::Unsuitable(format!(
+                "the optimizer state holds `{key}`, which {owner} with these options does not keep; \
+                 resume with the optimizer and the options that wrote it"
+            ))
+        };
+        for key in state.tensors.keys() {
+            let (param, name) = key.rsplit_once('.').ok_or_else(|| foreign(key))?;
+            if !self.names.contains(&name) || !state.counters.contains_key(&format!("{param}.{STEP}")) {
+                return Err(foreign(key));
+            }
+        }
+        let mut loaded = BTreeMap::new();
+        for (key, &step) in &state.counters {
+            let param = key.strip_suffix(STEP).and_then(|key| key.strip_suffix('.'));
+            let param = param.ok_or_else(|| foreign(key))?;
+            let tensors = self.names.iter().map(|name| {
+                let key = format!("{param}.{name}");
+                state.tensors.get(&key).ok_or_else(|| {
+                    Error::Unsuitable(format!("the optimizer state lacks `{key}`, which {owner} keeps"))
+                })
+            });
+            let tensors: Vec<&ArrayD<f32>> = tensors.collect::<Result<_>>()?;
+            let first = tensors.first().ok_or_else(|| foreign(key))?;
+            if let Some(other) = tensors.iter().find(|tensor| tensor.shape() != first.shape()) {
+                return Err(Error::Unsuitable(format!(
+                    "the optimizer state of `{param}` holds tensors of shapes {:?} and {:?}",
+                    first.shape(),
+                    other.shape()
+                )));
+            }
+            let buffers: Vec<Vec<f32>> =
+                tensors.iter().map(|tensor| tensor.iter().copied().collect()).collect();
+            let shape = first.shape().to_vec();
+            loaded.insert(
+                param.to_owned(),
+                Slot { step, seen: nonzero_rows(&shape, &buffers), buffers, shape },
+            );
+        }
+        self.by_param = loaded;
+        Ok(())
+    }
+}
+
+impl Slot {
+    fn new(buffers: usize, shape: &[usize], grad: &Grad) -> Self {
+        let len = shape.iter().product();
+        let seen = match grad {
+            Grad::Rows(rows) => Some(vec![false; rows.table_rows]),
+            Grad::Dense(_) => None,
+        };
+        Self { step: 0, buffers: vec![vec![0.0; len]; buffers], seen, shape: shape.to_vec() }
+    }
+}
+
+/// The rows in which any buffer is not zero, if this is a table.
+fn nonzero_rows(shape: &[usize], buffers: &[Vec<f32>]) -> Option<Vec<bool>> {
+    let &[rows, dim] = shape else { return None };
+    let mut seen = vec![false; rows];
+    for buffer in buffers {
+        for (seen, row) in seen.iter_mut().zip(buffer.chunks_exact(dim.max(1))) {
+            *seen |= row.iter().any(|&v| v != 0.0);
+        }
+    }
+    Some(seen)
+}
