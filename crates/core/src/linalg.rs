@@ -87,6 +87,13 @@ fn product(
     beta: f32,
     mut c: ArrayViewMut2<'_, f32>,
 ) {
+    // The kernel writes whole vectors only down a column: c^T = b^T a^T is up to four times faster for a row-major c.
+    let (a, b) = if c.strides()[1].abs() < c.strides()[0].abs() {
+        c = c.reversed_axes();
+        (b.reversed_axes(), a.reversed_axes())
+    } else {
+        (a, b)
+    };
     let (m, n) = c.dim();
     let k = a.ncols();
     if m == 0 || n == 0 {
