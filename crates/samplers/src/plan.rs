@@ -1,0 +1,95 @@
+//! How many classes and items a batch holds.
+
+/// Classes and items of each in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) classes: usize,
+    pub(crate) items: usize,
+}
+
+/// The plan for a batch of `batch` with `items` of each class where there are `available` (at least two) classes,
+/// and a sentence where it differs from what was asked.
+///
+/// What was asked is kept where it can be: first the items of each class, then, if there are too few classes, the
+/// batch size with more items of each class; never fewer than two classes.
+pub(crate) fn plan(batch: usize, items: usize, available: usize) -> (Plan, Option<String>) {
+    let wanted = (batch / items).max(2);
+    let chosen =
+        if wanted <= available { Plan { classes: wanted, items } } else { fit(batch, items, available) };
+    let size = chosen.classes * chosen.items;
+    if size == batch && chosen.items == items {
+        return (chosen, None);
+    }
+    let outcome = if size == batch {
+        format!("batch {batch} kept")
+    } else {
+        format!("batch {size} instead of {batch}")
+    };
+    let why = if wanted > available {
+        format!("impossible with {available} classes")
+    } else {
+        format!("does not give a batch of {batch}")
+    };
+    let notice = format!(
+        "class sampler: {wanted} classes x {items} {why} -> {} classes x {} ({outcome})",
+        chosen.classes, chosen.items
+    );
+    (chosen, Some(notice))
+}
+
+/// Too few classes: a divisor pair of the batch size with more items of each, nearest to what was asked; else all
+/// classes with as many items as fit.
+fn fit(batch: usize, items: usize, available: usize) -> Plan {
+    let least = (available.min(batch / items)).div_ceil(2).max(2);
+    (items..=batch / 2)
+        .filter(|k| batch.is_multiple_of(*k))
+        .map(|k| Plan { classes: batch / k, items: k })
+        .find(|plan| plan.classes <= available && plan.classes >= least)
+        .unwrap_or(Plan { classes: available, items: (batch / available).max(1) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_cases() {
+        for (batch, items, available, classes, per, notice) in [
+            (128, 4, 100, 32, 4, None),
+            (
+                128,
+                4,
+                10,
+                8,
+                16,
+                Some(
+                    "class sampler: 32 classes x 4 impossible with 10 classes -> 8 classes x 16 (batch 128 kept)",
+                ),
+            ),
+            (
+                42,
+                4,
+                100,
+                10,
+                4,
+                Some(
+                    "class sampler: 10 classes x 4 does not give a batch of 42 -> 10 classes x 4 (batch 40 instead of 42)",
+                ),
+            ),
+            (
+                127,
+                4,
+                10,
+                10,
+                12,
+                Some(
+                    "class sampler: 31 classes x 4 impossible with 10 classes -> 10 classes x 12 (batch 120 instead of 127)",
+                ),
+            ),
+            (8, 4, 4, 2, 4, None),
+        ] {
+            let (plan, got) = plan(batch, items, available);
+            assert_eq!((plan.classes, plan.items, got.as_deref()), (classes, per, notice));
+        }
+    }
+}
