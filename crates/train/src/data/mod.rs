@@ -1,6 +1,6 @@
 //! Labelled items: images, vectors or text.
 
-use ndarray::{Array2, Array4};
+use ndarray::{Array2, Array4, Axis};
 
 /// The items of a data set, one kind for all.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,4 +35,52 @@ pub struct Split {
     /// Items that are searched; `None`: the queries among themselves, each item excluding itself. A gallery and
     /// its queries share one class list.
     pub gallery: Option<Dataset>,
+}
+
+impl Items {
+    /// Number of items.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Images(images) => images.shape()[0],
+            Self::Vectors(vectors) => vectors.nrows(),
+            Self::Text(texts) => texts.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The kind, in one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Images(_) => "images",
+            Self::Vectors(_) => "vectors",
+            Self::Text(_) => "text",
+        }
+    }
+
+    /// The items in `rows` that exist, in that order.
+    #[must_use]
+    pub fn select(&self, rows: &[usize]) -> Self {
+        let rows: Vec<usize> = rows.iter().copied().filter(|&row| row < self.len()).collect();
+        match self {
+            Self::Images(images) => Self::Images(images.select(Axis(0), &rows)),
+            Self::Vectors(vectors) => Self::Vectors(vectors.select(Axis(0), &rows)),
+            Self::Text(texts) => Self::Text(rows.iter().map(|&row| texts[row].clone()).collect()),
+        }
+    }
+}
+
+impl Dataset {
+    /// The items in `rows` that exist, in that order, with the whole class list.
+    #[must_use]
+    pub fn select(&self, rows: &[usize]) -> Self {
+        Self {
+            items: self.items.select(rows),
+            labels: rows.iter().filter_map(|&row| self.labels.get(row).copied()).collect(),
+            classes: self.classes.clone(),
+        }
+    }
 }
