@@ -1,8 +1,10 @@
 //! The loss head on a small loss with centres: the squared distance to one's own centre.
 
 use embedtune_core::Grad;
-use embedtune_losses::{GradsMut, Input, Loss, Sampling, Stats, Workspace, Write};
-use embedtune_train::head::{CentreInit, HostHead, LossHead, Update};
+use embedtune_losses::{
+    self as losses, GradsMut, Input, Loss, LossKind, LossOptions, Sampling, Stats, Workspace, Write,
+};
+use embedtune_train::head::{CentreInit, HostHead, LossHead, Update, draw_centres};
 use embedtune_train::optim::{self, Optimizer, OptimizerKind, OptimizerOptions, Param};
 use ndarray::{Array2, ArrayView2, array};
 
@@ -97,7 +99,7 @@ fn construction_matches_the_loss_and_the_optimizer() {
     assert!(error.contains("loss_optimizer = Adam") && error.contains("remove it"), "{error}");
     let bad = CentreInit::Normal { std: -1.0 };
     assert!(HostHead::new(Box::new(Pull { shape: Some(SHAPE) }), adam(), bad, 0).is_err());
-    assert_eq!(weights(&head()), INIT.draw(SHAPE, 11).unwrap());
+    assert_eq!(weights(&head()), draw_centres(INIT, SHAPE, 11).unwrap());
 }
 
 #[test]
@@ -134,6 +136,25 @@ fn a_step_is_the_loss_and_then_the_optimizer() {
         assert_eq!(dx, expected.d_embeddings);
         assert_eq!(weights(&head).into_dyn(), centres);
     }
+}
+
+#[test]
+fn centres_of_a_margin_loss_learn_the_classes() {
+    let loss = losses::build(LossKind::ArcFaceLoss, &LossOptions::default(), None, 3, 8).unwrap();
+    let mut head = HostHead::new(loss, adam(), CentreInit::Normal { std: 0.01 }, 5).unwrap();
+    let labels: Vec<u32> = (0..30).map(|i| i % 3).collect();
+    // Three directions, each with its own wobble.
+    let x = Array2::from_shape_fn((30, 8), |(i, j)| {
+        f32::from(u8::from(j / 3 == i % 3)) + 0.2 * ((i * 8 + j) as f32).sin()
+    });
+    let mut step = |update| head.step(Input::new(x.view(), &labels), None, update).unwrap();
+    let before = step(Update::None);
+    for _ in 0..60 {
+        step(Update::Apply);
+    }
+    let after = step(Update::None);
+    assert_eq!(after.accuracy, Some(1.0), "{after:?}");
+    assert!(after.value < 0.1 * before.value, "{} to {}", before.value, after.value);
 }
 
 #[test]

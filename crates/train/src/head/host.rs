@@ -1,10 +1,10 @@
 //! A loss head on the CPU.
 
 use embedtune_core::{Grad, Value};
-use embedtune_losses::{GradsMut, Input, Loss, Reference, Stats, Workspace, Write};
+use embedtune_losses::{CentreInit, GradsMut, Input, Loss, Reference, Stats, Workspace, Write};
 use ndarray::{ArrayD, ArrayView2, ArrayViewMut2, Ix2, IxDyn};
 
-use super::{CentreInit, LossHead, Update};
+use super::{LossHead, Update, draw_centres};
 use crate::optim::{Optimizer, Param, norm};
 use crate::{Error, Result, State};
 
@@ -29,7 +29,7 @@ struct Learnt {
 }
 
 impl HostHead {
-    /// A head whose centres start as `init` draws them from `seed` (both unused for a loss without centres).
+    /// A head whose centres start as [`draw_centres`] draws them (both unused for a loss without centres).
     ///
     /// # Errors
     /// A loss with centres but no optimizer (they would never learn), an optimizer for a loss without centres, or
@@ -42,7 +42,7 @@ impl HostHead {
     ) -> Result<Self> {
         let learnt = match (loss.weight_shape(), optimizer) {
             (Some(shape), Some(optimizer)) => {
-                let centres = init.draw(shape, seed)?.into_dyn().into_shared();
+                let centres = draw_centres(init, shape, seed)?.into_dyn().into_shared();
                 Some(Learnt { centres, optimizer, gradient: None, pending: false })
             }
             (None, None) => None,

@@ -7,10 +7,11 @@
 mod centres;
 mod host;
 
+pub use embedtune_losses::CentreInit;
 use embedtune_losses::{Input, Loss, Stats};
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-pub use centres::CentreInit;
+pub use centres::draw_centres;
 pub use host::HostHead;
 
 use crate::{Result, State};
