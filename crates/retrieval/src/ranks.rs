@@ -1,0 +1,130 @@
+//! The exact ranks of a query's relevant items, from a stream of the others' scores.
+
+use embedtune_core::simd;
+
+use crate::tiles::{key, unkey};
+
+/// Scores that are compared with the lowest relevant one at once.
+const LANES: usize = 32;
+
+/// A query's relevant items in order, and how many others lie between each two of them.
+pub(crate) struct Ranks {
+    /// Keys of the relevant items, best first.
+    keys: Vec<u64>,
+    /// `between[i]`: others with `i` relevant items above them.
+    between: Vec<u32>,
+    lowest: f32,
+    highest: f32,
+    /// Bins of equal width over the relevant scores, from the highest down: `starts[b]` relevant items lie in bins
+    /// before `b`. A score finds its place among few items instead of among all.
+    starts: Vec<u32>,
+    per_score: f32,
+}
+
+impl Ranks {
+    /// `keys` of the relevant items in any order.
+    pub(crate) fn new(mut keys: Vec<u64>) -> Self {
+        keys.sort_unstable_by(|a, b| b.cmp(a));
+        let score = |key: Option<&u64>| key.map_or(f32::INFINITY, |&key| unkey(key).0);
+        let (highest, lowest) = (score(keys.first()), score(keys.last()));
+        let bins = keys.len().next_power_of_two();
+        let width = highest - lowest;
+        let per_score = if width > 0.0 { bins as f32 / width } else { 0.0 };
+        let mut ranks = Self {
+            between: vec![0; keys.len()],
+            starts: vec![0; bins + 1],
+            keys,
+            lowest,
+            highest,
+            per_score,
+        };
+        for i in 0..ranks.keys.len() {
+            let bin = ranks.bin(unkey(ranks.keys[i]).0);
+            ranks.starts[bin + 1] += 1;
+        }
+        for bin in 1..ranks.starts.len() {
+            ranks.starts[bin] += ranks.starts[bin - 1];
+        }
+        ranks
+    }
+
+    /// Falls as the score rises (never the other way, rounding included), which is all that the search needs.
+    #[inline(always)]
+    fn bin(&self, score: f32) -> usize {
+        // The cast takes what lies above the highest score (negative, or NaN of an infinite factor) to 0.
+        (((self.highest - score) * self.per_score) as usize).min(self.starts.len() - 2)
+    }
+
+    /// Counts other items: their scores and, for ties, their indices.
+    pub(crate) fn count(&mut self, scores: &[f32], indices: &[u32]) {
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                let lowest = self.lowest;
+                for (scores, indices) in scores.chunks(LANES).zip(indices.chunks(LANES)) {
+                    if scores.iter().fold(false, |any, &score| any | (score >= lowest)) {
+                        for (&score, &index) in scores.iter().zip(indices) {
+                            if score >= lowest {
+                                self.place(score, index);
+                            }
+                        }
+                    }
+                }
+            },
+        );
+    }
+
+    #[inline(always)]
+    fn place(&mut self, score: f32, index: u32) {
+        let bin = self.bin(score);
+        let (start, end) = (self.starts[bin] as usize, self.starts[bin + 1] as usize);
+        let other = key(score, index);
+        let above = start + self.keys[start..end].partition_point(|&relevant| relevant > other);
+        // Behind the last relevant item nothing is counted.
+        if let Some(count) = self.between.get_mut(above) {
+            *count += 1;
+        }
+    }
+
+    /// The rank, from 1, of each relevant item, best first.
+    pub(crate) fn ranks(&self) -> impl Iterator<Item = u32> + '_ {
+        let mut others = 0;
+        (1..).zip(&self.between).map(move |(relevant, &between)| {
+            others += between;
+            relevant + others
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, SeedableRng};
+
+    #[test]
+    fn ranks_are_those_of_a_full_sort() {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+        for case in 0..300 {
+            let (relevant, others) = (rng.random_range(1..40), rng.random_range(0..200));
+            // Few levels make ties; a far outlier puts nearly all into one bin.
+            let levels = [3, 20, 1_000_000][case % 3];
+            let mut score = || {
+                let value = rng.random_range(0..levels) as f32 / levels as f32 - 0.5;
+                if case % 5 == 0 && rng.random_range(0..20) == 0 { value * 1e6 } else { value }
+            };
+            let scores: Vec<f32> = (0..relevant + others).map(|_| score()).collect();
+            let indices: Vec<u32> = (0..scores.len() as u32).map(|i| (i * 7919) % 10_007).collect();
+            let keys: Vec<u64> = scores.iter().zip(&indices).map(|(&s, &i)| key(s, i)).collect();
+            let mut ranks = Ranks::new(keys[..relevant].to_vec());
+            let cut = relevant + others / 3;
+            ranks.count(&scores[relevant..cut], &indices[relevant..cut]);
+            ranks.count(&scores[cut..], &indices[cut..]);
+            let mut expected: Vec<u32> = keys[..relevant]
+                .iter()
+                .map(|k| keys.iter().filter(|other| *other >= k).count() as u32)
+                .collect();
+            expected.sort_unstable();
+            assert_eq!(ranks.ranks().collect::<Vec<_>>(), expected, "case {case}");
+        }
+    }
+}
