@@ -5,6 +5,7 @@ pub mod data;
 pub mod encoder;
 mod error;
 pub mod head;
+pub mod io;
 pub mod optim;
 pub mod run;
 mod state;

@@ -1,5 +1,13 @@
 //! Labelled items: images, vectors or text.
 
+mod glyphs;
+pub mod idx;
+mod load;
+pub mod text;
+pub mod vectors;
+
+pub use glyphs::Glyphs;
+
 use ndarray::{Array2, Array4, Axis};
 
 /// The items of a data set, one kind for all.
