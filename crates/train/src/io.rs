@@ -3,6 +3,9 @@
 use std::io::Write;
 use std::path::Path;
 
+use ndarray::ArrayView2;
+use ndarray_npy::WriteNpyExt;
+
 use crate::{Error, Result};
 
 /// Writes `bytes` to `path`: into a temporary file in the same folder, which is synced and then renamed. Whatever
@@ -24,6 +27,16 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = folder.sync_all();
     }
     Ok(())
+}
+
+/// Writes rows as a `.npy` array of `f32`, all or nothing.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn write_npy(path: &Path, rows: ArrayView2<'_, f32>) -> Result<()> {
+    let mut bytes = Vec::new();
+    rows.write_npy(&mut bytes).map_err(|e| Error::data(path, e.to_string()))?;
+    write_atomically(path, &bytes)
 }
 
 #[cfg(test)]

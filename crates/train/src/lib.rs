@@ -11,5 +11,6 @@ pub mod run;
 mod state;
 
 pub use embedtune_core::ndarray;
+pub use embedtune_retrieval as retrieval;
 pub use error::{Error, Result};
 pub use state::State;

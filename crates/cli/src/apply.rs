@@ -1,0 +1,128 @@
+//! `evaluate`, `embed` and `search`: using a trained run.
+
+use std::path::Path;
+
+use embedtune_train::data::{Items, Split};
+use embedtune_train::run::{Model, RunFolder};
+use embedtune_train::{Error, Result, io, retrieval};
+use serde::Serialize;
+
+use crate::args::{Embed, Evaluate, Search};
+use crate::source::Source;
+use crate::{print, print_json};
+
+fn open(run: &Path, data: Option<&Path>) -> Result<(Model, Split)> {
+    let folder = RunFolder::new(run);
+    let model = Model::load(&folder)?;
+    let source = match data {
+        Some(data) => Source::new(Some(data), 0)?,
+        None => Source::recall(&folder.read_run_file()?.data.source)?,
+    };
+    Ok((model, source.load()?))
+}
+
+#[derive(Serialize)]
+struct Measured {
+    recall_at_1: f64,
+    map_at_r: f64,
+    items: usize,
+    classes: usize,
+    raw_recall_at_1: f64,
+    raw_map_at_r: f64,
+}
+
+pub(crate) fn evaluate(args: &Evaluate) -> Result<()> {
+    let (model, split) = open(&args.run, args.data.as_deref())?;
+    let found = model.evaluate(&split)?;
+    let measured = Measured {
+        recall_at_1: found.tuned.recall_at_1,
+        map_at_r: found.tuned.map_at_r,
+        items: found.tuned.items,
+        classes: found.tuned.classes,
+        raw_recall_at_1: found.raw.recall_at_1,
+        raw_map_at_r: found.raw.map_at_r,
+    };
+    if args.json {
+        return print_json(&measured);
+    }
+    print(&format!(
+        "{} items of {} classes\n{:<8} {:>9} {:>8}\n{:<8} {:>9.4} {:>8.4}\n{:<8} {:>9.4} {:>8.4}\n",
+        measured.items,
+        measured.classes,
+        "",
+        "Recall@1",
+        "MAP@R",
+        "raw",
+        measured.raw_recall_at_1,
+        measured.raw_map_at_r,
+        "tuned",
+        measured.recall_at_1,
+        measured.map_at_r
+    ))
+}
+
+pub(crate) fn embed(args: &Embed) -> Result<()> {
+    let (model, split) = open(&args.run, args.data.as_deref())?;
+    let vectors = model.embed(&split.queries.items)?;
+    io::write_npy(&args.out, vectors.view())?;
+    print(&format!(
+        "{} embeddings of length {} in {}\n",
+        vectors.nrows(),
+        vectors.ncols(),
+        args.out.display()
+    ))
+}
+
+#[derive(Serialize)]
+struct Found {
+    item: u32,
+    class: String,
+    similarity: f32,
+    text: Option<String>,
+}
+
+pub(crate) fn search(args: &Search) -> Result<()> {
+    let (model, split) = open(&args.run, args.data.as_deref())?;
+    let count = split.queries.items.len();
+    if args.query >= count {
+        return Err(Error::option(
+            "query",
+            args.query,
+            format!("the evaluation items are 0 to {}", count.saturating_sub(1)),
+        ));
+    }
+    let query = model.embed(&split.queries.items.select(&[args.query]))?;
+    let within = split.gallery.is_none();
+    let gallery = split.gallery.as_ref().unwrap_or(&split.queries);
+    let vectors = model.embed(&gallery.items)?;
+    let own = [args.query as u32];
+    let exclude = if within { retrieval::Exclude::SelfById(&own) } else { retrieval::Exclude::None };
+    let found = retrieval::knn(query.view(), vectors.view(), args.k, retrieval::Metric::Cosine, exclude)
+        .map_err(|e| Error::Unsuitable(e.to_string()))?;
+    let name = |label: Option<&u32>, classes: &[String]| {
+        label.and_then(|&label| classes.get(label as usize)).cloned().unwrap_or_default()
+    };
+    let rows: Vec<Found> = found
+        .row(0)
+        .iter()
+        .map(|hit| Found {
+            item: hit.index,
+            class: name(gallery.labels.get(hit.index as usize), &gallery.classes),
+            similarity: hit.score,
+            text: match &gallery.items {
+                Items::Text(texts) => texts.get(hit.index as usize).cloned(),
+                _ => None,
+            },
+        })
+        .collect();
+    if args.json {
+        return print_json(&rows);
+    }
+    let class = name(split.queries.labels.get(args.query), &split.queries.classes);
+    let mut text = format!("item {} ({class})\n", args.query);
+    for row in &rows {
+        let item = row.text.as_deref().unwrap_or_default().replace(char::is_control, " ");
+        text += &format!("{:>8.4}  {:>8}  {}  {item}\n", row.similarity, row.item, row.class);
+    }
+    print(&text)
+}

@@ -1,0 +1,173 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::figure::Projection;
+
+/// Fine-tune embeddings with metric-learning losses.
+///
+/// Start with `embedtune compare`: it trains three losses on built-in data and shows what each has learnt.
+#[derive(Parser)]
+#[command(name = "embedtune", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// No progress; results and errors only.
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Train the triplet, ArcFace and CosFace losses from the same start; print a table, draw the picture.
+    Compare(Compare),
+    /// Train an encoder, or continue a run.
+    Fit(Box<Fit>),
+    /// Measure retrieval with a trained run.
+    Evaluate(Evaluate),
+    /// Write a run's embeddings of a data set.
+    Embed(Embed),
+    /// Nearest neighbours of one item among the others.
+    Search(Search),
+}
+
+#[derive(Args)]
+pub(crate) struct Compare {
+    /// Folder with data (see `fit --help`). Default: built-in glyphs.
+    #[arg(long)]
+    pub(crate) data: Option<PathBuf>,
+    /// Where results go; an earlier comparison there is replaced.
+    #[arg(long, default_value = "runs/compare")]
+    pub(crate) out: PathBuf,
+    /// Passes over the data. Default: 10 for the built-in glyphs, 3 otherwise.
+    #[arg(long)]
+    pub(crate) epochs: Option<usize>,
+    /// Items in a batch.
+    #[arg(long, default_value_t = 128)]
+    pub(crate) batch_size: usize,
+    /// Seed of weights, batches and the built-in data.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// How the picture is projected.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) projection: Projection,
+    /// Print the summary as JSON instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Data folders hold MNIST's files (train-images-idx3-ubyte[.gz] and so on), an idx pair with classes.tsv,
+/// train.csv and test.csv with a text and a label column, or train.npy, train_labels.npy, test.npy, test_labels.npy.
+#[derive(Args)]
+pub(crate) struct Fit {
+    /// Folder with data. Default: built-in glyphs.
+    #[arg(long)]
+    pub(crate) data: Option<PathBuf>,
+    /// The run's folder.
+    #[arg(long, default_value = "runs/fit")]
+    pub(crate) out: PathBuf,
+    /// Continue the run in this folder; every option comes from it.
+    #[arg(long, conflicts_with_all = ["data", "out", "config", "loss", "epochs"])]
+    pub(crate) resume: Option<PathBuf>,
+    /// Replace a run that is already in the folder.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// TOML file of options, named as in run.toml; flags win over it.
+    #[arg(long)]
+    pub(crate) config: Option<PathBuf>,
+    /// TripletMarginLoss, ArcFaceLoss, CosFaceLoss, SphereFaceLoss or SubCenterArcFaceLoss.
+    #[arg(long)]
+    pub(crate) loss: Option<String>,
+    /// The loss's margin: "28.6deg" or "0.5rad" for ArcFace, a number for the others.
+    #[arg(long)]
+    pub(crate) margin: Option<String>,
+    /// Factor of the logits, for losses with class centres.
+    #[arg(long)]
+    pub(crate) scale: Option<f64>,
+    /// TripletMarginMiner or BatchHardMiner.
+    #[arg(long)]
+    pub(crate) miner: Option<String>,
+    /// Adam, AdamW, SGD or RMSprop.
+    #[arg(long)]
+    pub(crate) optimizer: Option<String>,
+    /// The model's learning rate.
+    #[arg(long)]
+    pub(crate) learning_rate: Option<f64>,
+    /// Optimizer of the class centres; default: the model's.
+    #[arg(long)]
+    pub(crate) loss_optimizer: Option<String>,
+    /// auto, random or class.
+    #[arg(long)]
+    pub(crate) sampler: Option<String>,
+    /// Items of each class in a batch drawn by class.
+    #[arg(long)]
+    pub(crate) num_items_per_class: Option<usize>,
+    /// Replace the encoder's last pooling layer: GeM, Avg or Max.
+    #[arg(long)]
+    pub(crate) pooler: Option<String>,
+    /// Length of the embeddings.
+    #[arg(long)]
+    pub(crate) output_dim: Option<usize>,
+    /// Passes over the data.
+    #[arg(long)]
+    pub(crate) epochs: Option<usize>,
+    /// Items in a batch.
+    #[arg(long)]
+    pub(crate) batch_size: Option<usize>,
+    /// auto, cpu or cuda.
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+    /// Seed of everything random.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Evaluate {
+    /// The run's folder.
+    #[arg(long)]
+    pub(crate) run: PathBuf,
+    /// Folder with data. Default: the run's own.
+    #[arg(long)]
+    pub(crate) data: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Embed {
+    /// The run's folder.
+    #[arg(long)]
+    pub(crate) run: PathBuf,
+    /// Folder with data. Default: the run's own.
+    #[arg(long)]
+    pub(crate) data: Option<PathBuf>,
+    /// The file to write: `.npy`, rows in the order of the evaluation items.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Args)]
+pub(crate) struct Search {
+    /// The run's folder.
+    #[arg(long)]
+    pub(crate) run: PathBuf,
+    /// Folder with data. Default: the run's own.
+    #[arg(long)]
+    pub(crate) data: Option<PathBuf>,
+    /// Row of the querying item among the evaluation items, from 0.
+    #[arg(long)]
+    pub(crate) query: usize,
+    /// Neighbours to show.
+    #[arg(long, short, default_value_t = 10)]
+    pub(crate) k: usize,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

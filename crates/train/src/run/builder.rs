@@ -1,0 +1,211 @@
+//! Building a run.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use embedtune_losses::{LossKind, LossOptions, MinerKind, MinerOptions};
+use embedtune_pooling::{PoolerKind, PoolerOptions};
+use embedtune_samplers::SamplerKind;
+
+use super::{Device, EncoderChoice, RunOptions, SchedulerKind, SchedulerOptions, Trainer};
+use crate::data::Split;
+use crate::optim::{OptimizerKind, OptimizerOptions};
+use crate::{Result, State};
+
+/// Collects the options of a run; [`build`](Self::build) checks them against each other and against the data.
+///
+/// Defaults are those of [`RunOptions`].
+#[derive(Debug, Clone, Default)]
+pub struct RunBuilder {
+    pub(super) options: RunOptions,
+    pub(super) folder: Option<PathBuf>,
+    pub(super) overwrite: bool,
+    pub(super) source: Option<String>,
+    pub(super) stop: Option<Arc<AtomicBool>>,
+    pub(super) encoder_state: Option<State>,
+    pub(super) measure_epochs: bool,
+}
+
+impl RunBuilder {
+    /// A builder with the default options.
+    pub fn new() -> Self {
+        Self { measure_epochs: true, ..Self::default() }
+    }
+
+    /// Replaces all options.
+    #[must_use]
+    pub fn options(mut self, options: RunOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The loss.
+    #[must_use]
+    pub fn loss(mut self, loss: LossKind) -> Self {
+        self.options.loss = loss;
+        self
+    }
+
+    /// The loss's options.
+    #[must_use]
+    pub fn loss_options(mut self, options: LossOptions) -> Self {
+        self.options.loss_options = options;
+        self
+    }
+
+    /// Which triplets take part.
+    #[must_use]
+    pub fn miner(mut self, miner: MinerKind, options: MinerOptions) -> Self {
+        self.options.miner = Some(miner);
+        self.options.miner_options = options;
+        self
+    }
+
+    /// The model's optimizer and learning rate.
+    #[must_use]
+    pub fn optimizer(mut self, optimizer: OptimizerKind, learning_rate: f64) -> Self {
+        self.options.optimizer = optimizer;
+        self.options.learning_rate = learning_rate;
+        self
+    }
+
+    /// The model's optimizer's options.
+    #[must_use]
+    pub fn optimizer_options(mut self, options: OptimizerOptions) -> Self {
+        self.options.optimizer_options = options;
+        self
+    }
+
+    /// The class centres' optimizer.
+    #[must_use]
+    pub fn loss_optimizer(mut self, optimizer: OptimizerKind, options: OptimizerOptions) -> Self {
+        self.options.loss_optimizer = Some(optimizer);
+        self.options.loss_optimizer_options = options;
+        self
+    }
+
+    /// How batches are drawn.
+    #[must_use]
+    pub fn sampler(mut self, sampler: SamplerKind) -> Self {
+        self.options.sampler = sampler;
+        self
+    }
+
+    /// Items of each class in a batch drawn by class.
+    #[must_use]
+    pub fn num_items_per_class(mut self, items: usize) -> Self {
+        self.options.num_items_per_class = items;
+        self
+    }
+
+    /// The encoder, and the dimension of its embeddings (`None`: its own default).
+    #[must_use]
+    pub fn encoder(mut self, encoder: EncoderChoice, output_dim: Option<usize>) -> Self {
+        self.options.encoder = encoder;
+        self.options.output_dim = output_dim;
+        self
+    }
+
+    /// Replaces the encoder's last pooling layer.
+    #[must_use]
+    pub fn pooler(mut self, pooler: PoolerKind, options: PoolerOptions) -> Self {
+        self.options.pooler = Some(pooler);
+        self.options.pooler_options = options;
+        self
+    }
+
+    /// How the learning rates move.
+    #[must_use]
+    pub fn scheduler(mut self, scheduler: SchedulerKind, options: SchedulerOptions) -> Self {
+        self.options.scheduler = scheduler;
+        self.options.scheduler_options = options;
+        self
+    }
+
+    /// Passes over the data.
+    #[must_use]
+    pub fn epochs(mut self, epochs: usize) -> Self {
+        self.options.epochs = epochs;
+        self
+    }
+
+    /// Items in a batch.
+    #[must_use]
+    pub fn batch_size(mut self, batch_size: usize) -> Self {
+        self.options.batch_size = batch_size;
+        self
+    }
+
+    /// Share of the training items that is held out and measured after every epoch.
+    #[must_use]
+    pub fn val_split(mut self, share: f64) -> Self {
+        self.options.val_split = share;
+        self
+    }
+
+    /// Where to compute.
+    #[must_use]
+    pub fn device(mut self, device: Device) -> Self {
+        self.options.device = device;
+        self
+    }
+
+    /// The seed of everything random.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.options.seed = seed;
+        self
+    }
+
+    /// Writes the run into this folder (run file, metrics, model, checkpoint). Without it nothing is written.
+    #[must_use]
+    pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.folder = Some(folder.into());
+        self
+    }
+
+    /// Whether a folder that is not empty may be used; its run is then lost. Default false.
+    #[must_use]
+    pub fn overwrite(mut self, overwrite: bool) -> Self {
+        self.overwrite = overwrite;
+        self
+    }
+
+    /// Where the data came from, for the run file: what a resumed run will load.
+    #[must_use]
+    pub fn source(mut self, source: impl Into<String>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// A flag that stops the run after the current batch once it is set, e.g. on Ctrl-C.
+    #[must_use]
+    pub fn stop(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.stop = Some(stop);
+        self
+    }
+
+    /// Starts from these weights of an encoder of the same shape, instead of random ones.
+    #[must_use]
+    pub fn encoder_state(mut self, state: State) -> Self {
+        self.encoder_state = Some(state);
+        self
+    }
+
+    /// Whether retrieval is measured after every epoch (the default) or only before the first and after the last.
+    #[must_use]
+    pub fn measure_epochs(mut self, every: bool) -> Self {
+        self.measure_epochs = every;
+        self
+    }
+
+    /// Checks everything and makes the trainer. Writes nothing yet.
+    ///
+    /// # Errors
+    /// [`crate::Error::Option`] naming the field, the value and what to write instead;
+    /// [`crate::Error::Unsuitable`] for data that cannot be trained on.
+    pub fn build(self, split: &Split) -> Result<Trainer<'_>> {
+        Trainer::new(self, split)
+    }
+}

@@ -1,0 +1,302 @@
+//! What options must satisfy, before any data are seen.
+
+use embedtune_losses::LossKind;
+use embedtune_samplers::SamplerKind;
+
+use super::{Device, RunOptions};
+use crate::{Error, Result};
+use embedtune_pooling::PoolerOptions;
+
+/// Finetuner warns from here on; so do we, where batches are not needed to be large.
+const LARGE_BATCH: usize = 256;
+
+impl RunOptions {
+    /// Checks the options against their ranges and each other. Returns what the user should know although it
+    /// stops nothing.
+    ///
+    /// An option that cannot have the effect that its author expects is an error: better a run that does not start
+    /// than one that silently ignores what was asked. The one exception is `sampler` with a triplet loss, which
+    /// Finetuner documents as ignored.
+    ///
+    /// # Errors
+    /// [`Error::Option`] with the field, its value and what to write.
+    pub fn check(&self) -> Result<Vec<String>> {
+        self.check_ranges()?;
+        self.check_combinations()?;
+        let mut notices = Vec::new();
+        if needs_classes(self.loss) && self.sampler == SamplerKind::Random {
+            notices.push(format!(
+                "sampler = random is ignored: {} needs several items of each class in a batch, so the class sampler \
+                 is used",
+                self.loss
+            ));
+        }
+        if self.device == Device::Auto {
+            notices.push("device = auto: computing on the CPU".to_owned());
+        }
+        if self.batch_size >= LARGE_BATCH {
+            notices.push(format!(
+                "batch_size = {}: large batches mean few steps an epoch; if the result is poor, try 128 or more epochs",
+                self.batch_size
+            ));
+        }
+        Ok(notices)
+    }
+
+    fn check_ranges(&self) -> Result<()> {
+        let rules: [(bool, &str, String, &str); 9] = [
+            (
+                self.batch_size < 2,
+                "batch_size",
+                self.batch_size.to_string(),
+                "a batch needs at least 2 items; write 128",
+            ),
+            (self.epochs == 0, "epochs", self.epochs.to_string(), "write 1 or more"),
+            (
+                self.num_items_per_class < 2,
+                "num_items_per_class",
+                self.num_items_per_class.to_string(),
+                "a positive pair needs at least 2 items of a class; write 2 or more",
+            ),
+            (
+                self.num_items_per_class > self.batch_size / 2,
+                "num_items_per_class",
+                self.num_items_per_class.to_string(),
+                "a batch must hold at least 2 classes; write at most half of batch_size",
+            ),
+            (
+                !(self.learning_rate > 0.0 && self.learning_rate < 1.0),
+                "learning_rate",
+                self.learning_rate.to_string(),
+                "write a number above 0 and below 1, e.g. 0.001",
+            ),
+            (
+                !(0.0..1.0).contains(&self.val_split),
+                "val_split",
+                self.val_split.to_string(),
+                "write a share from 0 to below 1, e.g. 0.1",
+            ),
+            (
+                self.output_dim == Some(0),
+                "output_dim",
+                "0".to_owned(),
+                "an embedding needs a dimension; write e.g. 64, or leave it out",
+            ),
+            (
+                self.device == Device::Cuda,
+                "device",
+                "cuda".to_owned(),
+                "no CUDA support yet in this build; write cpu or auto",
+            ),
+            (
+                self.freeze,
+                "freeze",
+                "true".to_owned(),
+                "the encoders here start from random weights, of which a frozen part would learn nothing; \
+                 leave it out (for pretrained vectors the mlp encoder already keeps them as they are)",
+            ),
+        ];
+        match rules.into_iter().find(|(wrong, ..)| *wrong) {
+            Some((_, field, value, remedy)) => Err(Error::option(field, value, remedy)),
+            None => Ok(()),
+        }
+    }
+
+    fn check_combinations(&self) -> Result<()> {
+        let loss = self.loss;
+        if let Some(miner) = self.miner.filter(|_| has_centres(loss)) {
+            return Err(Error::option(
+                "miner",
+                format!("{miner:?}"),
+                format!(
+                    "a miner selects triplets, and {loss} forms none; leave it out, or write loss = \"TripletMarginLoss\""
+                ),
+            ));
+        }
+        if self.miner.is_none() && self.miner_options != Default::default() {
+            return Err(Error::option(
+                "miner_options",
+                format!("{:?}", self.miner_options),
+                "no miner is given that they could apply to; write miner = \"TripletMarginMiner\", or leave them out",
+            ));
+        }
+        if self.pooler.is_none() && self.pooler_options != PoolerOptions::default() {
+            return Err(Error::option(
+                "pooler_options",
+                format!("{:?}", self.pooler_options),
+                "no pooler is given that they could apply to; write pooler = \"GeM\", or leave them out",
+            ));
+        }
+        if !has_centres(loss) {
+            let remedy =
+                format!("{loss} has no class centres that a second optimizer could move; leave it out");
+            if let Some(optimizer) = self.loss_optimizer {
+                return Err(Error::option("loss_optimizer", format!("{optimizer:?}"), remedy));
+            }
+            if self.loss_optimizer_options != Default::default() {
+                return Err(Error::option(
+                    "loss_optimizer_options",
+                    format!("{:?}", self.loss_optimizer_options),
+                    remedy,
+                ));
+            }
+        }
+        if let Some(rate) =
+            self.loss_optimizer_options.learning_rate.filter(|rate| !(*rate > 0.0 && rate.is_finite()))
+        {
+            return Err(Error::option(
+                "loss_optimizer_options.learning_rate",
+                rate,
+                "write a number above 0, e.g. 0.01",
+            ));
+        }
+        if let Some(rate) = self.optimizer_options.learning_rate {
+            return Err(Error::option(
+                "optimizer_options.learning_rate",
+                rate,
+                "the model's rate has an option of its own, which would override this one; write learning_rate",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a loss has class centres, and so an optimizer of its own.
+pub(super) fn has_centres(loss: LossKind) -> bool {
+    loss != LossKind::TripletMarginLoss
+}
+
+/// Whether a loss learns nothing from a batch without several items of a class.
+fn needs_classes(loss: LossKind) -> bool {
+    loss == LossKind::TripletMarginLoss
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::optim::{OptimizerKind, OptimizerOptions};
+    use crate::run::SchedulerKind;
+    use embedtune_losses::{MinerKind, MinerOptions};
+
+    type Change = fn(&mut RunOptions);
+
+    fn changed(change: Change) -> RunOptions {
+        let mut options = RunOptions::default();
+        change(&mut options);
+        options
+    }
+
+    #[test]
+    fn every_error_names_the_field_the_value_and_the_remedy() {
+        let cases: [(Change, &str); 21] = [
+            (|o| o.batch_size = 1, "batch_size = 1: a batch needs at least 2 items; write 128"),
+            (|o| o.epochs = 0, "epochs = 0: write 1 or more"),
+            (|o| o.num_items_per_class = 1, "num_items_per_class = 1: a positive pair needs at least 2"),
+            (
+                |o| o.num_items_per_class = 65,
+                "num_items_per_class = 65: a batch must hold at least 2 classes",
+            ),
+            (|o| o.learning_rate = 0.0, "learning_rate = 0: write a number above 0 and below 1"),
+            (|o| o.learning_rate = 1.0, "learning_rate = 1: write a number above 0 and below 1"),
+            (|o| o.learning_rate = f64::NAN, "learning_rate = NaN: write a number above 0 and below 1"),
+            (|o| o.val_split = 1.0, "val_split = 1: write a share from 0 to below 1"),
+            (|o| o.val_split = -0.1, "val_split = -0.1: write a share from 0 to below 1"),
+            (|o| o.val_split = f64::NAN, "val_split = NaN: write a share from 0 to below 1"),
+            (|o| o.output_dim = Some(0), "output_dim = 0: an embedding needs a dimension"),
+            (
+                |o| o.device = Device::Cuda,
+                "device = cuda: no CUDA support yet in this build; write cpu or auto",
+            ),
+            (|o| o.freeze = true, "freeze = true: the encoders here start from random weights"),
+            (
+                |o| (o.loss, o.miner) = (LossKind::ArcFaceLoss, Some(MinerKind::BatchHardMiner)),
+                "miner = BatchHardMiner: a miner selects triplets, and ArcFaceLoss forms none",
+            ),
+            (
+                |o| o.miner_options = MinerOptions { margin: Some(0.1), ..MinerOptions::default() },
+                "no miner is given that they could apply to",
+            ),
+            (
+                |o| o.pooler_options = PoolerOptions { p: 4.0, ..PoolerOptions::default() },
+                "no pooler is given that they could apply to",
+            ),
+            (
+                |o| o.loss_optimizer = Some(OptimizerKind::Adam),
+                "loss_optimizer = Adam: TripletMarginLoss has no class centres",
+            ),
+            (
+                |o| {
+                    o.loss_optimizer_options =
+                        OptimizerOptions { learning_rate: Some(0.1), ..OptimizerOptions::default() }
+                },
+                "TripletMarginLoss has no class centres that a second optimizer could move",
+            ),
+            (
+                |o| {
+                    o.loss = LossKind::CosFaceLoss;
+                    o.loss_optimizer_options =
+                        OptimizerOptions { learning_rate: Some(0.0), ..OptimizerOptions::default() };
+                },
+                "loss_optimizer_options.learning_rate = 0: write a number above 0",
+            ),
+            (
+                |o| {
+                    o.optimizer_options =
+                        OptimizerOptions { learning_rate: Some(0.1), ..OptimizerOptions::default() }
+                },
+                "optimizer_options.learning_rate = 0.1: the model's rate has an option of its own",
+            ),
+            (
+                |o| (o.loss, o.miner) = (LossKind::CosFaceLoss, Some(MinerKind::TripletMarginMiner)),
+                "or write loss = \"TripletMarginLoss\"",
+            ),
+        ];
+        for (change, expected) in cases {
+            let message = changed(change).check().unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}\nlacks: {expected}");
+        }
+    }
+
+    #[test]
+    fn what_stops_nothing_is_said() {
+        let cases: [(Change, &str); 3] = [
+            (|_| {}, "device = auto: computing on the CPU"),
+            (|o| o.sampler = SamplerKind::Random, "sampler = random is ignored: TripletMarginLoss"),
+            (|o| o.batch_size = 256, "batch_size = 256: large batches mean few steps"),
+        ];
+        for (change, expected) in cases {
+            let notices = changed(change).check().unwrap();
+            assert!(
+                notices.iter().any(|notice| notice.starts_with(expected)),
+                "{notices:?} lacks {expected}"
+            );
+        }
+        let quiet = changed(|o| {
+            (o.device, o.loss, o.sampler) = (Device::Cpu, LossKind::ArcFaceLoss, SamplerKind::Random)
+        });
+        assert_eq!(quiet.check().unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn toml_survives_and_refuses_what_it_does_not_know() {
+        let options = changed(|o| {
+            o.loss = LossKind::ArcFaceLoss;
+            o.scheduler = SchedulerKind::Cosine;
+            o.loss_optimizer_options.learning_rate = Some(0.02);
+            o.output_dim = Some(32);
+        });
+        assert_eq!(RunOptions::from_toml(&options.to_toml().unwrap()).unwrap(), options);
+        assert_eq!(RunOptions::from_toml("").unwrap(), RunOptions::default());
+        for (text, expected) in [
+            ("epoch = 3", "unknown field `epoch`"),
+            ("epochs = -3", "epochs"),
+            ("loss = \"ArcFace\"", "ArcFaceLoss"),
+            ("[scheduler_options]\nwarmup = 3", "num_warmup_steps"),
+            ("scheduler = \"polynomial\"", "constant_with_warmup"),
+            ("epochs = ", ""),
+        ] {
+            let message = RunOptions::from_toml(text).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}\nlacks: {expected}");
+        }
+    }
+}

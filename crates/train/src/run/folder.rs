@@ -1,0 +1,192 @@
+//! The files of a run.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{EpochRecord, RunOptions};
+use crate::encoder::EncoderSpec;
+use crate::{Error, Result, io};
+
+const FORMAT: u32 = 1;
+
+/// A run's folder: `run.toml`, `metrics.jsonl`, `model.safetensors`, `checkpoint.safetensors`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+/// `run.toml`: all that is needed to build the model again and to repeat or continue the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunFile {
+    /// The format of this file.
+    pub format: u32,
+    /// The version of embedtune that wrote it.
+    pub version: String,
+    /// The classes trained on, in the order of the class centres.
+    pub classes: Vec<String>,
+    /// Whether retrieval is measured after every epoch, or only at the start and the end.
+    pub measure_epochs: bool,
+    /// The data.
+    pub data: DataRecord,
+    /// The options as given; what was left to `auto` stays `auto`.
+    pub options: RunOptions,
+    /// The encoder's layers.
+    pub encoder: EncoderSpec,
+}
+
+/// Where the data came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataRecord {
+    /// A path, or `built-in`.
+    pub source: String,
+    /// CRC-32 of the contents ([`super::checksum`]).
+    pub checksum: String,
+}
+
+impl RunFile {
+    /// A run file of this version.
+    pub fn new(
+        options: RunOptions,
+        encoder: EncoderSpec,
+        classes: Vec<String>,
+        data: DataRecord,
+        measure_epochs: bool,
+    ) -> Self {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Self { format: FORMAT, version, classes, measure_epochs, data, options, encoder }
+    }
+}
+
+impl RunFolder {
+    /// The folder at `path`, whether it exists or not.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the folder for a new run.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if it exists, is not empty, and `overwrite` is false: a run is hours of work.
+    /// With `overwrite` only the files that a run writes are removed.
+    pub fn create(&self, overwrite: bool) -> Result<()> {
+        std::fs::create_dir_all(&self.path).map_err(Error::io(&self.path, "creating"))?;
+        let mut entries = std::fs::read_dir(&self.path).map_err(Error::io(&self.path, "reading"))?;
+        if entries.next().is_none() {
+            return Ok(());
+        }
+        if !overwrite {
+            return Err(Error::option(
+                "out",
+                self.path.display(),
+                "the folder is not empty; name another, continue its run with --resume, or overwrite it with --force",
+            ));
+        }
+        for file in [self.checkpoint(), self.model(), self.metrics(), self.run_file()] {
+            match std::fs::remove_file(&file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io(&file, "removing")(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// `run.toml`.
+    pub fn run_file(&self) -> PathBuf {
+        self.path.join("run.toml")
+    }
+
+    /// `model.safetensors`: encoder and class centres after the last complete epoch.
+    pub fn model(&self) -> PathBuf {
+        self.path.join("model.safetensors")
+    }
+
+    /// `checkpoint.safetensors`: all that training continues from.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.path.join("checkpoint.safetensors")
+    }
+
+    /// `metrics.jsonl`: a line per epoch.
+    pub fn metrics(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
+    }
+
+    /// Writes `run.toml`.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn write_run_file(&self, run: &RunFile) -> Result<()> {
+        let path = self.run_file();
+        let text = toml::to_string(run).map_err(|e| Error::data(&path, e.to_string()))?;
+        io::write_atomically(&path, text.as_bytes())
+    }
+
+    /// Reads `run.toml`.
+    ///
+    /// # Errors
+    /// I/O (with a remark if the folder is no run's), and [`Error::Data`] for contents that are not a run file's.
+    pub fn read_run_file(&self) -> Result<RunFile> {
+        let path = self.run_file();
+        if !path.exists() {
+            return Err(Error::data(
+                &path,
+                "not found, so this is not the folder of a run; name one that `fit` wrote",
+            ));
+        }
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "reading"))?;
+        // The version first: a newer format's fields would only be reported as unknown.
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+            version: String,
+        }
+        let wrong = |e: toml::de::Error| Error::data(&path, e.to_string());
+        let head: Format = toml::from_str(&text).map_err(wrong)?;
+        if head.format != FORMAT {
+            let detail = format!(
+                "format {} (embedtune {}); this program reads format {FORMAT}",
+                head.format, head.version
+            );
+            return Err(Error::data(&path, detail));
+        }
+        toml::from_str(&text).map_err(wrong)
+    }
+
+    /// Writes all lines of `metrics.jsonl`.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn write_metrics(&self, records: &[EpochRecord]) -> Result<()> {
+        let path = self.metrics();
+        let mut text = String::new();
+        for record in records {
+            text += &serde_json::to_string(record).map_err(|e| Error::data(&path, e.to_string()))?;
+            text.push('\n');
+        }
+        io::write_atomically(&path, text.as_bytes())
+    }
+
+    /// Reads `metrics.jsonl`.
+    ///
+    /// # Errors
+    /// I/O, and [`Error::Data`] with the line that is not a record.
+    pub fn read_metrics(&self) -> Result<Vec<EpochRecord>> {
+        let path = self.metrics();
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "reading"))?;
+        text.lines()
+            .enumerate()
+            .map(|(i, line)| {
+                serde_json::from_str(line).map_err(|e| Error::data(&path, format!("line {}: {e}", i + 1)))
+            })
+            .collect()
+    }
+}

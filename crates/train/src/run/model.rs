@@ -1,0 +1,125 @@
+//! A trained encoder and what is needed to use it.
+
+use embedtune_core::{Pool, Tape};
+use ndarray::{Array2, ArrayView2, ArrayViewD, Axis};
+
+use super::{Quality, RunFolder, RunOptions, raw_vectors, store};
+use crate::data::{Dataset, Items, Split};
+use crate::encoder::{Batch, Encoder, Mode};
+use crate::{Error, Result, State};
+
+/// Items embedded at once: enough to fill the matrix products, few enough that feature maps stay in the cache.
+const BLOCK: usize = 128;
+
+/// A trained encoder with its class centres.
+#[derive(Debug)]
+pub struct Model {
+    /// The options of its run.
+    pub options: RunOptions,
+    /// The encoder.
+    pub encoder: Encoder,
+    /// The classes it was trained on, in the order of the class centres.
+    pub classes: Vec<String>,
+    /// The class centres' state; empty for losses without any.
+    pub head: State,
+}
+
+/// What [`Model::evaluate`] measures.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation {
+    /// The model's vectors.
+    pub tuned: Quality,
+    /// The raw vectors of the same items.
+    pub raw: Quality,
+}
+
+impl Model {
+    /// Loads the model that a run has written so far.
+    ///
+    /// # Errors
+    /// I/O; [`Error::Data`] naming the file that is not a run's, is damaged or does not belong to `run.toml`.
+    pub fn load(folder: &RunFolder) -> Result<Self> {
+        let run = folder.read_run_file()?;
+        let path = folder.model();
+        if !path.exists() {
+            let detail = "not found: the run has not completed an epoch; continue it with `fit --resume`";
+            return Err(Error::data(&path, detail));
+        }
+        let state = store::read(&path, store::Kind::Model)?;
+        let mut encoder = Encoder::new(run.encoder, run.options.seed)?;
+        encoder.load(&state.part("encoder")).map_err(|e| foreign(&path, &e))?;
+        Ok(Self { options: run.options, encoder, classes: run.classes, head: state.part("head") })
+    }
+
+    /// The model's vectors of `items`, `[items, dim]`, not normalised.
+    ///
+    /// # Errors
+    /// Items of another kind or shape than the encoder takes.
+    pub fn embed(&self, items: &Items) -> Result<Array2<f32>> {
+        embed(&self.encoder, items)
+    }
+
+    /// Retrieval by the model's vectors and by the raw ones.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed), and [`Error::Unsuitable`] if there is nothing to measure.
+    pub fn evaluate(&self, split: &Split) -> Result<Evaluation> {
+        Ok(Evaluation { tuned: quality(&self.encoder, split)?, raw: raw_quality(split)? })
+    }
+
+    /// The class centres, `[classes * sub_centres, dim]`, if the loss has any.
+    pub fn centres(&self) -> Option<ArrayView2<'_, f32>> {
+        self.head.tensors.get("centres")?.view().into_dimensionality().ok()
+    }
+}
+
+/// An error of loading a state, under the name of its file.
+pub(super) fn foreign(path: &std::path::Path, error: &Error) -> Error {
+    Error::data(
+        path,
+        format!("does not belong to this run's run.toml ({error}); restore both, or train again"),
+    )
+}
+
+/// The vectors that `encoder` makes of `items`.
+pub(super) fn embed(encoder: &Encoder, items: &Items) -> Result<Array2<f32>> {
+    let rows: Vec<usize> = (0..items.len()).collect();
+    let pool = Pool::new();
+    let mut vectors = Array2::zeros((rows.len(), encoder.output_dim()));
+    for (rows, mut vectors) in rows.chunks(BLOCK).zip(vectors.axis_chunks_iter_mut(Axis(0), BLOCK)) {
+        let tape = Tape::new(&pool);
+        let batch = Batch::gather(items, rows)?;
+        let output = encoder.forward(&tape, &batch, Mode::Eval)?.output.value();
+        vectors.assign(&as_rows(output.view())?);
+    }
+    if let Some(((row, _), value)) = vectors.indexed_iter().find(|(_, v)| !v.is_finite()) {
+        return Err(Error::Unsuitable(format!(
+            "the embedding of item {row} became {value}; check the item, or train with a lower learning_rate"
+        )));
+    }
+    Ok(vectors)
+}
+
+/// An encoder's output as rows.
+pub(super) fn as_rows(output: ArrayViewD<'_, f32>) -> Result<ArrayView2<'_, f32>> {
+    let got = output.shape().to_vec();
+    output.into_dimensionality().map_err(|_| {
+        let expected = "[items, dim]: an encoder's last layer must give one vector for each item".to_owned();
+        Error::Core(embedtune_core::Error::Shape { op: "encoder", expected, got })
+    })
+}
+
+/// Retrieval by `encoder` on a split's evaluation items.
+pub(super) fn quality(encoder: &Encoder, split: &Split) -> Result<Quality> {
+    Quality::measure(&split.queries, split.gallery.as_ref(), |items| embed(encoder, items))
+}
+
+/// Retrieval by the raw vectors on a split's evaluation items.
+pub(super) fn raw_quality(split: &Split) -> Result<Quality> {
+    Quality::measure(&split.queries, split.gallery.as_ref(), raw_vectors)
+}
+
+/// Retrieval by `encoder` among some rows of `data`.
+pub(super) fn quality_of_rows(encoder: &Encoder, data: &Dataset) -> Result<Quality> {
+    Quality::measure(data, None, |items| embed(encoder, items))
+}

@@ -1,0 +1,164 @@
+//! The options of a run: one type for the builder, the TOML file and the command line.
+
+use embedtune_losses::{LossKind, LossOptions, MinerKind, MinerOptions};
+use embedtune_pooling::{PoolerKind, PoolerOptions};
+use embedtune_samplers::SamplerKind;
+use serde::{Deserialize, Serialize};
+
+use super::{SchedulerKind, SchedulerOptions};
+use crate::optim::{OptimizerKind, OptimizerOptions};
+use crate::{Error, Result};
+
+/// The options of a run, named as Jina Finetuner names them.
+///
+/// Every field has a default, so a TOML file states only what differs:
+///
+/// ```
+/// let options = embedtune_train::run::RunOptions::from_toml(r#"
+///     loss = "ArcFaceLoss"
+///     pooler = "GeM"
+///     epochs = 3
+///     [loss_options]
+///     margin = "28.6deg"
+///     scale = 16.0
+/// "#)?;
+/// assert_eq!(options.batch_size, 128);
+/// # Ok::<(), embedtune_train::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunOptions {
+    /// The encoder. Default `auto`: `cnn` for images, `mlp` for vectors, `text` for text.
+    pub encoder: EncoderChoice,
+    /// Dimension of the embeddings. Default: the encoder's own (64 for images).
+    pub output_dim: Option<usize>,
+    /// Train the last layer alone. Default false.
+    pub freeze: bool,
+    /// Replaces the encoder's last pooling layer. Default: the encoder's own.
+    pub pooler: Option<PoolerKind>,
+    /// Options of `pooler`: `p` = 3, `eps` = 1e-6.
+    pub pooler_options: PoolerOptions,
+    /// The loss. Default `TripletMarginLoss`.
+    pub loss: LossKind,
+    /// Options of the loss. Default: those of the preset `finetuner`, except that a `scale` that is not given is
+    /// chosen from the number of classes ([`super::auto_scale`]).
+    pub loss_options: LossOptions,
+    /// Which triplets take part. Default: all.
+    pub miner: Option<MinerKind>,
+    /// Options of the miner.
+    pub miner_options: MinerOptions,
+    /// The model's optimizer. Default `Adam`.
+    pub optimizer: OptimizerKind,
+    /// Its options.
+    pub optimizer_options: OptimizerOptions,
+    /// The model's learning rate. Default 1e-3.
+    pub learning_rate: f64,
+    /// The class centres' optimizer. Default: the model's type.
+    pub loss_optimizer: Option<OptimizerKind>,
+    /// Its options. Default: `learning_rate` = 1e-2.
+    pub loss_optimizer_options: OptimizerOptions,
+    /// How batches are drawn. Default `auto`: by class for triplet losses, at random for losses with centres.
+    pub sampler: SamplerKind,
+    /// Items of each class in a batch drawn by class. Default 4.
+    pub num_items_per_class: usize,
+    /// How the learning rates move. Default `constant`.
+    pub scheduler: SchedulerKind,
+    /// Options of the schedule.
+    pub scheduler_options: SchedulerOptions,
+    /// Passes over the data. Default 5.
+    pub epochs: usize,
+    /// Items in a batch. Default 128.
+    pub batch_size: usize,
+    /// Where to compute. Default `auto`.
+    pub device: Device,
+    /// Share of each class's training items that is held out and measured after every epoch instead of the
+    /// evaluation items, which are then measured at the end alone. Default 0.
+    pub val_split: f64,
+    /// The seed of everything random: initial weights, centres, batches, dropout. Default 0.
+    pub seed: u64,
+}
+
+/// The kinds of encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum EncoderChoice {
+    /// By the kind of data.
+    #[default]
+    Auto,
+    /// Convolutions, for images.
+    Cnn,
+    /// A residual head, for vectors.
+    Mlp,
+    /// Hashed n-grams, for text.
+    Text,
+}
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Device {
+    /// The best that this build supports: the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// An NVIDIA GPU; refused by this build.
+    Cuda,
+}
+
+/// The class centres' learning rate where `loss_optimizer_options.learning_rate` is not given: ten times the model's default,
+/// because a centre is moved only by the items of its class and its neighbours.
+pub const DEFAULT_CENTRE_RATE: f64 = 1e-2;
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            encoder: EncoderChoice::Auto,
+            output_dim: None,
+            freeze: false,
+            pooler: None,
+            pooler_options: PoolerOptions::default(),
+            loss: LossKind::TripletMarginLoss,
+            loss_options: LossOptions::default(),
+            miner: None,
+            miner_options: MinerOptions::default(),
+            optimizer: OptimizerKind::Adam,
+            optimizer_options: OptimizerOptions::default(),
+            learning_rate: 1e-3,
+            loss_optimizer: None,
+            loss_optimizer_options: OptimizerOptions::default(),
+            sampler: SamplerKind::Auto,
+            num_items_per_class: 4,
+            scheduler: SchedulerKind::Constant,
+            scheduler_options: SchedulerOptions::default(),
+            epochs: 5,
+            batch_size: 128,
+            device: Device::Auto,
+            val_split: 0.0,
+            seed: 0,
+        }
+    }
+}
+
+impl RunOptions {
+    /// Reads options from TOML; what is absent has its default.
+    ///
+    /// # Errors
+    /// [`Error::Option`] with the parser's position for unknown names and values of the wrong type.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        toml::from_str(text).map_err(|e| {
+            let value = e.span().and_then(|span| text.get(span)).unwrap_or("?").to_owned();
+            Error::option("options", value, e.to_string())
+        })
+    }
+
+    /// These options as TOML, complete.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a value that TOML cannot hold.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::option("options", "?", e.to_string()))
+    }
+}

@@ -1,0 +1,264 @@
+//! From options and data to the parts of a run.
+
+use embedtune_losses::{Loss, Sampling};
+use embedtune_samplers::{ClassSampler, RandomSampler, SamplerKind};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use super::scale::default_scale;
+use super::{DEFAULT_CENTRE_RATE, EncoderChoice, RunOptions};
+use crate::data::{Dataset, Items, Split};
+use crate::encoder::{Encoder, EncoderSpec};
+use crate::head::HostHead;
+use crate::optim::{self, Optimizer};
+use crate::{Error, Result};
+
+/// What each random choice of a run is for: each has its own stream, so that changing one changes no other.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Purpose {
+    Encoder = 1,
+    Centres,
+    Batches,
+    Validation,
+    Dropout,
+}
+
+/// A seed of its own for each purpose (SplitMix64's output function over both numbers).
+pub(super) fn derive_seed(seed: u64, purpose: Purpose, step: u64) -> u64 {
+    let mix = |mut z: u64| {
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    let gamma = 0x9e37_79b9_7f4a_7c15u64;
+    mix(mix(seed.wrapping_add(gamma.wrapping_mul(purpose as u64))).wrapping_add(gamma.wrapping_mul(step + 1)))
+}
+
+/// The batches of a run: a pure function of the epoch.
+pub(super) enum Batches {
+    Random(RandomSampler),
+    Class(ClassSampler),
+}
+
+impl Batches {
+    /// The batches of `epoch` (from 0): positions in the training rows.
+    pub(super) fn of(&self, epoch: usize) -> Vec<Vec<usize>> {
+        match self {
+            Self::Random(sampler) => sampler.batches(epoch as u64),
+            Self::Class(sampler) => sampler.batches(epoch as u64),
+        }
+    }
+}
+
+/// Training rows, and those held out for validation; both ascending.
+pub(super) struct Rows {
+    pub(super) train: Vec<usize>,
+    pub(super) held_out: Vec<usize>,
+}
+
+/// Holds `share` of each class's items out, drawn by `seed`; rounded down, so small classes keep their items.
+pub(super) fn split_rows(labels: &[u32], classes: usize, share: f64, seed: u64) -> Rows {
+    let mut by_class = vec![Vec::new(); classes];
+    for (row, &label) in labels.iter().enumerate() {
+        if let Some(rows) = by_class.get_mut(label as usize) {
+            rows.push(row);
+        }
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(derive_seed(seed, Purpose::Validation, 0));
+    let (mut train, mut held_out) = (Vec::new(), Vec::new());
+    for mut rows in by_class {
+        rows.shuffle(&mut rng);
+        let out = (rows.len() as f64 * share).floor() as usize;
+        held_out.extend(rows.drain(..out));
+        train.extend(rows);
+    }
+    train.sort_unstable();
+    held_out.sort_unstable();
+    Rows { train, held_out }
+}
+
+/// Checks that there is something to learn.
+pub(super) fn check_data(split: &Split) -> Result<()> {
+    let data = &split.train;
+    let count = |name: &str, data: &Dataset| {
+        if data.items.len() == data.labels.len() {
+            return Ok(());
+        }
+        let (items, labels) = (data.items.len(), data.labels.len());
+        Err(Error::Unsuitable(format!("the {name} data hold {items} items but {labels} labels")))
+    };
+    count("training", data)?;
+    count("query", &split.queries)?;
+    if let Some(gallery) = &split.gallery {
+        count("gallery", gallery)?;
+    }
+    if let Some((row, label)) =
+        data.labels.iter().enumerate().find(|(_, l)| **l as usize >= data.classes.len())
+    {
+        return Err(Error::Unsuitable(format!(
+            "training item {row} has label {label}, but there are {} classes (0 to {})",
+            data.classes.len(),
+            data.classes.len().saturating_sub(1)
+        )));
+    }
+    let mut present = data.labels.clone();
+    present.sort_unstable();
+    present.dedup();
+    if present.len() < 2 {
+        let items = data.labels.len();
+        let classes = present.len();
+        return Err(Error::Unsuitable(format!(
+            "the training data hold {items} items of {classes} class(es); telling classes apart needs at least 2"
+        )));
+    }
+    Ok(())
+}
+
+/// The encoder's layers for these data and options.
+pub(super) fn encoder_spec(options: &RunOptions, items: &Items) -> Result<EncoderSpec> {
+    let fits = matches!(
+        (options.encoder, items),
+        (EncoderChoice::Auto, _)
+            | (EncoderChoice::Cnn, Items::Images(_))
+            | (EncoderChoice::Mlp, Items::Vectors(_))
+            | (EncoderChoice::Text, Items::Text(_))
+    );
+    if !fits {
+        let kind = match items {
+            Items::Images(_) => "images",
+            Items::Vectors(_) => "vectors",
+            Items::Text(_) => "text",
+        };
+        return Err(Error::option(
+            "encoder",
+            format!("{:?}", options.encoder).to_lowercase(),
+            format!("the data are {kind}; write auto, or cnn for images, mlp for vectors, text for text"),
+        ));
+    }
+    let spec = EncoderSpec::default_for(items, options.output_dim)?;
+    match options.pooler {
+        Some(pooler) => spec.with_pooler(pooler, options.pooler_options),
+        None => Ok(spec),
+    }
+}
+
+/// The loss, with the scale filled in where it is left to us (and a word about it).
+pub(super) fn loss(
+    options: &RunOptions,
+    classes: usize,
+    dim: usize,
+    notices: &mut Vec<String>,
+) -> Result<Box<dyn Loss>> {
+    let mut given = options.loss_options.clone();
+    if let Some(scale) = default_scale(options.loss, &given, classes) {
+        notices.push(format!(
+            "scale = {scale}, chosen for {classes} classes (Finetuner's fixed 64: preset = \"finetuner\")"
+        ));
+        given.scale = Some(scale);
+    }
+    let miner = options.miner.map(|miner| (miner, &options.miner_options));
+    embedtune_losses::build(options.loss, &given, miner, classes, dim).map_err(|e| match e {
+        embedtune_losses::Error::Option { option, value, reason } if option != "miner_options" => {
+            Error::option(format!("loss_options.{option}"), value, reason)
+        }
+        other => other.into(),
+    })
+}
+
+/// The loss with its centres and their optimizer.
+pub(super) fn head(options: &RunOptions, loss: Box<dyn Loss>) -> Result<HostHead> {
+    let kind = options.loss_optimizer.unwrap_or(options.optimizer);
+    let optimizer = match loss.weight_shape() {
+        Some(_) => Some(
+            optim::build(kind, &options.loss_optimizer_options, DEFAULT_CENTRE_RATE)
+                .map_err(|e| under("loss_optimizer_options", e))?,
+        ),
+        None => None,
+    };
+    let seed = derive_seed(options.seed, Purpose::Centres, 0);
+    HostHead::new(loss, optimizer, options.loss_options.centre_init(), seed)
+}
+
+/// The model's optimizer.
+pub(super) fn optimizer(options: &RunOptions) -> Result<Box<dyn Optimizer>> {
+    optim::build(options.optimizer, &options.optimizer_options, options.learning_rate)
+        .map_err(|e| under("optimizer_options", e))
+}
+
+/// An option's error under the table that the option stands in.
+fn under(table: &str, error: Error) -> Error {
+    match error {
+        Error::Option { field, value, remedy } => {
+            Error::Option { field: format!("{table}.{field}"), value, remedy }
+        }
+        other => other,
+    }
+}
+
+/// The sampler that the options and the loss ask for.
+pub(super) fn batches(
+    options: &RunOptions,
+    sampling: Sampling,
+    labels: &[u32],
+    notices: &mut Vec<String>,
+) -> Result<Batches> {
+    let seed = derive_seed(options.seed, Purpose::Batches, 0);
+    if sampling == Sampling::ClassRequired || options.sampler == SamplerKind::Class {
+        let sampler = ClassSampler::new(labels, options.batch_size, options.num_items_per_class, seed)
+            .map_err(|e| Error::Unsuitable(e.to_string()))?;
+        notices.extend(sampler.notice());
+        return Ok(Batches::Class(sampler));
+    }
+    let sampler = RandomSampler::new(labels.len(), options.batch_size, seed);
+    Ok(Batches::Random(sampler.map_err(|e| Error::Unsuitable(e.to_string()))?))
+}
+
+/// The encoder, with random weights of the run's seed.
+pub(super) fn encoder(options: &RunOptions, spec: EncoderSpec) -> Result<Encoder> {
+    Encoder::new(spec, derive_seed(options.seed, Purpose::Encoder, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_each_class_is_held_out() {
+        let labels: Vec<u32> = (0..30)
+            .map(|i| {
+                if i < 20 {
+                    0
+                } else if i < 29 {
+                    1
+                } else {
+                    2
+                }
+            })
+            .collect();
+        let rows = split_rows(&labels, 3, 0.2, 7);
+        let count = |rows: &[usize], class| rows.iter().filter(|&&row| labels[row] == class).count();
+        assert_eq!([0, 1, 2].map(|c| count(&rows.held_out, c)), [4, 1, 0]);
+        let mut all = [rows.train.clone(), rows.held_out.clone()].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..30).collect::<Vec<_>>());
+        assert_eq!(split_rows(&labels, 3, 0.2, 7).held_out, rows.held_out);
+        assert_ne!(split_rows(&labels, 3, 0.2, 8).held_out, rows.held_out);
+        assert!(split_rows(&labels, 3, 0.0, 7).held_out.is_empty());
+    }
+
+    #[test]
+    fn seeds_of_different_purposes_and_steps_differ() {
+        let mut seeds: Vec<u64> =
+            [Purpose::Encoder, Purpose::Centres, Purpose::Batches, Purpose::Validation, Purpose::Dropout]
+                .into_iter()
+                .flat_map(|purpose| {
+                    (0..4).flat_map(move |seed| (0..50).map(move |step| derive_seed(seed, purpose, step)))
+                })
+                .collect();
+        let count = seeds.len();
+        seeds.sort_unstable();
+        seeds.dedup();
+        assert_eq!(seeds.len(), count);
+    }
+}

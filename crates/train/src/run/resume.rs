@@ -1,0 +1,62 @@
+//! Continuing a run.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::{Report, RunBuilder, RunFolder, Trainer, checksum, trainer};
+use crate::data::Split;
+use crate::{Error, Result};
+
+/// A run found in its folder.
+#[expect(clippy::large_enum_variant, reason = "made once a run and taken apart at once")]
+pub enum Resumed<'a> {
+    /// Nothing is left to do; what it reached.
+    Finished(Report),
+    /// It continues where its checkpoint stands, or at the start if there is none yet.
+    Ready(Trainer<'a>),
+}
+
+/// Prepares the run in `folder` to continue on `split`, which must be the data that it began with
+/// ([`RunFolder::read_run_file`] says where they came from).
+///
+/// A resumed run ends in the same bits as one that was never interrupted.
+///
+/// # Errors
+/// [`Error::Data`] naming the file that is damaged, missing or of another run; [`Error::Unsuitable`] if the data
+/// have changed.
+pub fn resume<'a>(
+    folder: &RunFolder,
+    split: &'a Split,
+    stop: Option<Arc<AtomicBool>>,
+) -> Result<Resumed<'a>> {
+    let run = folder.read_run_file()?;
+    let now = checksum(split);
+    if now != run.data.checksum {
+        return Err(Error::Unsuitable(format!(
+            "{}: the data have changed since this run began (checksum {now}, then {}; source {}); \
+             give the data it began with, or start a new run",
+            folder.run_file().display(),
+            run.data.checksum,
+            run.data.source
+        )));
+    }
+    let options = run.options.clone();
+    let mut builder = RunBuilder::new()
+        .options(run.options)
+        .folder(folder.path())
+        .source(run.data.source)
+        .measure_epochs(run.measure_epochs);
+    builder.stop = stop;
+    let mut trainer = builder.build(split)?;
+    if *trainer.encoder().spec() != run.encoder {
+        return Err(Error::data(
+            &folder.run_file(),
+            "its encoder is not the one that its options give; restore the file, or start a new run",
+        ));
+    }
+    trainer.restore()?;
+    if trainer.finished() {
+        return trainer::report(&options, &trainer.records).map(Resumed::Finished);
+    }
+    Ok(Resumed::Ready(trainer))
+}

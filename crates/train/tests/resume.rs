@@ -1,0 +1,153 @@
+//! Interrupted, damaged and repeated runs.
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use embedtune_losses::LossKind;
+use embedtune_train::Error;
+use embedtune_train::data::Split;
+use embedtune_train::run::{Report, Resumed, RunBuilder, RunFolder, Trainer, resume};
+use support::{Recorder, noisy_vectors};
+
+fn builder(loss: LossKind, folder: &Path) -> RunBuilder {
+    Trainer::builder().loss(loss).epochs(3).batch_size(32).seed(3).folder(folder)
+}
+
+fn whole(loss: LossKind, split: &Split, folder: &Path) -> Report {
+    builder(loss, folder).build(split).unwrap().fit(&mut ()).unwrap().report
+}
+
+fn interrupted(loss: LossKind, split: &Split, folder: &Path, batches: usize) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut observer = Recorder { stop_after: Some((batches, stop.clone())), ..Recorder::default() };
+    match builder(loss, folder).stop(stop).build(split).unwrap().fit(&mut observer).map(|_| ()) {
+        Err(error @ Error::Interrupted { .. }) => assert!(error.to_string().contains("--resume"), "{error}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(observer.batches.len(), batches, "the run stopped after another batch than the one under way");
+}
+
+fn continued(split: &Split, folder: &Path) -> Report {
+    match resume(&RunFolder::new(folder), split, None).unwrap() {
+        Resumed::Ready(trainer) => trainer.fit(&mut ()).unwrap().report,
+        Resumed::Finished(_) => panic!("an interrupted run is not finished"),
+    }
+}
+
+#[test]
+fn a_resumed_run_ends_in_the_same_bits() {
+    let split = noisy_vectors(20);
+    let folder = tempfile::tempdir().unwrap();
+    for loss in [LossKind::TripletMarginLoss, LossKind::ArcFaceLoss] {
+        let straight = folder.path().join(format!("{loss}-straight"));
+        let expected = whole(loss, &split, &straight);
+        let model = std::fs::read(RunFolder::new(&straight).model()).unwrap();
+        let epochs = RunFolder::new(&straight).read_metrics().unwrap();
+        // In the first epoch, at the end of an epoch, and in the middle of a later one.
+        for batches in [2, 5, 8] {
+            let path = folder.path().join(format!("{loss}-{batches}"));
+            interrupted(loss, &split, &path, batches);
+            let report = continued(&split, &path);
+            let run = RunFolder::new(&path);
+            assert!(std::fs::read(run.model()).unwrap() == model, "{loss} stopped after {batches} batches");
+            assert_eq!(
+                (report.tuned, report.raw, report.untrained),
+                (expected.tuned, expected.raw, expected.untrained)
+            );
+            for (a, b) in run.read_metrics().unwrap().iter().zip(&epochs) {
+                assert_eq!(
+                    (a.epoch, a.loss, a.active_fraction, a.metrics),
+                    (b.epoch, b.loss, b.active_fraction, b.metrics)
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_finished_run_says_so() {
+    let split = noisy_vectors(20);
+    let folder = tempfile::tempdir().unwrap();
+    let expected = whole(LossKind::CosFaceLoss, &split, folder.path());
+    match resume(&RunFolder::new(folder.path()), &split, None).unwrap() {
+        Resumed::Finished(report) => assert_eq!(report.tuned, expected.tuned),
+        Resumed::Ready(_) => panic!("the run was finished"),
+    }
+}
+
+#[test]
+fn a_run_without_a_checkpoint_starts_over() {
+    let split = noisy_vectors(20);
+    let folder = tempfile::tempdir().unwrap();
+    let (straight, cut) = (folder.path().join("straight"), folder.path().join("cut"));
+    whole(LossKind::ArcFaceLoss, &split, &straight);
+    interrupted(LossKind::ArcFaceLoss, &split, &cut, 1);
+    std::fs::remove_file(RunFolder::new(&cut).checkpoint()).unwrap();
+    continued(&split, &cut);
+    let model = |folder: &Path| std::fs::read(RunFolder::new(folder).model()).unwrap();
+    assert!(model(&cut) == model(&straight));
+}
+
+#[test]
+fn damaged_and_foreign_files_are_refused_by_name() {
+    let split = noisy_vectors(20);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run");
+    interrupted(LossKind::ArcFaceLoss, &split, &path, 7);
+    let run = RunFolder::new(&path);
+    let refusal = || match resume(&run, &split, None) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("accepted"),
+    };
+    let spoil = |file: &Path, change: &dyn Fn(Vec<u8>) -> Vec<u8>, expected: &str| {
+        let good = std::fs::read(file).unwrap();
+        std::fs::write(file, change(good.clone())).unwrap();
+        let message = refusal();
+        assert!(message.contains(&*file.file_name().unwrap().to_string_lossy()), "{message}");
+        assert!(message.contains(expected), "{message}");
+        std::fs::write(file, good).unwrap();
+    };
+    let halved = |mut bytes: Vec<u8>| {
+        bytes.truncate(bytes.len() / 2);
+        bytes
+    };
+    spoil(&run.checkpoint(), &halved, "not a complete safetensors file");
+    spoil(
+        &run.checkpoint(),
+        &|_| std::fs::read(run.model()).unwrap(),
+        "holds a Model, expected a Checkpoint",
+    );
+    spoil(&run.run_file(), &halved, "");
+    spoil(
+        &run.run_file(),
+        &|text| replace(text, "epochs = 3", "epochs = 3\nepoch = 4"),
+        "unknown field `epoch`",
+    );
+    spoil(&run.run_file(), &|text| replace(text, "format = 1", "format = 9"), "this program reads format 1");
+    spoil(&run.metrics(), &|_| b"{\"epoch\": 0}\n".to_vec(), "line 1");
+    let first_line = |text: Vec<u8>| text.split_inclusive(|&b| b == b'\n').next().unwrap().to_vec();
+    spoil(&run.metrics(), &first_line, "lacks a line");
+
+    let other = noisy_vectors(21);
+    let message = match resume(&run, &other, None) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("accepted"),
+    };
+    assert!(message.contains("the data have changed") && message.contains("run.toml"), "{message}");
+
+    let message = match resume(&RunFolder::new(folder.path()), &split, None) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("accepted"),
+    };
+    assert!(message.contains("not the folder of a run"), "{message}");
+    continued(&split, &path);
+}
+
+fn replace(text: Vec<u8>, from: &str, to: &str) -> Vec<u8> {
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains(from), "{text}");
+    text.replace(from, to).into_bytes()
+}
