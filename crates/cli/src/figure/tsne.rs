@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn identical_points_stay_finite() {
         let rows = vec![vec![1.0, 0.0]; 12];
-        let points = project(&rows, &vec![[0.0; 2]; 12]);
+        let points = project(&rows, &[[0.0; 2]; 12]);
         assert!(points.iter().flatten().all(|v| v.is_finite()));
     }
 

@@ -76,7 +76,7 @@ impl Target {
             Margin::Sphere { multiplier } => {
                 let m = f64::from(multiplier);
                 let k = (m * theta / std::f64::consts::PI).floor().min(m - 1.0);
-                let sign = if k as u64 % 2 == 0 { 1.0 } else { -1.0 };
+                let sign = if (k as u64).is_multiple_of(2) { 1.0 } else { -1.0 };
                 let psi = sign * (m * theta).cos() - 2.0 * k;
                 (x_norm * psi, m * sign * (m * theta).sin(), psi)
             }
