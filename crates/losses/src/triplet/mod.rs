@@ -1,14 +1,24 @@
 //! The triplet margin loss over all or mined triplets, without forming one.
 
+mod buffer;
 mod check;
-mod naive;
+mod count;
+mod dense;
+mod gradient;
+mod groups;
+mod hardest;
+mod loss;
 mod options;
+mod rows;
+mod softplus;
+mod stream;
 
 pub(crate) use options::check_margin;
 pub use options::{Distance, Reduction, TripletMarginOptions};
 
 use ndarray::ArrayView2;
 
+use crate::miner::TripletKind;
 use crate::{GradsMut, Input, Loss, Output, Result, Sampling, Stats, Workspace};
 
 /// The triplet margin loss.
@@ -55,17 +65,10 @@ impl Loss for TripletMargin {
     }
 
     fn workspace_bytes(&self, batch: usize, reference: usize, dim: usize) -> usize {
-        let other = if reference == 0 { batch } else { reference };
-        8 * (batch * other + 2 * (batch + other) * dim)
+        loss::workspace_bytes(&self.options, batch, reference, dim)
     }
 
-    fn forward_backward(
-        &self,
-        input: Input<'_>,
-        grads: GradsMut<'_>,
-        _work: &mut Workspace,
-    ) -> Result<Stats> {
-        check::check(&input, &grads)?;
-        naive::forward_backward(&self.options, input, grads)
+    fn forward_backward(&self, input: Input<'_>, grads: GradsMut<'_>, work: &mut Workspace) -> Result<Stats> {
+        loss::forward_backward(&self.options, input, grads, work.pool())
     }
 }

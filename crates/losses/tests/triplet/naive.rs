@@ -2,14 +2,20 @@
 
 use ndarray::{Array2, ArrayView1};
 
-use super::{Distance, Reduction, TripletMarginOptions};
-use crate::{GradsMut, Input, Miner, Result, Stats, TripletKind, Write};
+use embedtune_losses::{Distance, Input, Miner, Reduction, TripletKind, TripletMarginOptions};
 
-pub(crate) fn forward_backward(
-    o: &TripletMarginOptions,
-    input: Input<'_>,
-    grads: GradsMut<'_>,
-) -> Result<Stats> {
+/// What the definition gives.
+pub struct Naive {
+    pub value: f64,
+    pub triplets: u64,
+    pub active: u64,
+    pub per_sample: Vec<f64>,
+    pub d_embeddings: Array2<f64>,
+    /// Distance of the nearest argument `v` to the kink at 0: finite differences need room.
+    pub kink: f64,
+}
+
+pub fn naive(o: &TripletMarginOptions, input: Input<'_>) -> Naive {
     let x = input.embeddings.mapv(f64::from);
     let (u, norms) = unit(&x);
     let own = input.reference.is_none();
@@ -24,7 +30,7 @@ pub(crate) fn forward_backward(
     let t = |a: ArrayView1<'_, f64>, b: ArrayView1<'_, f64>| match o.distance {
         Distance::L2 => (&a - &b).mapv(|v| v * v).sum().sqrt(),
         Distance::SquaredL2 => (&a - &b).mapv(|v| v * v).sum(),
-        Distance::Cosine => -a.dot(&b),
+        _ => -a.dot(&b),
     };
     let mined = |a: usize, p: usize, n: usize| {
         let d = |j: usize| (&u.row(a) - &ru.row(j)).mapv(|v| v * v).sum().sqrt();
@@ -42,7 +48,7 @@ pub(crate) fn forward_backward(
         }
     };
     let (batch, reference) = (x.nrows(), r.nrows());
-    let (mut triplets, mut active, mut value) = (0u64, 0u64, 0.0);
+    let (mut triplets, mut active, mut value, mut kink) = (0u64, 0u64, 0.0, f64::INFINITY);
     let mut per_sample = vec![0.0; batch];
     let mut d_y = Array2::<f64>::zeros(x.dim());
     for a in 0..batch {
@@ -67,6 +73,7 @@ pub(crate) fn forward_backward(
                 let (ap, an, pn) = (t(y.row(a), z.row(p)), t(y.row(a), z.row(n)), t(z.row(p), z.row(n)));
                 let swapped = o.swap && pn < an;
                 let v = ap + o.margin - if swapped { pn } else { an };
+                kink = v.abs().min(kink);
                 let (loss, slope) = if o.smooth {
                     (v.max(0.0) + (-v.abs()).exp().ln_1p(), 1.0 / (1.0 + (-v).exp()))
                 } else {
@@ -89,35 +96,18 @@ pub(crate) fn forward_backward(
     let divisor = match o.reduction {
         Reduction::Mean => triplets,
         Reduction::MeanNonZero => active,
-        Reduction::Sum => 1,
+        _ => 1,
     }
     .max(1) as f64;
-    if let Some(out) = grads.per_sample {
-        out.iter_mut().zip(&per_sample).for_each(|(o, &v)| *o = v as f32);
-    }
-    if let Some(mut out) = grads.embeddings {
-        for i in 0..batch {
-            let g = &d_y.row(i) * (f64::from(grads.upstream) / divisor);
-            let g = if !o.normalize {
-                g
-            } else if norms[i] > 1e-12 {
-                (&g - &(&u.row(i) * u.row(i).dot(&g))) / norms[i]
-            } else {
-                g / 1e-12
-            };
-            out.row_mut(i).zip_mut_with(&g, |o, &g| {
-                *o = if grads.write == Write::Add { *o + g as f32 } else { g as f32 };
-            });
+    for (i, mut g) in d_y.rows_mut().into_iter().enumerate() {
+        g /= divisor;
+        if o.normalize {
+            let along = if norms[i] > 1e-12 { u.row(i).dot(&g) } else { 0.0 };
+            g.scaled_add(-along, &u.row(i));
+            g /= norms[i].max(1e-12);
         }
     }
-    Ok(Stats {
-        value: value / divisor,
-        active_fraction: active as f64 / triplets.max(1) as f64,
-        triplets,
-        active_triplets: active,
-        zero_signal: active == 0,
-        accuracy: None,
-    })
+    Naive { value: value / divisor, triplets, active, per_sample, d_embeddings: d_y, kink }
 }
 
 fn unit(x: &Array2<f64>) -> (Array2<f64>, Vec<f64>) {
@@ -141,7 +131,7 @@ fn pull(
         Distance::L2 if length == 0.0 => return,
         Distance::L2 => (&difference / length, &difference / -length),
         Distance::SquaredL2 => (&difference * 2.0, &difference * -2.0),
-        Distance::Cosine => (yb.mapv(|v| -v), ya.mapv(|v| -v)),
+        _ => (yb.mapv(|v| -v), ya.mapv(|v| -v)),
     };
     d.row_mut(a).scaled_add(slope, &da);
     if let Some(b) = b {

@@ -1,0 +1,277 @@
+//! Every triplet's loss by itself, in tiles, without a list: for the smooth loss, whose terms differ, for swap, where
+//! the distance depends on the positive, and for mining on another distance than the loss's.
+//!
+//! With swap, `d(p, n)` takes the place of `d(a, n)`, and its gradient goes to `p`. Within a batch the triplet
+//! `(p, a, n)` has the same loss with the roles of `a` and `p` exchanged, so row `a` collects both its own
+//! coefficient and the one that the mirrored triplet owes it, and no row writes to another.
+
+use std::ops::Range;
+
+use embedtune_core::Pool;
+
+use super::Distance;
+use super::buffer::Buffer;
+use super::count::{Mining, Tally, chain};
+use super::groups::{Anchor, Groups};
+use super::rows::{LANES, Rows, padded};
+use super::softplus::softplus;
+use crate::Result;
+
+/// Positives whose distances are at hand at a time.
+pub(crate) const POSITIVES: usize = 32;
+const WIDTH: usize = 16;
+
+/// What a task needs to know; the same for all.
+pub(crate) struct Dense<'a> {
+    pub(crate) rows: &'a Rows,
+    /// Unit rows to mine on, where that is not `rows` by the L2 distance.
+    pub(crate) mine_rows: Option<&'a Rows>,
+    pub(crate) distance: Distance,
+    pub(crate) margin: f32,
+    pub(crate) mining: Option<Mining>,
+    pub(crate) swap: bool,
+    pub(crate) smooth: bool,
+    pub(crate) gradient: bool,
+    pub(crate) groups: &'a Groups,
+    /// Of each anchor, by position.
+    pub(crate) weights: &'a [f32],
+    /// The reference is the batch.
+    pub(crate) own: bool,
+    pub(crate) pool: &'a Pool,
+}
+
+/// One positive of one anchor.
+struct Pair {
+    threshold: f32,
+    interval: (f32, f32),
+    /// Of the anchor, and of the positive as the mirrored triplet's anchor (0 where there is none).
+    weights: (f32, f32),
+}
+
+/// Sums over the negatives of one pair.
+#[derive(Default)]
+struct PairSums {
+    loss: f64,
+    slope: f64,
+    mined: u64,
+    active: u64,
+}
+
+/// The rows that a pair's kernel reads: distances from the anchor and from the positive, and those to mine on.
+struct Lines<'a> {
+    anchor: &'a [f32],
+    positive: &'a [f32],
+    mine_anchor: &'a [f32],
+    mine_positive: &'a [f32],
+}
+
+impl Dense<'_> {
+    /// Replaces the dissimilarities of the anchors at `positions` (`strip`, and `mine_strip` to mine on) by
+    /// weighted coefficients of row differences. One tally an anchor.
+    #[inline(always)]
+    pub(crate) fn task(
+        &self,
+        positions: Range<usize>,
+        strip: &mut [f32],
+        mut mine_strip: Option<&mut [f32]>,
+        tallies: &mut [Tally],
+    ) -> Result<()> {
+        let width = padded(self.rows.reference_len());
+        let anchors = &self.groups.anchors[positions.clone()];
+        let mut coefficients = Buffer::zeros(self.pool, strip.len());
+        let mut start = 0;
+        // Anchors of one class share their positives' distances.
+        for class in anchors.chunk_by(|a, b| a.class() == b.class()) {
+            let (members, rows) = (start..start + class.len(), start * width..(start + class.len()) * width);
+            self.class(
+                positions.start + start,
+                class,
+                &mut strip[rows.clone()],
+                mine_strip.as_deref_mut().map(|strip| &mut strip[rows.clone()]),
+                &mut coefficients[rows],
+                &mut tallies[members],
+            )?;
+            start += class.len();
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn class(
+        &self,
+        first: usize,
+        anchors: &[Anchor],
+        strip: &mut [f32],
+        mine_strip: Option<&mut [f32]>,
+        coefficients: &mut [f32],
+        tallies: &mut [Tally],
+    ) -> Result<()> {
+        let width = padded(self.rows.reference_len());
+        let class = anchors.first().map_or(0..0, Anchor::class);
+        if class.is_empty() {
+            strip.fill(0.0);
+            return Ok(());
+        }
+        let near = self.take_class(anchors, strip);
+        let mine_near = mine_strip.map(|strip| (self.take_class(anchors, strip), &*strip));
+        let (mine_near, mine) = mine_near.as_ref().map_or((&near, &*strip), |(near, strip)| (near, strip));
+        let mut slopes = vec![0.0f64; near.len()];
+        let scratch = |wanted: bool| wanted.then(|| Buffer::take(self.pool, POSITIVES * width));
+        let mut between = scratch(self.swap);
+        let mut mine_between = scratch(self.swap && self.mine_rows.is_some());
+        for chunk in class.clone().step_by(POSITIVES) {
+            let chunk = chunk..(chunk + POSITIVES).min(class.end);
+            if let Some(between) = &mut between {
+                self.between(self.rows, self.distance, chunk.clone(), between)?;
+            }
+            if let (Some(between), Some(rows)) = (&mut mine_between, self.mine_rows) {
+                self.between(rows, Distance::L2, chunk.clone(), between)?;
+            }
+            for (i, anchor) in anchors.iter().enumerate() {
+                let own = i * width..(i + 1) * width;
+                for at in anchor.positives_within(chunk.clone()) {
+                    let (column, row) = (i * class.len() + at - class.start, (at - chunk.start) * width);
+                    let lines = Lines {
+                        anchor: &strip[own.clone()],
+                        positive: match &between {
+                            Some(rows) => &rows[row..row + width],
+                            None => &strip[own.clone()],
+                        },
+                        mine_anchor: &mine[own.clone()],
+                        mine_positive: match (&mine_between, &between) {
+                            (Some(rows), _) | (None, Some(rows)) => &rows[row..row + width],
+                            (None, None) => &mine[own.clone()],
+                        },
+                    };
+                    let pair = Pair {
+                        threshold: near[column] + self.margin,
+                        interval: self.mining.map_or((0.0, 0.0), |m| m.interval(mine_near[column])),
+                        weights: (self.weights[first + i], if self.own { self.weights[at] } else { 0.0 }),
+                    };
+                    let sums = self.pair(&pair, &lines, &mut coefficients[own.clone()]);
+                    slopes[column] = sums.slope;
+                    tallies[i].loss += sums.loss;
+                    tallies[i].triplets += sums.mined;
+                    tallies[i].active += sums.active;
+                }
+            }
+        }
+        if self.gradient {
+            for (i, anchor) in anchors.iter().enumerate() {
+                let own = i * width..(i + 1) * width;
+                let row = &mut strip[own.clone()];
+                for (d, &coefficient) in row.iter_mut().zip(&coefficients[own]) {
+                    *d = -coefficient * chain(self.distance, *d);
+                }
+                for at in anchor.positives() {
+                    let column = i * class.len() + at - class.start;
+                    let slope = f64::from(self.weights[first + i]) * slopes[column];
+                    row[at] = slope as f32 * chain(self.distance, near[column]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Each anchor's dissimilarities to its class, `[anchors, class]`; then hides them from the kernels.
+    #[inline(always)]
+    fn take_class(&self, anchors: &[Anchor], strip: &mut [f32]) -> Vec<f32> {
+        let reference = self.rows.reference_len();
+        let mut near = Vec::new();
+        for (anchor, row) in anchors.iter().zip(strip.chunks_exact_mut(padded(reference))) {
+            near.extend_from_slice(&row[anchor.class()]);
+            anchor.mask(row, reference);
+        }
+        near
+    }
+
+    /// Dissimilarities of the positives at `positions` to all of the reference.
+    #[inline(always)]
+    fn between(
+        &self,
+        rows: &Rows,
+        distance: Distance,
+        positions: Range<usize>,
+        strip: &mut [f32],
+    ) -> Result<()> {
+        let width = padded(rows.reference_len());
+        let strip = &mut strip[..positions.len() * width];
+        rows.reference_products(positions.clone(), strip)?;
+        for (position, row) in positions.zip(strip.chunks_exact_mut(width)) {
+            rows.reference_dissimilarities(distance, position, row);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn pair(&self, pair: &Pair, lines: &Lines<'_>, coefficients: &mut [f32]) -> PairSums {
+        match (self.swap, self.smooth, self.mining.is_some()) {
+            (false, false, false) => kernel::<false, false, false>(pair, lines, coefficients),
+            (false, false, true) => kernel::<false, false, true>(pair, lines, coefficients),
+            (false, true, false) => kernel::<false, true, false>(pair, lines, coefficients),
+            (false, true, true) => kernel::<false, true, true>(pair, lines, coefficients),
+            (true, false, false) => kernel::<true, false, false>(pair, lines, coefficients),
+            (true, false, true) => kernel::<true, false, true>(pair, lines, coefficients),
+            (true, true, false) => kernel::<true, true, false>(pair, lines, coefficients),
+            (true, true, true) => kernel::<true, true, true>(pair, lines, coefficients),
+        }
+    }
+}
+
+/// One pair with every negative: adds to the negatives' coefficients and returns the sums.
+#[inline(always)]
+fn kernel<const SWAP: bool, const SMOOTH: bool, const MINED: bool>(
+    pair: &Pair,
+    lines: &Lines<'_>,
+    coefficients: &mut [f32],
+) -> PairSums {
+    let (low, high) = pair.interval;
+    let (mut loss, mut slope) = ([0.0f64; WIDTH], [0.0f64; WIDTH]);
+    let (mut mined, mut active) = ([0u32; WIDTH], [0u32; WIDTH]);
+    let chunks = coefficients.as_chunks_mut::<LANES>().0.iter_mut();
+    let an = lines.anchor.as_chunks::<LANES>().0;
+    let pn = lines.positive.as_chunks::<LANES>().0;
+    let mine_an = lines.mine_anchor.as_chunks::<LANES>().0;
+    let mine_pn = lines.mine_positive.as_chunks::<LANES>().0;
+    for ((((out, an), pn), mine_an), mine_pn) in chunks.zip(an).zip(pn).zip(mine_an).zip(mine_pn) {
+        // Four terms in f32, then f64: the rounding stays that of the terms.
+        let (mut losses, mut slopes) = ([0.0f32; WIDTH], [0.0f32; WIDTH]);
+        for base in (0..LANES).step_by(WIDTH) {
+            for lane in 0..WIDTH {
+                let at = base + lane;
+                let negative = an[at] < f32::MAX;
+                let own = negative & (!MINED | ((mine_an[at] >= low) & (mine_an[at] < high)));
+                let far = if SWAP { an[at].min(pn[at]) } else { an[at] };
+                let v = pair.threshold - far;
+                let (value, rise) =
+                    if SMOOTH { softplus(v) } else { (v.max(0.0), if v > 0.0 { 1.0 } else { 0.0 }) };
+                let value = if own { value } else { 0.0 };
+                let own_rise = if own { rise } else { 0.0 };
+                losses[lane] += value;
+                slopes[lane] += own_rise;
+                mined[lane] += u32::from(own);
+                active[lane] += u32::from(value > 0.0);
+                let mut coefficient = pair.weights.0 * own_rise;
+                if SWAP {
+                    let mirrored = negative & (!MINED | ((mine_pn[at] >= low) & (mine_pn[at] < high)));
+                    coefficient += if mirrored { pair.weights.1 * rise } else { 0.0 };
+                    // A tie belongs to both, as in the gradient of a minimum.
+                    let tied = if an[at] == pn[at] { 0.5 * coefficient } else { 0.0 };
+                    coefficient = if an[at] < pn[at] { coefficient } else { tied };
+                }
+                out[at] += coefficient;
+            }
+        }
+        for lane in 0..WIDTH {
+            loss[lane] += f64::from(losses[lane]);
+            slope[lane] += f64::from(slopes[lane]);
+        }
+    }
+    let total = |lanes: [u32; WIDTH]| lanes.iter().map(|&n| u64::from(n)).sum();
+    PairSums {
+        loss: loss.iter().sum(),
+        slope: slope.iter().sum(),
+        mined: total(mined),
+        active: total(active),
+    }
+}

@@ -1,0 +1,97 @@
+//! The loss itself: what is done in which order.
+
+use embedtune_core::Pool;
+
+use super::buffer::Buffer;
+use super::count::Tally;
+use super::groups::Groups;
+use super::rows::{Frame, Rows, prepared_len};
+use super::stream::{self, Path, Stream};
+use super::{Distance, Reduction, TripletMarginOptions, check, gradient, hardest};
+use crate::{GradsMut, Input, Result, Stats};
+
+/// A bound on the bytes of scratch.
+pub(super) fn workspace_bytes(o: &TripletMarginOptions, batch: usize, reference: usize, dim: usize) -> usize {
+    let (other, own) = if reference == 0 { (batch, 0) } else { (reference, batch) };
+    let prepared = size_of::<f32>() * (prepared_len(other, dim) + prepared_len(own, dim));
+    let sets = 1 + usize::from(stream::needs_mine_rows(o));
+    let sums = size_of::<f32>() * batch * (dim + 1);
+    // Orders, anchors, weights, tallies, hardest triplets; the means' partial sums.
+    let lists = 96 * batch + 12 * other + 8 * (other.div_ceil(256) + 1) * dim;
+    sets * prepared + sums + lists + stream::strip_bytes(o, batch, other)
+}
+
+pub(super) fn forward_backward(
+    options: &TripletMarginOptions,
+    input: Input<'_>,
+    grads: GradsMut<'_>,
+    pool: &Pool,
+) -> Result<Stats> {
+    check::check(&input, &grads)?;
+    let (batch, dim) = input.embeddings.dim();
+    let groups = Groups::new(&input);
+    let weights = weights(&input, &groups);
+    let reference = input.reference.map(|r| (r.embeddings, groups.reference()));
+    let prepare = |frame| Rows::new(frame, (input.embeddings, &groups.batch), reference, pool);
+    let rows = prepare(Frame::of(options.distance, options.normalize));
+    let mine_rows = stream::needs_mine_rows(options).then(|| prepare(Frame::CentredUnit));
+    let unit = match options.distance {
+        Distance::L2 => rows.scale,
+        Distance::SquaredL2 => rows.scale * rows.scale,
+        Distance::Cosine => 1.0,
+    };
+    let margin = (options.margin * unit) as f32;
+    let mut tallies = vec![Tally::default(); batch];
+    let mut sums = grads.embeddings.as_ref().map(|_| Buffer::zeros(pool, batch * (dim + 1)));
+    let own = input.reference.is_none();
+    if Path::of(options) == Path::Hardest {
+        let triplets = stream::hardest_triplets(&groups, mine_rows.as_ref().unwrap_or(&rows), pool)?;
+        let sums = sums.as_deref_mut();
+        hardest::losses(options, &rows, margin, &triplets, (&weights, own), &mut tallies, sums)?;
+    } else {
+        let (mine_rows, weights) = (mine_rows.as_ref(), &weights);
+        Stream { options, groups: &groups, rows: &rows, mine_rows, margin, weights, own, pool }
+            .run(&mut tallies, sums.as_deref_mut())?;
+    }
+
+    let (mut total, mut triplets, mut active) = (0.0, 0u64, 0u64);
+    for (tally, &weight) in tallies.iter().zip(&weights) {
+        total += f64::from(weight) * tally.loss;
+        triplets += tally.triplets;
+        active += tally.active;
+    }
+    if let Some(per_sample) = grads.per_sample {
+        for ((tally, &weight), &row) in tallies.iter().zip(&weights).zip(&groups.batch) {
+            per_sample[row as usize] = (f64::from(weight) * tally.loss / unit) as f32;
+        }
+    }
+    let divisor = match options.reduction {
+        Reduction::Mean => triplets.max(1) as f64,
+        Reduction::MeanNonZero if options.smooth => triplets.max(1) as f64,
+        Reduction::MeanNonZero => active.max(1) as f64,
+        Reduction::Sum => 1.0,
+    };
+    let mut zero_signal = active == 0;
+    if let (Some(out), Some(sums)) = (grads.embeddings, &sums) {
+        let factor = f64::from(grads.upstream) * rows.scale / unit / divisor;
+        zero_signal |= !gradient::write(options, &input, &groups, &rows, sums, factor, grads.write, out)?;
+    }
+    Ok(Stats {
+        value: total / unit / divisor,
+        active_fraction: active as f64 / triplets.max(1) as f64,
+        triplets,
+        active_triplets: active,
+        zero_signal,
+        accuracy: None,
+    })
+}
+
+/// The factor on each anchor's loss, by position.
+fn weights(input: &Input<'_>, groups: &Groups) -> Vec<f32> {
+    let weight = |&row: &u32| {
+        let row = row as usize;
+        let sample = input.sample_weights.map_or(1.0, |w| w[row]);
+        sample * input.class_weights.map_or(1.0, |w| w[input.labels[row] as usize])
+    };
+    groups.batch.iter().map(weight).collect()
+}
