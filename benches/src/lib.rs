@@ -1,1 +1,3 @@
-//! b.
+//! Inputs and sizes that the benches, the ratio programs and the peers' scripts share.
+
+pub mod triplet_cases;

@@ -13,6 +13,10 @@ use super::{Distance, TripletKind};
 /// From this many positives on, searching beats comparing with each.
 const SEARCH_FROM: usize = 96;
 const WIDTH: usize = 16;
+/// Positives compared with at a time.
+const GROUP: usize = 4;
+/// Columns whose counts stay in the first cache.
+const BLOCK: usize = 1024;
 
 /// Which triplets a miner keeps, on the dissimilarities of the loss.
 #[derive(Clone, Copy)]
@@ -72,7 +76,6 @@ pub(crate) struct Counter {
     /// Whether rows are turned into coefficients.
     pub(crate) gradient: bool,
     positives: Vec<Positive>,
-    hits: Vec<[u32; WIDTH]>,
     search: Search,
 }
 
@@ -90,10 +93,23 @@ struct Positive {
     count: u64,
 }
 
+impl Positive {
+    /// An interval that holds nothing.
+    const NONE: Self = Self {
+        position: 0,
+        d: 0.0,
+        threshold: 0.0,
+        low: f32::INFINITY,
+        high: f32::NEG_INFINITY,
+        mined_high: f32::NEG_INFINITY,
+        count: 0,
+    };
+}
+
 impl Counter {
     pub(crate) fn new(distance: Distance, margin: f32, mining: Option<Mining>, gradient: bool) -> Self {
-        let (positives, hits, search) = Default::default();
-        Self { distance, margin, mining, gradient, positives, hits, search }
+        let (positives, search) = Default::default();
+        Self { distance, margin, mining, gradient, positives, search }
     }
 
     /// Replaces an anchor's dissimilarities by `weight` times the coefficients of row differences (if asked for;
@@ -138,35 +154,20 @@ impl Counter {
     /// Every negative with every positive. Returns `sum_n c_n d_an` and the triplets mined.
     #[inline(always)]
     fn compare<const MINED: bool>(&mut self, weight: f32, row: &mut [f32]) -> (f64, Option<u64>) {
-        self.hits.clear();
-        self.hits.resize(self.positives.len(), [0; WIDTH]);
-        let mut sums = [0.0f64; WIDTH];
-        let mut mined = [0u32; WIDTH];
-        for chunk in row.as_chunks_mut::<LANES>().0 {
-            let mut counts = [0u32; LANES];
-            for (positive, hits) in self.positives.iter().zip(&mut self.hits) {
-                let (low, high, mined_high) = (positive.low, positive.high, positive.mined_high);
-                for (values, counts) in
-                    chunk.as_chunks::<WIDTH>().0.iter().zip(counts.as_chunks_mut::<WIDTH>().0)
-                {
-                    for lane in 0..WIDTH {
-                        let d = values[lane];
-                        let above = !MINED | (d >= low);
-                        let hit = u32::from((d < high) & above);
-                        counts[lane] += hit;
-                        hits[lane] += hit;
-                        if MINED {
-                            mined[lane] += u32::from((d < mined_high) & above);
-                        }
-                    }
-                }
+        let (mut sum, mut mined) = (0.0, 0u64);
+        let mut counts = [0u32; BLOCK];
+        let positives = self.positives.len();
+        self.positives.resize(positives.next_multiple_of(GROUP), Positive::NONE);
+        for block in row.chunks_mut(BLOCK) {
+            let counts = &mut counts[..block.len()];
+            counts.fill(0);
+            for group in self.positives.as_chunks_mut::<GROUP>().0 {
+                mined += u64::from(compare_group::<MINED>(block, counts, group));
             }
-            self.emit(weight, chunk, &counts, &mut sums);
+            sum += self.emit(weight, block, counts);
         }
-        for (positive, hits) in self.positives.iter_mut().zip(&self.hits) {
-            positive.count = hits.iter().map(|&h| u64::from(h)).sum();
-        }
-        (sums.iter().sum(), MINED.then(|| mined.iter().map(|&m| u64::from(m)).sum()))
+        self.positives.truncate(positives);
+        (sum, MINED.then_some(mined))
     }
 
     /// Sorted bounds and a search for every negative; returns as [`compare`](Self::compare).
@@ -176,20 +177,21 @@ impl Counter {
         let mined = self.mining.is_some();
         let mut search = std::mem::take(&mut self.search);
         search.start(&self.positives, mined);
-        let mut sums = [0.0f64; WIDTH];
+        let mut sum = 0.0;
         for chunk in row.as_chunks_mut::<LANES>().0 {
             let counts = search.chunk(chunk);
-            self.emit(weight, chunk, &counts, &mut sums);
+            sum += self.emit(weight, chunk, &counts);
         }
         search.finish(&mut self.positives);
         let total = search.mined;
         self.search = search;
-        (sums.iter().sum(), mined.then_some(total))
+        (sum, mined.then_some(total))
     }
 
-    /// Adds `c_n d_an` to the sums (exactly: a product of `f32`s fits `f64`) and writes the coefficients.
+    /// Returns `sum_n c_n d_an` (a product of `f32`s is exact in `f64`) and writes the coefficients.
     #[inline(always)]
-    fn emit(&self, weight: f32, row: &mut [f32; LANES], counts: &[u32; LANES], sums: &mut [f64; WIDTH]) {
+    fn emit(&self, weight: f32, row: &mut [f32], counts: &[u32]) -> f64 {
+        let mut sums = [0.0f64; WIDTH];
         for (values, counts) in row.as_chunks::<WIDTH>().0.iter().zip(counts.as_chunks::<WIDTH>().0) {
             for lane in 0..WIDTH {
                 sums[lane] += f64::from(values[lane]) * f64::from(counts[lane]);
@@ -200,7 +202,39 @@ impl Counter {
                 *d = -weight * count as f32 * chain(self.distance, *d);
             }
         }
+        sums.iter().sum()
     }
+}
+
+/// Adds, to each value's count, the intervals of the group that it lies in, and the reverse. Returns how many values
+/// lie in the miner's intervals.
+///
+/// The shape of this loop (no early exit, one store, few enough positives for the registers) is what the compiler
+/// turns into vector compares.
+#[inline(always)]
+fn compare_group<const MINED: bool>(
+    values: &[f32],
+    counts: &mut [u32],
+    group: &mut [Positive; GROUP],
+) -> u32 {
+    let bounds = group.map(|p| (p.low, p.high, p.mined_high));
+    let mut hits = [0u32; GROUP];
+    let mut mined = 0;
+    for (&d, count) in values.iter().zip(counts) {
+        for (hits, (low, high, mined_high)) in hits.iter_mut().zip(bounds) {
+            let above = !MINED | (d >= low);
+            let hit = u32::from((d < high) & above);
+            *count += hit;
+            *hits += hit;
+            if MINED {
+                mined += u32::from((d < mined_high) & above);
+            }
+        }
+    }
+    for (positive, hits) in group.iter_mut().zip(hits) {
+        positive.count += u64::from(hits);
+    }
+    mined
 }
 
 /// Bounds in ascending order, and how many negatives lie below which.

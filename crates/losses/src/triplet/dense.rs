@@ -13,13 +13,15 @@ use super::Distance;
 use super::buffer::Buffer;
 use super::count::{Mining, Tally, chain};
 use super::groups::{Anchor, Groups};
-use super::rows::{LANES, Rows, padded};
+use super::rows::{Rows, padded};
 use super::softplus::softplus;
 use crate::Result;
 
 /// Positives whose distances are at hand at a time.
 pub(crate) const POSITIVES: usize = 32;
 const WIDTH: usize = 16;
+/// Columns whose terms stay in the first cache.
+const BLOCK: usize = 512;
 
 /// What a task needs to know; the same for all.
 pub(crate) struct Dense<'a> {
@@ -226,52 +228,58 @@ fn kernel<const SWAP: bool, const SMOOTH: bool, const MINED: bool>(
     coefficients: &mut [f32],
 ) -> PairSums {
     let (low, high) = pair.interval;
-    let (mut loss, mut slope) = ([0.0f64; WIDTH], [0.0f64; WIDTH]);
-    let (mut mined, mut active) = ([0u32; WIDTH], [0u32; WIDTH]);
-    let chunks = coefficients.as_chunks_mut::<LANES>().0.iter_mut();
-    let an = lines.anchor.as_chunks::<LANES>().0;
-    let pn = lines.positive.as_chunks::<LANES>().0;
-    let mine_an = lines.mine_anchor.as_chunks::<LANES>().0;
-    let mine_pn = lines.mine_positive.as_chunks::<LANES>().0;
-    for ((((out, an), pn), mine_an), mine_pn) in chunks.zip(an).zip(pn).zip(mine_an).zip(mine_pn) {
-        // Four terms in f32, then f64: the rounding stays that of the terms.
-        let (mut losses, mut slopes) = ([0.0f32; WIDTH], [0.0f32; WIDTH]);
-        for base in (0..LANES).step_by(WIDTH) {
-            for lane in 0..WIDTH {
-                let at = base + lane;
-                let negative = an[at] < f32::MAX;
-                let own = negative & (!MINED | ((mine_an[at] >= low) & (mine_an[at] < high)));
-                let far = if SWAP { an[at].min(pn[at]) } else { an[at] };
-                let v = pair.threshold - far;
-                let (value, rise) =
-                    if SMOOTH { softplus(v) } else { (v.max(0.0), if v > 0.0 { 1.0 } else { 0.0 }) };
-                let value = if own { value } else { 0.0 };
-                let own_rise = if own { rise } else { 0.0 };
-                losses[lane] += value;
-                slopes[lane] += own_rise;
-                mined[lane] += u32::from(own);
-                active[lane] += u32::from(value > 0.0);
-                let mut coefficient = pair.weights.0 * own_rise;
-                if SWAP {
-                    let mirrored = negative & (!MINED | ((mine_pn[at] >= low) & (mine_pn[at] < high)));
-                    coefficient += if mirrored { pair.weights.1 * rise } else { 0.0 };
-                    // A tie belongs to both, as in the gradient of a minimum.
-                    let tied = if an[at] == pn[at] { 0.5 * coefficient } else { 0.0 };
-                    coefficient = if an[at] < pn[at] { coefficient } else { tied };
-                }
-                out[at] += coefficient;
+    let mut sums = PairSums::default();
+    let (mut losses, mut slopes) = ([0.0f32; BLOCK], [0.0f32; BLOCK]);
+    let blocks = coefficients.chunks_mut(BLOCK).zip(lines.anchor.chunks(BLOCK));
+    let blocks = blocks.zip(lines.positive.chunks(BLOCK));
+    let blocks = blocks.zip(lines.mine_anchor.chunks(BLOCK)).zip(lines.mine_positive.chunks(BLOCK));
+    for ((((out, an), pn), mine_an), mine_pn) in blocks {
+        let (mut mined, mut active) = (0u32, 0u32);
+        let (losses, slopes) = (&mut losses[..out.len()], &mut slopes[..out.len()]);
+        let inputs = an.iter().zip(pn).zip(mine_an).zip(mine_pn);
+        let outputs = out.iter_mut().zip(&mut *losses).zip(&mut *slopes);
+        for ((((&an, &pn), &mine_an), &mine_pn), ((out, loss), slope)) in inputs.zip(outputs) {
+            let negative = an < f32::MAX;
+            let own = negative & (!MINED | ((mine_an >= low) & (mine_an < high)));
+            let far = if SWAP & (pn < an) { pn } else { an };
+            let v = pair.threshold - far;
+            let (value, rise) = if SMOOTH {
+                softplus(v)
+            } else if v > 0.0 {
+                (v, 1.0)
+            } else {
+                (0.0, 0.0)
+            };
+            let (value, own_rise) = if own { (value, rise) } else { (0.0, 0.0) };
+            *loss = value;
+            *slope = own_rise;
+            mined += u32::from(own);
+            active += u32::from(value > 0.0);
+            let mut coefficient = pair.weights.0 * own_rise;
+            if SWAP {
+                let mirrored = negative & (!MINED | ((mine_pn >= low) & (mine_pn < high)));
+                coefficient += if mirrored { pair.weights.1 * rise } else { 0.0 };
+                // A tie belongs to both, as in the gradient of a minimum.
+                let tied = if an == pn { 0.5 * coefficient } else { 0.0 };
+                coefficient = if an < pn { coefficient } else { tied };
             }
+            *out += coefficient;
         }
-        for lane in 0..WIDTH {
-            loss[lane] += f64::from(losses[lane]);
-            slope[lane] += f64::from(slopes[lane]);
+        sums.loss += total(losses);
+        sums.slope += total(slopes);
+        sums.mined += u64::from(mined);
+        sums.active += u64::from(active);
+    }
+    sums
+}
+
+#[inline(always)]
+fn total(values: &[f32]) -> f64 {
+    let mut sums = [0.0f64; WIDTH];
+    for values in values.as_chunks::<WIDTH>().0 {
+        for (sum, &value) in sums.iter_mut().zip(values) {
+            *sum += f64::from(value);
         }
     }
-    let total = |lanes: [u32; WIDTH]| lanes.iter().map(|&n| u64::from(n)).sum();
-    PairSums {
-        loss: loss.iter().sum(),
-        slope: slope.iter().sum(),
-        mined: total(mined),
-        active: total(active),
-    }
+    sums.iter().sum()
 }

@@ -27,10 +27,10 @@ pub(super) fn forward_backward(
     grads: GradsMut<'_>,
     pool: &Pool,
 ) -> Result<Stats> {
-    check::check(&input, &grads)?;
+    let factors = check::check(&input, &grads)?;
     let (batch, dim) = input.embeddings.dim();
     let groups = Groups::new(&input);
-    let weights = weights(&input, &groups);
+    let weights: Vec<f32> = groups.batch.iter().map(|&row| factors[row as usize]).collect();
     let reference = input.reference.map(|r| (r.embeddings, groups.reference()));
     let prepare = |frame| Rows::new(frame, (input.embeddings, &groups.batch), reference, pool);
     let rows = prepare(Frame::of(options.distance, options.normalize));
@@ -84,14 +84,4 @@ pub(super) fn forward_backward(
         zero_signal,
         accuracy: None,
     })
-}
-
-/// The factor on each anchor's loss, by position.
-fn weights(input: &Input<'_>, groups: &Groups) -> Vec<f32> {
-    let weight = |&row: &u32| {
-        let row = row as usize;
-        let sample = input.sample_weights.map_or(1.0, |w| w[row]);
-        sample * input.class_weights.map_or(1.0, |w| w[input.labels[row] as usize])
-    };
-    groups.batch.iter().map(weight).collect()
 }

@@ -15,7 +15,7 @@ pub(crate) fn softplus(v: f32) -> (f32, f32) {
 fn exp_negative(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Adding and taking away 1.5 * 2^23 rounds to an integer.
+    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; a cast would check for NaN, lane by lane.
     const ROUND: f32 = 12_582_912.0;
     let x = x.max(-87.3);
     let rounded = x * std::f32::consts::LOG2_E + ROUND;
@@ -26,7 +26,8 @@ fn exp_negative(x: f32) -> f32 {
         p = p * r + c;
     }
     let exp = p * r * r + r + 1.0;
-    exp * f32::from_bits(((k as i32 + 127) as u32) << 23)
+    let exponent = rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127);
+    exp * f32::from_bits(exponent << 23)
 }
 
 /// `ln(1 + e)` for `0 <= e <= 1`; Cephes' `logf` on `1 + e`, or on its half where it exceeds the root of 2, so that

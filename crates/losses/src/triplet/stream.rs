@@ -113,7 +113,12 @@ impl Stream<'_> {
                 })
                 .collect();
             let gradient = sums.is_some();
-            tasks.into_par_iter().try_for_each(|task| simd::dispatch(|| self.task(gradient, task)))?;
+            tasks.into_par_iter().try_for_each(|task| {
+                simd::dispatch(
+                    #[inline(always)]
+                    || self.task(gradient, task),
+                )
+            })?;
             if let Some(sums) = sums.as_deref_mut() {
                 self.products(positions, strip, sums)?;
             }
@@ -195,10 +200,13 @@ pub(crate) fn hardest_triplets(
         rows.products(start..start + triplets.len(), strip)?;
         let tasks = strip.par_chunks_mut(width).zip(triplets.par_iter_mut()).enumerate();
         tasks.with_min_len(TASK).for_each(|(i, (row, triplet))| {
-            simd::dispatch(|| {
-                rows.dissimilarities(Distance::SquaredL2, start + i, row);
-                *triplet = hardest(groups, start + i, row);
-            });
+            simd::dispatch(
+                #[inline(always)]
+                || {
+                    rows.dissimilarities(Distance::SquaredL2, start + i, row);
+                    *triplet = hardest(groups, start + i, row);
+                },
+            );
         });
     }
     Ok(triplets)
