@@ -7,16 +7,21 @@ use crate::tiles::{key, unkey};
 /// Scores that are compared with the lowest relevant one at once.
 const LANES: usize = 32;
 
+/// Bins for each relevant item: with this many, most other items fall where no relevant one is.
+const BINS: usize = 4;
+/// More are not worth their memory, and would not fit the bits that [`Ranks::bin`] reads.
+const MAX_BINS: usize = 1 << 20;
+
 /// A query's relevant items in order, and how many others lie between each two of them.
 pub(crate) struct Ranks {
-    /// Keys of the relevant items, best first.
+    /// Keys of the relevant items, best first, and a sentinel behind them.
     keys: Vec<u64>,
     /// `between[i]`: others with `i` relevant items above them.
     between: Vec<u32>,
     lowest: f32,
     highest: f32,
-    /// Bins of equal width over the relevant scores, from the highest down: `starts[b]` relevant items lie in bins
-    /// before `b`. A score finds its place among few items instead of among all.
+    /// Bins of equal width over the relevant scores, from the highest down, and one for what lies below them all:
+    /// `starts[b]` relevant items lie in bins before `b`. An item whose bin holds none has its place at once.
     starts: Vec<u32>,
     per_score: f32,
 }
@@ -27,32 +32,35 @@ impl Ranks {
         keys.sort_unstable_by(|a, b| b.cmp(a));
         let score = |key: Option<&u64>| key.map_or(f32::INFINITY, |&key| unkey(key).0);
         let (highest, lowest) = (score(keys.first()), score(keys.last()));
-        let bins = keys.len().next_power_of_two();
-        let width = highest - lowest;
-        let per_score = if width > 0.0 { bins as f32 / width } else { 0.0 };
+        let bins = (BINS * keys.len()).clamp(1, MAX_BINS);
+        let per_score = bins as f32 / (highest - lowest);
         let mut ranks = Self {
-            between: vec![0; keys.len()],
-            starts: vec![0; bins + 1],
+            between: vec![0; keys.len() + 1],
+            starts: vec![0; bins + 2],
             keys,
             lowest,
             highest,
-            per_score,
+            // Relevant items of one score share the first bin.
+            per_score: if per_score.is_finite() { per_score } else { 0.0 },
         };
         for i in 0..ranks.keys.len() {
-            let bin = ranks.bin(unkey(ranks.keys[i]).0);
+            let bin = ranks.bin(unkey(ranks.keys[i]).0) as usize;
             ranks.starts[bin + 1] += 1;
         }
+        ranks.keys.push(0);
         for bin in 1..ranks.starts.len() {
             ranks.starts[bin] += ranks.starts[bin - 1];
         }
         ranks
     }
 
-    /// Falls as the score rises (never the other way, rounding included), which is all that the search needs.
+    /// The bin of a score. It never rises with the score, rounding included, which is all that the search needs.
     #[inline(always)]
-    fn bin(&self, score: f32) -> usize {
-        // The cast takes what lies above the highest score (negative, or NaN of an infinite factor) to 0.
-        (((self.highest - score) * self.per_score) as usize).min(self.starts.len() - 2)
+    fn bin(&self, score: f32) -> u32 {
+        let last = (self.starts.len() - 2) as f32;
+        let bin = ((self.highest - score) * self.per_score).max(0.0).min(last);
+        // Beyond 2^23 a float's last bits count whole numbers: a conversion that vectorises.
+        (bin + 8_388_608.0).to_bits() & 0x7f_ffff
     }
 
     /// Counts other items: their scores and, for ties, their indices.
@@ -62,12 +70,15 @@ impl Ranks {
             || {
                 let lowest = self.lowest;
                 for (scores, indices) in scores.chunks(LANES).zip(indices.chunks(LANES)) {
-                    if scores.iter().fold(false, |any, &score| any | (score >= lowest)) {
-                        for (&score, &index) in scores.iter().zip(indices) {
-                            if score >= lowest {
-                                self.place(score, index);
-                            }
-                        }
+                    if !scores.iter().fold(false, |any, &score| any | (score >= lowest)) {
+                        continue;
+                    }
+                    let mut bins = [0u32; LANES];
+                    for (bin, &score) in bins.iter_mut().zip(scores) {
+                        *bin = self.bin(score);
+                    }
+                    for ((&bin, &score), &index) in bins.iter().zip(scores).zip(indices) {
+                        self.place(bin as usize, score, index);
                     }
                 }
             },
@@ -75,21 +86,24 @@ impl Ranks {
     }
 
     #[inline(always)]
-    fn place(&mut self, score: f32, index: u32) {
-        let bin = self.bin(score);
+    fn place(&mut self, bin: usize, score: f32, index: u32) {
         let (start, end) = (self.starts[bin] as usize, self.starts[bin + 1] as usize);
         let other = key(score, index);
-        let above = start + self.keys[start..end].partition_point(|&relevant| relevant > other);
-        // Behind the last relevant item nothing is counted.
-        if let Some(count) = self.between.get_mut(above) {
-            *count += 1;
-        }
+        // Nearly always at most one relevant item is in the bin, and no branch depends on the score. In an empty bin
+        // the next item is a worse one, or the sentinel.
+        let above = if end - start <= 1 {
+            start + usize::from(self.keys[start] > other)
+        } else {
+            start + self.keys[start..end].partition_point(|&relevant| relevant > other)
+        };
+        self.between[above] += 1;
     }
 
     /// The rank, from 1, of each relevant item, best first.
     pub(crate) fn ranks(&self) -> impl Iterator<Item = u32> + '_ {
         let mut others = 0;
-        (1..).zip(&self.between).map(move |(relevant, &between)| {
+        // The last count is of those behind all relevant items.
+        (1..).zip(&self.between).take(self.between.len() - 1).map(move |(relevant, &between)| {
             others += between;
             relevant + others
         })
