@@ -23,9 +23,7 @@ impl Batch {
     /// # Errors
     /// [`Error::Unsuitable`] for a row past the end.
     pub fn gather(items: &Items, rows: &[usize]) -> Result<Self> {
-        if let Some(row) = rows.iter().find(|&&row| row >= items.len()) {
-            return Err(Error::Unsuitable(format!("item {row} was asked for; there are {}", items.len())));
-        }
+        check_rows(items, rows)?;
         Ok(match items {
             Items::Images(images) => {
                 let shape = images.shape();
@@ -39,12 +37,12 @@ impl Batch {
             Items::Text(texts) => Self::Text(rows.iter().map(|&row| texts[row].clone()).collect()),
         })
     }
+}
 
-    pub(super) fn kind(&self) -> &'static str {
-        match self {
-            Self::Images(_) => "images",
-            Self::Vectors(_) => "vectors",
-            Self::Text(_) => "text",
-        }
+/// Errors with the first row that is past the end.
+pub(super) fn check_rows(items: &Items, rows: &[usize]) -> Result<()> {
+    match rows.iter().find(|&&row| row >= items.len()) {
+        Some(row) => Err(Error::Unsuitable(format!("item {row} was asked for; there are {}", items.len()))),
+        None => Ok(()),
     }
 }

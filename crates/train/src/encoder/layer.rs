@@ -1,25 +1,17 @@
-//! The layers.
+//! The layers and what they make of a shape.
 
-use embedtune_core::ops::{BatchNormMode, BatchStatistics, Conv2d, Pool2d};
-use embedtune_core::{Value, Var};
-use embedtune_pooling::{GemOptions, PoolerKind, PoolerOptions, ops};
-use ndarray::{ArrayD, IxDyn};
-use ndarray_rand::RandomExt;
-use ndarray_rand::rand_distr::{Normal, Uniform};
-use rand_chacha::ChaCha8Rng;
+use embedtune_pooling::{PoolerKind, PoolerOptions};
 use serde::{Deserialize, Serialize};
 
-use super::{Mode, vector};
 use crate::{Error, Result};
 
-const BATCH_NORM_EPS: f32 = 1e-5;
-
-/// One layer.
+/// One layer. Each is plain data, so that an encoder can be saved, compared and rebuilt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "layer", rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Layer {
-    /// Square convolution at stride 1, without a bias (a batch norm follows).
+    /// Square convolution at stride 1, without a bias (a batch norm follows). Parameter `weight`
+    /// `[out, channels, kernel, kernel]`.
     Conv {
         /// Output channels.
         out: usize,
@@ -28,33 +20,52 @@ pub enum Layer {
         /// Zeros around the image.
         padding: usize,
     },
-    /// Batch norm over channels.
+    /// Batch norm over channels (eps 1e-5). Parameters `gamma` and `beta`, buffers `running_mean` and
+    /// `running_variance`, all `[channels]`; a training step moves the buffers by a tenth, PyTorch's default.
     BatchNorm,
+    /// Layer norm of a vector (eps 1e-5). Parameters `gamma` and `beta` `[dim]`.
+    LayerNorm,
+    /// Vectors to unit length; a zero vector stays.
+    Normalize,
     /// ReLU.
     Relu,
+    /// GELU, exact.
+    Gelu,
+    /// Drops values with this probability in training and scales the others up; nothing in evaluation.
+    Dropout {
+        /// From 0 to below 1.
+        p: f32,
+    },
     /// Square max pooling that moves by its own size.
     MaxPool {
         /// Side of the window.
         side: usize,
     },
-    /// The last pooling: feature maps or tokens to one vector.
+    /// The last pooling: feature maps or tokens to one vector. GeM's power is the parameter `p`, `[1]` or
+    /// `[channels]`.
     Pool {
         /// Which.
         pooler: PoolerKind,
         /// GeM's options; others have none.
         options: PoolerOptions,
     },
-    /// Linear layer with a bias.
+    /// Linear layer. Parameters `weight` `[out, dim]` and, with a bias, `bias` `[out]`.
     Linear {
         /// Output length.
         out: usize,
+        /// Whether it adds a bias. At the start this is a random offset as long as the projection of a unit vector,
+        /// which cosines see: layers on unit vectors do without.
+        bias: bool,
     },
-    /// `x + W2 gelu(W1 norm(x))`, the identity at the start.
+    /// `x + s W2 gelu(W1 n(x))` with `n(x) = sqrt(dim) x / |x|`, the identity as long as `W2 = 0`, as it starts.
+    /// Parameters `weight1` `[hidden, dim]`, `bias1` `[hidden]`, `weight2` `[dim, hidden]`, `bias2` `[dim]`; the
+    /// buffer `scale`, `s` `[1]`, is the data's root mean square, so that vectors of any length can be tuned.
     Residual {
         /// Length between the two matrices.
         hidden: usize,
     },
-    /// Rows of a table for token ids.
+    /// Rows of a table for tokens, each times its weight. Parameter `weight` `[rows, dim]`; the buffer `idf` `[rows]`
+    /// holds the rows' weights.
     Embedding {
         /// Rows.
         rows: usize,
@@ -71,7 +82,8 @@ pub(super) enum Shape {
     Vector(usize),
     /// Vectors of this length, one a token.
     Tokens(usize),
-    Ids,
+    /// Rows of a table of this many.
+    Ids(usize),
 }
 
 impl Shape {
@@ -80,27 +92,16 @@ impl Shape {
     }
 }
 
-/// A batch between two layers.
-pub(super) struct Flow<'t> {
-    pub(super) value: Var<'t>,
-    /// Token ids, padded, until the embedding layer.
-    pub(super) ids: Vec<u32>,
-    /// Tokens of each text.
-    pub(super) lengths: Vec<usize>,
-}
-
-/// What a pass carries along.
-pub(super) struct Context {
-    pub(super) mode: Mode,
-    pub(super) statistics: Vec<(usize, BatchStatistics)>,
-}
-
 impl Layer {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Conv { .. } => "conv",
             Self::BatchNorm => "batch_norm",
+            Self::LayerNorm => "layer_norm",
+            Self::Normalize => "normalize",
             Self::Relu => "relu",
+            Self::Gelu => "gelu",
+            Self::Dropout { .. } => "dropout",
             Self::MaxPool { .. } => "max_pool",
             Self::Pool { .. } => "pool",
             Self::Linear { .. } => "linear",
@@ -109,150 +110,47 @@ impl Layer {
         }
     }
 
-    fn misplaced(&self, shape: &Shape) -> Error {
+    pub(super) fn misplaced(&self, shape: &Shape) -> Error {
         Error::option("encoder", format!("{self:?}"), format!("this layer cannot follow {shape:?}"))
     }
 
-    fn learns_p(&self) -> bool {
+    pub(super) fn learns_p(&self) -> bool {
         matches!(self, Self::Pool { pooler: PoolerKind::GeM, .. })
     }
 
-    pub(super) fn parameter_count(&self) -> usize {
-        match self {
-            Self::Conv { .. } | Self::Embedding { .. } => 1,
-            Self::BatchNorm | Self::Linear { .. } => 2,
-            Self::Residual { .. } => 4,
-            Self::Pool { .. } => usize::from(self.learns_p()),
-            Self::Relu | Self::MaxPool { .. } => 0,
-        }
-    }
-
-    pub(super) fn buffer_count(&self) -> usize {
-        if *self == Self::BatchNorm { 2 } else { 0 }
-    }
-
+    /// The shape after this layer.
     pub(super) fn output(&self, shape: &Shape) -> Result<Shape> {
         Ok(match (self, *shape) {
-            (&Self::Conv { out, kernel, padding }, Shape::Map([_, h, w])) => {
+            (&Self::Conv { out, kernel, padding }, Shape::Map([_, h, w])) if out > 0 && kernel > 0 => {
                 let side = |length: usize| {
-                    (length + 2 * padding + 1).checked_sub(kernel).filter(|&s| s > 0 && kernel > 0)
+                    let padded = padding.checked_mul(2)?.checked_add(length)?;
+                    Some(padded.checked_sub(kernel)? + 1)
                 };
                 let (Some(h), Some(w)) = (side(h), side(w)) else { return Err(self.misplaced(shape)) };
                 Shape::Map([out, h, w])
             }
-            (Self::BatchNorm, Shape::Map(_) | Shape::Vector(_)) | (Self::Relu, _) => *shape,
+            (Self::BatchNorm, Shape::Map(_) | Shape::Vector(_))
+            | (Self::LayerNorm | Self::Normalize, Shape::Vector(_))
+            | (Self::Relu | Self::Gelu, Shape::Map(_) | Shape::Vector(_)) => *shape,
+            (&Self::Dropout { p }, Shape::Map(_) | Shape::Vector(_)) => {
+                if !(0.0..1.0).contains(&p) {
+                    return Err(Error::option("encoder.dropout", p, "a probability from 0 to below 1"));
+                }
+                *shape
+            }
             (&Self::MaxPool { side }, Shape::Map([c, h, w])) if side > 0 && h >= side && w >= side => {
                 Shape::Map([c, h / side, w / side])
             }
-            (Self::Pool { .. }, Shape::Map([c, ..])) => Shape::Vector(c),
-            (Self::Pool { .. }, Shape::Tokens(dim)) => Shape::Vector(dim),
-            (&Self::Linear { out }, Shape::Vector(_)) if out > 0 => Shape::Vector(out),
-            (Self::Residual { .. }, Shape::Vector(dim)) => Shape::Vector(dim),
-            (&Self::Embedding { dim, rows }, Shape::Ids) if rows > 0 && dim > 0 => Shape::Tokens(dim),
+            (Self::Pool { options, .. }, Shape::Map([width, ..]) | Shape::Tokens(width)) => {
+                options
+                    .check()
+                    .map_err(|e| Error::option("pooler_options", format!("{options:?}"), e.to_string()))?;
+                Shape::Vector(width)
+            }
+            (&Self::Linear { out, .. }, Shape::Vector(_)) if out > 0 => Shape::Vector(out),
+            (&Self::Residual { hidden }, Shape::Vector(_)) if hidden > 0 => *shape,
+            (&Self::Embedding { dim, rows }, Shape::Ids(ids)) if rows == ids && dim > 0 => Shape::Tokens(dim),
             _ => return Err(self.misplaced(shape)),
         })
-    }
-
-    /// Initial parameters.
-    pub(super) fn init(&self, shape: &Shape, random: &mut ChaCha8Rng) -> Result<Vec<(&'static str, Value)>> {
-        let mut uniform = |dims: &[usize], fan_in: usize| -> Result<Value> {
-            let bound = 1.0 / (fan_in.max(1) as f32).sqrt();
-            let values = Uniform::new(-bound, bound).map_err(|e| Error::Unsuitable(e.to_string()))?;
-            Ok(ArrayD::random_using(IxDyn(dims), values, random).into_shared())
-        };
-        let full = |length: usize, value: f32| ArrayD::from_elem(IxDyn(&[length]), value).into_shared();
-        Ok(match (self, *shape) {
-            (&Self::Conv { out, kernel, .. }, Shape::Map([c, ..])) => {
-                vec![("weight", uniform(&[out, c, kernel, kernel], c * kernel * kernel)?)]
-            }
-            (Self::BatchNorm, Shape::Map([c, ..]) | Shape::Vector(c)) => {
-                vec![("gamma", full(c, 1.0)), ("beta", full(c, 0.0))]
-            }
-            (&Self::Linear { out }, Shape::Vector(dim)) => {
-                vec![("weight", uniform(&[out, dim], dim)?), ("bias", uniform(&[out], dim)?)]
-            }
-            (&Self::Residual { hidden }, Shape::Vector(dim)) => vec![
-                ("weight1", uniform(&[hidden, dim], dim)?),
-                ("bias1", uniform(&[hidden], dim)?),
-                ("weight2", ArrayD::zeros(IxDyn(&[dim, hidden])).into_shared()),
-                ("bias2", full(dim, 0.0)),
-            ],
-            (&Self::Embedding { rows, dim }, Shape::Ids) => {
-                let normal = Normal::new(0.0, 1.0 / (dim as f32).sqrt())
-                    .map_err(|e| Error::Unsuitable(e.to_string()))?;
-                vec![("weight", ArrayD::random_using(IxDyn(&[rows, dim]), normal, random).into_shared())]
-            }
-            (Self::Pool { options, .. }, Shape::Map([width, ..]) | Shape::Tokens(width))
-                if self.learns_p() =>
-            {
-                vec![("p", full(if options.per_channel { width } else { 1 }, options.p as f32))]
-            }
-            (Self::Relu | Self::MaxPool { .. } | Self::Pool { .. }, _) => Vec::new(),
-            _ => return Err(self.misplaced(shape)),
-        })
-    }
-
-    /// Initial running statistics.
-    pub(super) fn buffers(&self, shape: &Shape) -> Vec<(&'static str, Value)> {
-        match (self, *shape) {
-            (Self::BatchNorm, Shape::Map([c, ..]) | Shape::Vector(c)) => {
-                let full = |value: f32| ArrayD::from_elem(IxDyn(&[c]), value).into_shared();
-                vec![("running_mean", full(0.0)), ("running_variance", full(1.0))]
-            }
-            _ => Vec::new(),
-        }
-    }
-
-    pub(super) fn forward<'t>(
-        &self,
-        flow: Flow<'t>,
-        params: &[Var<'t>],
-        buffers: &[&Value],
-        buffer: usize,
-        context: &mut Context,
-    ) -> Result<Flow<'t>> {
-        let x = flow.value;
-        let value = match (self, params) {
-            (&Self::Conv { padding, .. }, &[weight]) => {
-                x.conv2d(weight, None, &Conv2d { padding: [padding; 2], ..Conv2d::default() })?
-            }
-            (Self::BatchNorm, &[gamma, beta]) => match (context.mode, buffers) {
-                (Mode::Eval, &[mean, variance]) => {
-                    let (mean, variance) = (vector(mean)?, vector(variance)?);
-                    let mode = BatchNormMode::Eval { mean: &mean, variance: &variance };
-                    x.batch_norm(gamma, beta, BATCH_NORM_EPS, mode)?.0
-                }
-                _ => {
-                    let (y, statistics) = x.batch_norm(gamma, beta, BATCH_NORM_EPS, BatchNormMode::Train)?;
-                    context.statistics.extend(statistics.map(|s| (buffer, s)));
-                    y
-                }
-            },
-            (Self::Relu, _) => x.relu()?,
-            (&Self::MaxPool { side }, _) => x.max_pool2d(&Pool2d::square(side))?,
-            (Self::Pool { pooler, options }, params) => {
-                let gem = GemOptions { eps: options.eps, sign: options.sign.unwrap_or_default() }
-                    .build()
-                    .map_err(|e| Error::option("pooler_options", options.eps, e.to_string()))?;
-                let p = params.first().map(|&p| if options.learnable { p } else { p.detach() });
-                if flow.lengths.is_empty() {
-                    ops::pool_maps(x, *pooler, p, &gem)?
-                } else {
-                    ops::pool_tokens(x, &flow.lengths, *pooler, p, &gem)?
-                }
-            }
-            (Self::Linear { .. }, &[weight, bias]) => x.linear(weight, Some(bias))?,
-            (Self::Residual { .. }, &[weight1, bias1, weight2, bias2]) => {
-                let inner = x.normalize_rows(1e-12)?.linear(weight1, Some(bias1))?.gelu()?;
-                x.add(inner.linear(weight2, Some(bias2))?)?
-            }
-            (&Self::Embedding { dim, .. }, &[table]) => {
-                let batch = flow.lengths.len();
-                let tokens = flow.ids.len().checked_div(batch).unwrap_or(0);
-                table.embedding(&flow.ids)?.reshape(&[batch, tokens, dim])?
-            }
-            _ => return Err(Error::Unsuitable(format!("{self:?} got {} parameters", params.len()))),
-        };
-        Ok(Flow { value, ..flow })
     }
 }

@@ -1,9 +1,28 @@
 //! Encoders: lists of typed, serialisable layers that turn items into embeddings.
 //!
 //! An [`EncoderSpec`] says what an encoder is and can be written to a file; an [`Encoder`] adds the weights.
+//!
+//! ```
+//! use embedtune_train::data::Items;
+//! use embedtune_train::encoder::{Encoder, EncoderSpec};
+//!
+//! let texts = ["where is my card", "my card is not here yet", "top up failed"];
+//! let items = Items::Text(texts.map(String::from).to_vec());
+//! let mut encoder = Encoder::new(EncoderSpec::default_for(&items, None)?, 7)?;
+//! encoder.prepare(&items, &[0, 1, 2])?;
+//! let x = encoder.embed(&items, &[0, 1, 2])?;
+//! // Before any training the vectors already say which texts share words.
+//! assert!(x.row(0).dot(&x.row(1)) > x.row(0).dot(&x.row(2)));
+//! # Ok::<(), embedtune_train::Error>(())
+//! ```
 
+mod bag;
 mod batch;
+mod embed;
+mod forward;
+mod init;
 mod layer;
+mod prepare;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -12,16 +31,16 @@ mod tokens;
 use embedtune_core::ops::BatchStatistics;
 use embedtune_core::{Tape, Value, Var};
 use embedtune_pooling::MIN_P;
-use ndarray::{Array1, Ix1};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 pub use batch::Batch;
 pub use layer::Layer;
-pub use spec::{EncoderSpec, InputSpec, TokenSpec};
+pub use spec::{EncoderSpec, InputSpec};
+pub use tokens::TokenSpec;
 
 use crate::{Error, Result, State};
-use layer::{Context, Flow};
+use forward::Context;
 
 /// How much of a batch's statistics enters the running ones, as PyTorch's default.
 const MOMENTUM: f32 = 0.1;
@@ -60,29 +79,29 @@ struct Named {
 pub struct Encoder {
     spec: EncoderSpec,
     params: Vec<Named>,
-    /// Running mean and variance of each batch norm, in pairs.
+    /// What is measured, not learnt: running statistics, tokens' weights, a residual's scale.
     buffers: Vec<Named>,
     output_dim: usize,
 }
 
 impl Encoder {
-    /// Random weights: uniform within `1 / sqrt(fan in)` for convolutions and linear layers (PyTorch's default),
-    /// normal with variance `1 / dim` for tables; a residual's second layer starts at zero.
+    /// Random weights, a function of the specification and the seed (ChaCha8): uniform within `1 / sqrt(fan in)` for
+    /// convolutions and linear layers (PyTorch's default), normal with variance `1 / dim` for tables; a residual's
+    /// second layer starts at zero. [`prepare`](Self::prepare) it with the training items before the first step.
     ///
     /// # Errors
-    /// [`Error::Option`] if a layer does not fit what comes before it.
+    /// [`Error::Option`] if a layer does not fit what comes before it, or asks for a tensor of more than 2^30 values.
     pub fn new(spec: EncoderSpec, seed: u64) -> Result<Self> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let (mut params, mut buffers) = (Vec::new(), Vec::new());
-        let mut shape = spec.input.shape();
+        let mut shape = spec.input.shape()?;
         for (index, layer) in spec.layers.iter().enumerate() {
-            for (name, value) in layer.init(&shape, &mut random)? {
-                params.push(Named { name: format!("{index}.{}.{name}", layer.name()), value });
-            }
-            for (name, value) in layer.buffers(&shape) {
-                buffers.push(Named { name: format!("{index}.{}.{name}", layer.name()), value });
-            }
-            shape = layer.output(&shape)?;
+            // First, because it checks the layer's own numbers.
+            let next = layer.output(&shape)?;
+            let named = |(name, value)| Named { name: format!("{index}.{}.{name}", layer.name()), value };
+            params.extend(layer.init(&shape, &mut random)?.into_iter().map(named));
+            buffers.extend(layer.buffers(&shape)?.into_iter().map(named));
+            shape = next;
         }
         let output_dim = shape.vector().ok_or_else(|| {
             Error::option(
@@ -131,30 +150,34 @@ impl Encoder {
                     }
                 })
                 .collect();
-        let mut flow: Flow<'t> = self.spec.input.enter(tape, batch, mode)?;
-        let (mut next, mut buffer) = (0, 0);
-        let mut context = Context { mode, statistics: Vec::new() };
-        for layer in &self.spec.layers {
-            let (params, buffers) = (layer.parameter_count(), layer.buffer_count());
-            let views: Vec<&Value> =
-                self.buffers[buffer..buffer + buffers].iter().map(|b| &b.value).collect();
-            flow = layer.forward(flow, &leaves[next..next + params], &views, buffer, &mut context)?;
-            (next, buffer) = (next + params, buffer + buffers);
+        let mut flow = self.spec.input.enter(tape, batch)?;
+        let (mut params, mut buffers) = (leaves.as_slice(), self.buffers.as_slice());
+        let mut context = Context { mode, layer: 0, buffer: 0, statistics: Vec::new() };
+        for (index, layer) in self.spec.layers.iter().enumerate() {
+            // `new` made as many as the layers count.
+            let (own, rest) = params.split_at(layer.parameter_count());
+            let (own_buffers, rest_buffers) = buffers.split_at(layer.buffer_count());
+            let own_buffers: Vec<&Value> = own_buffers.iter().map(|b| &b.value).collect();
+            (context.layer, context.buffer) = (index, self.buffers.len() - buffers.len());
+            flow = layer.forward(flow, own, &own_buffers, &mut context)?;
+            (params, buffers) = (rest, rest_buffers);
         }
-        Ok(Forward { output: flow.value, leaves, statistics: context.statistics })
+        Ok(Forward { output: flow.values()?, leaves, statistics: context.statistics })
     }
 
     /// The parameters by name, in a fixed order.
-    pub fn params_mut(&mut self) -> Vec<(String, &mut Value)> {
-        self.params.iter_mut().map(|p| (p.name.clone(), &mut p.value)).collect()
+    pub fn params_mut(&mut self) -> Vec<(&str, &mut Value)> {
+        self.params.iter_mut().map(|p| (p.name.as_str(), &mut p.value)).collect()
     }
 
-    /// After an optimizer step: updates running statistics and keeps GeM's power in range.
+    /// After an optimizer step: moves the running statistics by a tenth towards the batch's ([`Forward::statistics`]
+    /// of this encoder; others' are passed over where their shape differs) and keeps GeM's power at 0.1 or above.
     pub fn after_step(&mut self, statistics: &[(usize, BatchStatistics)]) {
         for (buffer, batch) in statistics {
             for (offset, new) in [&batch.mean, &batch.variance].into_iter().enumerate() {
-                if let Some(running) = self.buffers.get_mut(buffer + offset) {
-                    running.value.zip_mut_with(&new.view().into_dyn(), |r, &n| *r += MOMENTUM * (n - *r));
+                let running = self.buffers.get_mut(buffer + offset).map(|buffer| &mut buffer.value);
+                if let Some(running) = running.filter(|running| running.shape() == new.shape()) {
+                    running.zip_mut_with(&new.view().into_dyn(), |r, &n| *r += MOMENTUM * (n - *r));
                 }
             }
         }
@@ -163,14 +186,14 @@ impl Encoder {
         }
     }
 
-    /// Parameters and running statistics.
+    /// Parameters and buffers (running statistics and what [`prepare`](Self::prepare) measured).
     pub fn state(&self) -> State {
         let tensors =
             self.params.iter().chain(&self.buffers).map(|n| (n.name.clone(), n.value.to_owned())).collect();
         State { tensors, ..State::default() }
     }
 
-    /// Replaces parameters and running statistics.
+    /// Replaces parameters and buffers.
     ///
     /// # Errors
     /// [`Error::Unsuitable`] naming the tensor that is missing or of another shape; nothing is changed then.
@@ -194,12 +217,4 @@ impl Encoder {
         self.buffers.iter_mut().zip(buffers).for_each(|(b, value)| b.value = value);
         Ok(())
     }
-}
-
-/// A value of one axis.
-fn vector(value: &Value) -> Result<Array1<f32>> {
-    value
-        .to_owned()
-        .into_dimensionality::<Ix1>()
-        .map_err(|_| Error::Unsuitable("a running statistic is no vector".into()))
 }

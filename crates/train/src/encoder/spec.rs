@@ -4,9 +4,9 @@ use embedtune_core::Tape;
 use embedtune_pooling::{PoolerKind, PoolerOptions, Sign};
 use serde::{Deserialize, Serialize};
 
-use super::layer::{Flow, Layer, Shape};
-use super::tokens::ids;
-use super::{Batch, Mode};
+use super::forward::Flow;
+use super::layer::{Layer, Shape};
+use super::{Batch, TokenSpec};
 use crate::data::Items;
 use crate::{Error, Result};
 
@@ -42,16 +42,6 @@ pub enum InputSpec {
     Text(TokenSpec),
 }
 
-/// How text becomes rows of a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TokenSpec {
-    /// Rows of the table that words and n-grams are hashed into.
-    pub rows: usize,
-    /// Tokens of a text that are looked at; the rest is cut off.
-    pub max_tokens: usize,
-}
-
 impl EncoderSpec {
     /// Convolutional encoder: blocks of 3x3 convolution, batch norm and ReLU with 32, 64 and 128 channels, 2x2 max
     /// pooling after the first two, a pooling layer, a linear layer.
@@ -74,26 +64,30 @@ impl EncoderSpec {
         }
         layers.extend([
             Layer::Pool { pooler: PoolerKind::Avg, options: PoolerOptions::default() },
-            Layer::Linear { out: output_dim },
+            Layer::Linear { out: output_dim, bias: true },
         ]);
         Ok(Self { input: InputSpec::Image { channels, height, width }, layers })
     }
 
-    /// Residual head on vectors, `x + W2 gelu(W1 norm(x))` with `W2` zero at the start: training starts from the
-    /// vectors as they are. Another output length than the input's adds a linear layer behind it.
+    /// Residual head on vectors ([`Layer::Residual`]), the identity at the start: training begins from the vectors as
+    /// they are. Another output length than the input's adds a linear layer without bias behind it, a random
+    /// projection at the start.
     pub fn mlp(dim: usize, output_dim: Option<usize>) -> Self {
-        let mut layers = vec![Layer::Residual { hidden: (2 * dim).clamp(64, 2048) }];
-        layers.extend(output_dim.filter(|&out| out != dim).map(|out| Layer::Linear { out }));
+        let mut layers = vec![Layer::Residual { hidden: dim.saturating_mul(2).clamp(64, 2048) }];
+        layers.extend(output_dim.filter(|&out| out != dim).map(|out| Layer::Linear { out, bias: false }));
         Self { input: InputSpec::Vector { dim }, layers }
     }
 
-    /// Hashed words, word pairs and character n-grams looked up in a table, averaged, and a linear layer.
+    /// Hashed words, word pairs and character n-grams ([`TokenSpec`]) looked up in a table of 256 columns, weighted by
+    /// inverse document frequency ([`Encoder::prepare`](super::Encoder::prepare)), averaged, brought to unit length,
+    /// and a linear layer without bias. Untrained it is a random projection of TF-IDF.
     pub fn text(output_dim: usize) -> Self {
-        let tokens = TokenSpec { rows: 1 << 15, max_tokens: 256 };
+        let tokens = TokenSpec::default();
         let layers = vec![
-            Layer::Embedding { rows: tokens.rows, dim: 128 },
+            Layer::Embedding { rows: tokens.rows, dim: 256 },
             Layer::Pool { pooler: PoolerKind::Avg, options: PoolerOptions::default() },
-            Layer::Linear { out: output_dim },
+            Layer::Normalize,
+            Layer::Linear { out: output_dim, bias: false },
         ];
         Self { input: InputSpec::Text(tokens), layers }
     }
@@ -137,46 +131,76 @@ impl EncoderSpec {
 }
 
 impl InputSpec {
-    pub(super) fn shape(&self) -> Shape {
+    /// The shape of one item; checks the ranges.
+    pub(super) fn shape(&self) -> Result<Shape> {
         match *self {
-            Self::Image { channels, height, width } => Shape::Map([channels, height, width]),
-            Self::Vector { dim } => Shape::Vector(dim),
-            Self::Text(_) => Shape::Ids,
+            Self::Image { channels, height, width } if channels > 0 && height > 0 && width > 0 => {
+                Ok(Shape::Map([channels, height, width]))
+            }
+            Self::Vector { dim } if dim > 0 => Ok(Shape::Vector(dim)),
+            Self::Text(tokens) => tokens.check().map(|()| Shape::Ids(tokens.rows)),
+            _ => Err(Error::option("encoder.input", format!("{self:?}"), "every length must be at least 1")),
         }
     }
 
-    /// Puts a batch on the tape.
-    pub(super) fn enter<'t>(&self, tape: &'t Tape, batch: &Batch, _mode: Mode) -> Result<Flow<'t>> {
-        let wrong =
-            |got: String| Error::Unsuitable(format!("the encoder takes {self:?}; the items are {got}"));
-        match (self, batch) {
-            (&Self::Image { channels, height, width }, Batch::Images(x)) => {
-                if x.shape()[1..] != [channels, height, width] {
-                    return Err(wrong(format!("images {:?}", &x.shape()[1..])));
-                }
-                Ok(Flow { value: tape.constant(x.clone().into_dyn()), ids: Vec::new(), lengths: Vec::new() })
-            }
-            (&Self::Vector { dim }, Batch::Vectors(x)) => {
-                if x.ncols() != dim {
-                    return Err(wrong(format!("vectors of length {}", x.ncols())));
-                }
-                Ok(Flow { value: tape.constant(x.clone().into_dyn()), ids: Vec::new(), lengths: Vec::new() })
-            }
-            (Self::Text(spec), Batch::Text(texts)) => {
-                let all: Vec<Vec<u32>> = texts.iter().map(|text| ids(text, spec)).collect();
-                let lengths: Vec<usize> = all.iter().map(Vec::len).collect();
-                let longest = lengths.iter().copied().max().unwrap_or(0).max(1);
-                let ids = all.into_iter().flat_map(|mut ids| {
-                    ids.resize(longest, 0);
-                    ids
-                });
-                Ok(Flow {
-                    value: tape.constant(ndarray::ArrayD::zeros(vec![0])),
-                    ids: ids.collect(),
-                    lengths,
-                })
-            }
-            (_, batch) => Err(wrong(batch.kind().to_owned())),
+    /// Checks that items are of this kind and shape.
+    pub(super) fn accepts(&self, items: &Items) -> Result<()> {
+        match items {
+            Items::Images(images) => self.accepts_images(images.shape()),
+            Items::Vectors(vectors) => self.accepts_vectors(vectors.ncols()),
+            Items::Text(_) => self.accepts_text(),
         }
+    }
+
+    fn accepts_images(&self, got: &[usize]) -> Result<()> {
+        match *self {
+            Self::Image { channels, height, width } if got.get(1..) == Some(&[channels, height, width]) => {
+                Ok(())
+            }
+            _ => Err(self.wrong(&format!("images of {:?}", got.get(1..).unwrap_or_default()))),
+        }
+    }
+
+    fn accepts_vectors(&self, got: usize) -> Result<()> {
+        if *self == (Self::Vector { dim: got }) {
+            Ok(())
+        } else {
+            Err(self.wrong(&format!("vectors of length {got}")))
+        }
+    }
+
+    fn accepts_text(&self) -> Result<()> {
+        if let Self::Text(_) = self { Ok(()) } else { Err(self.wrong("text")) }
+    }
+
+    fn wrong(&self, got: &str) -> Error {
+        let takes = match *self {
+            Self::Image { channels, height, width } => format!("images of {:?}", [channels, height, width]),
+            Self::Vector { dim } => format!("vectors of length {dim}"),
+            Self::Text(_) => "text".to_owned(),
+        };
+        Error::Unsuitable(format!(
+            "the encoder takes {takes}, but the items are {got}; give it items like those it was made for"
+        ))
+    }
+
+    /// Puts a batch on the tape.
+    pub(super) fn enter<'t>(&self, tape: &'t Tape, batch: &Batch) -> Result<Flow<'t>> {
+        Ok(match batch {
+            Batch::Images(x) => {
+                self.accepts_images(x.shape())?;
+                Flow::Values(tape.constant(x.clone().into_dyn()))
+            }
+            Batch::Vectors(x) => {
+                self.accepts_vectors(x.ncols())?;
+                Flow::Values(tape.constant(x.clone().into_dyn()))
+            }
+            Batch::Text(texts) => match self {
+                Self::Text(spec) => {
+                    Flow::Tokens(spec.tokens(&texts.iter().map(String::as_str).collect::<Vec<_>>()))
+                }
+                _ => return Err(self.wrong("text")),
+            },
+        })
     }
 }

@@ -1,15 +1,11 @@
 //! A trained encoder and what is needed to use it.
 
-use embedtune_core::{Pool, Tape};
-use ndarray::{Array2, ArrayView2, ArrayViewD, Axis};
+use ndarray::{Array2, ArrayView2, ArrayViewD};
 
 use super::{Quality, RunFolder, RunOptions, raw_vectors, store};
 use crate::data::{Dataset, Items, Split};
-use crate::encoder::{Batch, Encoder, Mode};
+use crate::encoder::Encoder;
 use crate::{Error, Result, State};
-
-/// Items embedded at once: enough to fill the matrix products, few enough that feature maps stay in the cache.
-const BLOCK: usize = 128;
 
 /// A trained encoder with its class centres.
 #[derive(Debug)]
@@ -84,14 +80,7 @@ pub(super) fn foreign(path: &std::path::Path, error: &Error) -> Error {
 /// The vectors that `encoder` makes of `items`.
 pub(super) fn embed(encoder: &Encoder, items: &Items) -> Result<Array2<f32>> {
     let rows: Vec<usize> = (0..items.len()).collect();
-    let pool = Pool::new();
-    let mut vectors = Array2::zeros((rows.len(), encoder.output_dim()));
-    for (rows, mut vectors) in rows.chunks(BLOCK).zip(vectors.axis_chunks_iter_mut(Axis(0), BLOCK)) {
-        let tape = Tape::new(&pool);
-        let batch = Batch::gather(items, rows)?;
-        let output = encoder.forward(&tape, &batch, Mode::Eval)?.output.value();
-        vectors.assign(&as_rows(output.view())?);
-    }
+    let vectors = encoder.embed(items, &rows)?;
     if let Some(((row, _), value)) = vectors.indexed_iter().find(|(_, v)| !v.is_finite()) {
         return Err(Error::Unsuitable(format!(
             "the embedding of item {row} became {value}; check the item, or train with a lower learning_rate"

@@ -71,10 +71,11 @@ impl<'a> Trainer<'a> {
         plan::check_data(split)?;
         let train = &split.train;
         let mut encoder = plan::encoder(&options, plan::encoder_spec(&options, &train.items)?)?;
+        let rows = plan::split_rows(&train.labels, train.classes.len(), options.val_split, options.seed);
+        encoder.prepare(&train.items, &rows.train)?;
         if let Some(state) = &builder.encoder_state {
             encoder.load(state)?;
         }
-        let rows = plan::split_rows(&train.labels, train.classes.len(), options.val_split, options.seed);
         let labels: Vec<u32> = rows.train.iter().map(|&row| train.labels[row]).collect();
         let loss = plan::loss(&options, train.classes.len(), encoder.output_dim(), &mut notices)?;
         let batches = plan::batches(&options, loss.sampling(), &labels, &mut notices)?;

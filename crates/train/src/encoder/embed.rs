@@ -1,0 +1,47 @@
+//! Items to vectors, in evaluation mode.
+
+use embedtune_core::{Error as CoreError, Pool, Tape};
+use ndarray::{Array2, Axis, Ix2};
+use rayon::prelude::*;
+
+use super::{Batch, Encoder, Mode};
+use crate::data::Items;
+use crate::{Error, Result};
+
+/// Items that one task embeds: enough to fill the matrix products, few enough that feature maps stay in the cache and
+/// that two tasks share a small batch.
+const BLOCK: usize = 32;
+
+impl Encoder {
+    /// The vectors of the items in `rows`, `[rows, dim]`, not normalised. Blocks of fixed size are embedded in
+    /// parallel, each with its own tape, so the memory is that of one block a thread and the bits do not depend on
+    /// the number of threads.
+    ///
+    /// # Errors
+    /// Items of another kind or shape than the encoder takes; a row past the end; of several errors the first row's.
+    pub fn embed(&self, items: &Items, rows: &[usize]) -> Result<Array2<f32>> {
+        self.spec.input.accepts(items)?;
+        let pool = Pool::new();
+        let mut vectors = Array2::zeros((rows.len(), self.output_dim));
+        let blocks: Vec<_> = rows.chunks(BLOCK).zip(vectors.axis_chunks_iter_mut(Axis(0), BLOCK)).collect();
+        let results: Vec<Result<()>> = blocks
+            .into_par_iter()
+            .map(|(rows, mut to)| {
+                let tape = Tape::new(&pool);
+                let output = self.forward(&tape, &Batch::gather(items, rows)?, Mode::Eval)?.output.value();
+                let got = output.shape().to_vec();
+                let wrong = || {
+                    let expected = format!("{:?}: one vector for each item", to.shape());
+                    Error::Core(CoreError::Shape { op: "encoder", expected, got })
+                };
+                match output.view().into_dimensionality::<Ix2>() {
+                    Ok(output) if output.dim() == to.dim() => to.assign(&output),
+                    _ => return Err(wrong()),
+                }
+                Ok(())
+            })
+            .collect();
+        results.into_iter().collect::<Result<()>>()?;
+        Ok(vectors)
+    }
+}
