@@ -1,4 +1,4 @@
-//! Fine-tune embeddings: data, encoders, optimizers, loss heads, checkpoints and the trainer that composes them.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 pub mod data;

@@ -3,7 +3,10 @@
 mod support;
 
 use embedtune_losses::LossKind;
+use embedtune_pooling::{PoolerKind, PoolerOptions};
 use embedtune_train::Error;
+use embedtune_train::data::Glyphs;
+use embedtune_train::optim::OptimizerKind;
 use embedtune_train::run::{
     CompareOptions, Model, RunBuilder, RunFolder, SchedulerKind, SchedulerOptions, Trainer, compare,
 };
@@ -16,20 +19,35 @@ fn builder(loss: LossKind) -> RunBuilder {
 #[test]
 fn every_loss_beats_the_raw_vectors() {
     let split = noisy_vectors(60);
+    let learn = |loss| builder(loss).epochs(8).optimizer(OptimizerKind::Adam, 5e-3);
     for loss in [LossKind::TripletMarginLoss, LossKind::ArcFaceLoss, LossKind::CosFaceLoss] {
         let mut seen = Recorder::default();
-        let trained = builder(loss).build(&split).unwrap().fit(&mut seen).unwrap();
+        let trained = learn(loss).build(&split).unwrap().fit(&mut seen).unwrap();
         let report = &trained.report;
         assert!(report.tuned.recall_at_1 > report.raw.recall_at_1 + 0.1, "{loss}: {report:?}");
         assert!(report.tuned.map_at_r > report.raw.map_at_r + 0.05, "{loss}: {report:?}");
         assert_eq!((report.tuned.items, report.tuned.classes), (20 * CLASSES, CLASSES));
-        assert_eq!(seen.epochs.iter().map(|e| e.epoch).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        assert_eq!(seen.epochs.iter().map(|e| e.epoch).collect::<Vec<_>>(), (0..=8).collect::<Vec<_>>());
         assert!(seen.epochs[0].raw.is_some() && seen.epochs[0].loss.is_none());
         let losses: Vec<f64> = seen.epochs.iter().filter_map(|e| e.loss).collect();
-        assert!(losses.len() == 4 && losses.iter().all(|l| l.is_finite()));
+        assert!(losses.len() == 8 && losses.iter().all(|l| l.is_finite()));
         assert_eq!(trained.model.centres().is_some(), loss != LossKind::TripletMarginLoss);
         assert_eq!(seen.epochs[1].loss_learning_rate.is_some(), loss != LossKind::TripletMarginLoss);
     }
+}
+
+#[test]
+fn a_convolutional_encoder_learns_glyphs_of_unseen_classes() {
+    let data = Glyphs { train_classes: 24, train_items: 16, test_classes: 12, test_items: 8, seed: 1 };
+    let split = data.split();
+    let mut seen = Recorder::default();
+    let run =
+        Trainer::builder().loss(LossKind::CosFaceLoss).pooler(PoolerKind::GeM, PoolerOptions::default());
+    let report = run.epochs(3).batch_size(32).build(&split).unwrap().fit(&mut seen).unwrap().report;
+    assert!(report.tuned.map_at_r > report.untrained.map_at_r + 0.1, "{report:?}");
+    assert!(report.tuned.recall_at_1 > report.untrained.recall_at_1, "{report:?}");
+    let powers: Vec<f64> = seen.epochs.iter().filter_map(|e| e.gem_p).collect();
+    assert!(powers.len() == 4 && powers[0] == 3.0 && powers[3] != 3.0, "{powers:?}");
 }
 
 #[test]
@@ -146,9 +164,9 @@ fn divergence_is_reported_with_its_place() {
     let embedtune_train::data::Items::Vectors(vectors) = &mut split.train.items else {
         panic!("vectors expected")
     };
-    vectors.fill(f32::MAX);
+    vectors[[3, 5]] = f32::NAN;
     match builder(LossKind::ArcFaceLoss).build(&split).unwrap().fit(&mut ()).map(|_| ()) {
-        Err(error @ Error::NotFinite { epoch: 1, batch: 1, .. }) => {
+        Err(error @ Error::NotFinite { what: "an embedding", epoch: 1, .. }) => {
             assert!(error.to_string().contains("learning_rate"), "{error}");
         }
         other => panic!("{other:?}"),

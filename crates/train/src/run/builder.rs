@@ -24,13 +24,13 @@ pub struct RunBuilder {
     pub(super) source: Option<String>,
     pub(super) stop: Option<Arc<AtomicBool>>,
     pub(super) encoder_state: Option<State>,
-    pub(super) measure_epochs: bool,
+    pub(super) only_ends: bool,
 }
 
 impl RunBuilder {
     /// A builder with the default options.
     pub fn new() -> Self {
-        Self { measure_epochs: true, ..Self::default() }
+        Self::default()
     }
 
     /// Replaces all options.
@@ -196,7 +196,7 @@ impl RunBuilder {
     /// Whether retrieval is measured after every epoch (the default) or only before the first and after the last.
     #[must_use]
     pub fn measure_epochs(mut self, every: bool) -> Self {
-        self.measure_epochs = every;
+        self.only_ends = !every;
         self
     }
 

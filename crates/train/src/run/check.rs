@@ -44,7 +44,7 @@ impl RunOptions {
     }
 
     fn check_ranges(&self) -> Result<()> {
-        let rules: [(bool, &str, String, &str); 9] = [
+        let rules: [(bool, &str, String, &str); 10] = [
             (
                 self.batch_size < 2,
                 "batch_size",
@@ -81,6 +81,12 @@ impl RunOptions {
                 "output_dim",
                 "0".to_owned(),
                 "an embedding needs a dimension; write e.g. 64, or leave it out",
+            ),
+            (
+                i64::try_from(self.seed).is_err(),
+                "seed",
+                self.seed.to_string(),
+                "run files hold whole numbers below 2^63; write a smaller one",
             ),
             (
                 self.device == Device::Cuda,
@@ -169,134 +175,4 @@ pub(super) fn has_centres(loss: LossKind) -> bool {
 /// Whether a loss learns nothing from a batch without several items of a class.
 fn needs_classes(loss: LossKind) -> bool {
     loss == LossKind::TripletMarginLoss
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::optim::{OptimizerKind, OptimizerOptions};
-    use crate::run::SchedulerKind;
-    use embedtune_losses::{MinerKind, MinerOptions};
-
-    type Change = fn(&mut RunOptions);
-
-    fn changed(change: Change) -> RunOptions {
-        let mut options = RunOptions::default();
-        change(&mut options);
-        options
-    }
-
-    #[test]
-    fn every_error_names_the_field_the_value_and_the_remedy() {
-        let cases: [(Change, &str); 21] = [
-            (|o| o.batch_size = 1, "batch_size = 1: a batch needs at least 2 items; write 128"),
-            (|o| o.epochs = 0, "epochs = 0: write 1 or more"),
-            (|o| o.num_items_per_class = 1, "num_items_per_class = 1: a positive pair needs at least 2"),
-            (
-                |o| o.num_items_per_class = 65,
-                "num_items_per_class = 65: a batch must hold at least 2 classes",
-            ),
-            (|o| o.learning_rate = 0.0, "learning_rate = 0: write a number above 0 and below 1"),
-            (|o| o.learning_rate = 1.0, "learning_rate = 1: write a number above 0 and below 1"),
-            (|o| o.learning_rate = f64::NAN, "learning_rate = NaN: write a number above 0 and below 1"),
-            (|o| o.val_split = 1.0, "val_split = 1: write a share from 0 to below 1"),
-            (|o| o.val_split = -0.1, "val_split = -0.1: write a share from 0 to below 1"),
-            (|o| o.val_split = f64::NAN, "val_split = NaN: write a share from 0 to below 1"),
-            (|o| o.output_dim = Some(0), "output_dim = 0: an embedding needs a dimension"),
-            (
-                |o| o.device = Device::Cuda,
-                "device = cuda: no CUDA support yet in this build; write cpu or auto",
-            ),
-            (|o| o.freeze = true, "freeze = true: the encoders here start from random weights"),
-            (
-                |o| (o.loss, o.miner) = (LossKind::ArcFaceLoss, Some(MinerKind::BatchHardMiner)),
-                "miner = BatchHardMiner: a miner selects triplets, and ArcFaceLoss forms none",
-            ),
-            (
-                |o| o.miner_options = MinerOptions { margin: Some(0.1), ..MinerOptions::default() },
-                "no miner is given that they could apply to",
-            ),
-            (
-                |o| o.pooler_options = PoolerOptions { p: 4.0, ..PoolerOptions::default() },
-                "no pooler is given that they could apply to",
-            ),
-            (
-                |o| o.loss_optimizer = Some(OptimizerKind::Adam),
-                "loss_optimizer = Adam: TripletMarginLoss has no class centres",
-            ),
-            (
-                |o| {
-                    o.loss_optimizer_options =
-                        OptimizerOptions { learning_rate: Some(0.1), ..OptimizerOptions::default() }
-                },
-                "TripletMarginLoss has no class centres that a second optimizer could move",
-            ),
-            (
-                |o| {
-                    o.loss = LossKind::CosFaceLoss;
-                    o.loss_optimizer_options =
-                        OptimizerOptions { learning_rate: Some(0.0), ..OptimizerOptions::default() };
-                },
-                "loss_optimizer_options.learning_rate = 0: write a number above 0",
-            ),
-            (
-                |o| {
-                    o.optimizer_options =
-                        OptimizerOptions { learning_rate: Some(0.1), ..OptimizerOptions::default() }
-                },
-                "optimizer_options.learning_rate = 0.1: the model's rate has an option of its own",
-            ),
-            (
-                |o| (o.loss, o.miner) = (LossKind::CosFaceLoss, Some(MinerKind::TripletMarginMiner)),
-                "or write loss = \"TripletMarginLoss\"",
-            ),
-        ];
-        for (change, expected) in cases {
-            let message = changed(change).check().unwrap_err().to_string();
-            assert!(message.contains(expected), "{message}\nlacks: {expected}");
-        }
-    }
-
-    #[test]
-    fn what_stops_nothing_is_said() {
-        let cases: [(Change, &str); 3] = [
-            (|_| {}, "device = auto: computing on the CPU"),
-            (|o| o.sampler = SamplerKind::Random, "sampler = random is ignored: TripletMarginLoss"),
-            (|o| o.batch_size = 256, "batch_size = 256: large batches mean few steps"),
-        ];
-        for (change, expected) in cases {
-            let notices = changed(change).check().unwrap();
-            assert!(
-                notices.iter().any(|notice| notice.starts_with(expected)),
-                "{notices:?} lacks {expected}"
-            );
-        }
-        let quiet = changed(|o| {
-            (o.device, o.loss, o.sampler) = (Device::Cpu, LossKind::ArcFaceLoss, SamplerKind::Random)
-        });
-        assert_eq!(quiet.check().unwrap(), Vec::<String>::new());
-    }
-
-    #[test]
-    fn toml_survives_and_refuses_what_it_does_not_know() {
-        let options = changed(|o| {
-            o.loss = LossKind::ArcFaceLoss;
-            o.scheduler = SchedulerKind::Cosine;
-            o.loss_optimizer_options.learning_rate = Some(0.02);
-            o.output_dim = Some(32);
-        });
-        assert_eq!(RunOptions::from_toml(&options.to_toml().unwrap()).unwrap(), options);
-        assert_eq!(RunOptions::from_toml("").unwrap(), RunOptions::default());
-        for (text, expected) in [
-            ("epoch = 3", "unknown field `epoch`"),
-            ("epochs = -3", "epochs"),
-            ("loss = \"ArcFace\"", "ArcFaceLoss"),
-            ("[scheduler_options]\nwarmup = 3", "num_warmup_steps"),
-            ("scheduler = \"polynomial\"", "constant_with_warmup"),
-            ("epochs = ", ""),
-        ] {
-            let message = RunOptions::from_toml(text).unwrap_err().to_string();
-            assert!(message.contains(expected), "{message}\nlacks: {expected}");
-        }
-    }
 }

@@ -117,7 +117,7 @@ pub fn compare(split: &Split, options: &CompareOptions, observer: &mut dyn Obser
             .options(options_for(options, *loss, loss_options))
             .source(options.source.clone());
         builder.folder = options.folder.as_ref().map(|folder| folder.join(loss.name()));
-        (builder.overwrite, builder.measure_epochs) = (true, false);
+        (builder.overwrite, builder.only_ends) = (true, true);
         (builder.stop, builder.encoder_state) = (options.stop.clone(), initial.clone());
         let trainer = builder.build(split)?;
         if initial.is_none() {

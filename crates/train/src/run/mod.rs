@@ -20,6 +20,7 @@ mod raw;
 mod resume;
 mod scale;
 mod schedule;
+mod step;
 mod store;
 mod summary;
 mod trainer;

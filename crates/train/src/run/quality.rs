@@ -1,5 +1,6 @@
 //! How well vectors retrieve.
 
+use embedtune_retrieval::{EvaluateOptions, evaluate};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
@@ -34,20 +35,19 @@ impl Quality {
         gallery: Option<&Dataset>,
         embed: impl Fn(&Items) -> Result<Array2<f32>>,
     ) -> Result<Self> {
-        let unsuitable = |e| Error::Unsuitable(format!("retrieval cannot be measured: {e}"));
+        let options = EvaluateOptions { recall_at: Vec::new(), ..EvaluateOptions::default() };
         let vectors = embed(&queries.items)?;
         let searched = gallery.map(|gallery| embed(&gallery.items)).transpose()?;
         let searched = searched.as_ref().zip(gallery).map(|(v, g)| (v.view(), g.labels.as_slice()));
-        let metrics =
-            embedtune_retrieval::evaluate(vectors.view(), &queries.labels, searched, &Default::default())
-                .map_err(unsuitable)?;
+        let metrics = evaluate(vectors.view(), &queries.labels, searched, &options)
+            .map_err(|e| Error::Unsuitable(format!("retrieval cannot be measured: {e}")))?;
         let mut classes = queries.labels.clone();
         classes.sort_unstable();
         classes.dedup();
         Ok(Self {
             recall_at_1: metrics.recall_at_1,
             map_at_r: metrics.map_at_r,
-            one_nn_accuracy: metrics.recall_at_1,
+            one_nn_accuracy: metrics.precision_at_1,
             items: queries.labels.len(),
             classes: classes.len(),
         })

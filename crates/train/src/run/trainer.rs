@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use embedtune_core::{Pool, Tape};
-use embedtune_losses::{Input, Stats};
-use ndarray::Array2;
+use embedtune_core::Pool;
 
 use super::progress::{Progress, Step};
 use super::{
@@ -14,9 +12,9 @@ use super::{
     RunOptions, Schedule, Start, checkpoint, checksum, model, plan, store,
 };
 use crate::data::Split;
-use crate::encoder::{Batch, Encoder, Forward, Mode};
-use crate::head::{HostHead, LossHead, Update};
-use crate::optim::{Optimizer, Param};
+use crate::encoder::Encoder;
+use crate::head::{HostHead, LossHead};
+use crate::optim::Optimizer;
 use crate::{Error, Result};
 
 /// What a run that names no source writes into its run file.
@@ -26,19 +24,19 @@ const UNNAMED_SOURCE: &str = "in memory";
 ///
 /// A step: the encoder's forward pass on a tape; the head, which computes the loss, its gradient for the
 /// embeddings, and moves the class centres; the tape's backward pass from that gradient; the model's optimizer.
-/// Batches are gathered on the training thread: for items in memory that takes under 1% of a step.
+/// Batches are gathered by the training thread: of items in memory that is one copy of the batch, nothing beside a step.
 pub struct Trainer<'a> {
-    split: &'a Split,
-    options: RunOptions,
+    pub(super) split: &'a Split,
+    pub(super) options: RunOptions,
     pub(super) encoder: Encoder,
     pub(super) head: HostHead,
     pub(super) optimizer: Box<dyn Optimizer>,
     batches: plan::Batches,
-    rows: plan::Rows,
-    schedule: Schedule,
+    pub(super) rows: plan::Rows,
+    pub(super) schedule: Schedule,
     /// The class centres' learning rate before scheduling.
-    centre_rate: Option<f64>,
-    pool: Pool,
+    pub(super) centre_rate: Option<f64>,
+    pub(super) pool: Pool,
     pub(super) progress: Progress,
     pub(super) records: Vec<EpochRecord>,
     folder: Option<RunFolder>,
@@ -101,7 +99,7 @@ impl<'a> Trainer<'a> {
             source: builder.source.unwrap_or_else(|| UNNAMED_SOURCE.to_owned()),
             stop: builder.stop,
             notices,
-            measure_epochs: builder.measure_epochs,
+            measure_epochs: !builder.only_ends,
         })
     }
 
@@ -226,44 +224,6 @@ impl<'a> Trainer<'a> {
         Ok(record)
     }
 
-    /// One step on the training rows at `positions`.
-    fn step(&mut self, positions: &[usize], index: usize) -> Result<Stats> {
-        let train = &self.split.train;
-        let rows: Vec<usize> = positions.iter().map(|&position| self.rows.train[position]).collect();
-        let labels: Vec<u32> = rows.iter().map(|&row| train.labels[row]).collect();
-        let batch = Batch::gather(&train.items, &rows)?;
-        let factor = self.schedule.factor(self.progress.step, self.progress.epoch);
-        self.optimizer.set_learning_rate(self.options.learning_rate * factor)?;
-        if let Some(rate) = self.centre_rate {
-            self.head.set_learning_rate(rate * factor)?;
-        }
-        let place = Place { epoch: self.progress.epoch + 1, batch: index + 1 };
-        let tape = Tape::new(&self.pool);
-        let seed = plan::derive_seed(self.options.seed, plan::Purpose::Dropout, self.progress.step);
-        let Forward { output, leaves, statistics } =
-            self.encoder.forward(&tape, &batch, Mode::Train { seed })?;
-        let embeddings = output.value();
-        let x = model::as_rows(embeddings.view())?;
-        place.finite("an embedding", x.iter().copied())?;
-        let mut dx = Array2::zeros(x.dim());
-        let stats = self.head.step(Input::new(x, &labels), Some(dx.view_mut()), Update::Apply)?;
-        place.finite("the loss", [stats.value as f32])?;
-        let mut grads = tape.backward_from(output, dx.into_dyn())?;
-        let gradients: Vec<_> = leaves.iter().map(|&leaf| grads.take(leaf)).collect();
-        drop((grads, embeddings));
-        // Once the tape is gone nothing shares the parameters' buffers, and they are updated in place.
-        drop(tape);
-        let mut named = self.encoder.params_mut();
-        let mut params: Vec<Param<'_>> = named
-            .iter_mut()
-            .zip(gradients)
-            .map(|((name, value), grad)| Param { name, value, grad })
-            .collect();
-        self.optimizer.step(&mut params, None)?;
-        self.encoder.after_step(&statistics);
-        Ok(stats)
-    }
-
     fn validation(&self) -> Result<Option<super::Quality>> {
         if self.rows.held_out.is_empty() {
             return Ok(None);
@@ -281,27 +241,6 @@ impl<'a> Trainer<'a> {
 
     pub(super) fn finished(&self) -> bool {
         self.progress.epoch >= self.options.epochs
-    }
-}
-
-/// Where in the run a value is looked at, from 1.
-struct Place {
-    epoch: usize,
-    batch: usize,
-}
-
-impl Place {
-    fn finite(&self, what: &'static str, values: impl IntoIterator<Item = f32>) -> Result<()> {
-        match values.into_iter().find(|v| !v.is_finite()) {
-            None => Ok(()),
-            Some(value) => Err(Error::NotFinite {
-                what,
-                value: f64::from(value),
-                epoch: self.epoch,
-                batch: self.batch,
-                remedy: "write a lower learning_rate, or check the data for extreme values",
-            }),
-        }
     }
 }
 
