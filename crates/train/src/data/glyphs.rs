@@ -2,8 +2,9 @@
 //!
 //! A class is a random skeleton of two to four curved strokes. A sample moves the strokes' control points, warps
 //! the plane (rotation, shear, scale, shift), chooses a pen width, and draws with soft edges. The amounts were
-//! fixed before any loss was tried on the data, by looking at the glyphs and at how raw pixels retrieve: they make
-//! it a retrieval problem that pixels alone do not solve, as real handwriting (Omniglot) is one.
+//! chosen by looking at the drawings and at raw pixels alone (which find the right class for about a third of the
+//! drawings of unseen classes), never by how a loss does: they make it a problem that pixels do not solve, as real
+//! handwriting (Omniglot) is one.
 
 use ndarray::{Array4, Axis};
 use rand::{Rng, SeedableRng};
@@ -108,18 +109,18 @@ fn skeleton(seed: u64, class: u64) -> Vec<[Point; 4]> {
 fn draw(seed: u64, class: u64, sample: u64) -> Vec<u8> {
     let mut random = stream(seed, class, sample);
     // The warp: scale and shear on both axes, a turn, a shift.
-    let turn = within(&mut random, 0.30);
-    let scale = [1.0 + within(&mut random, 0.18), 1.0 + within(&mut random, 0.18)];
-    let shear = within(&mut random, 0.25);
-    let shift = [within(&mut random, 0.16), within(&mut random, 0.16)];
+    let turn = within(&mut random, 0.45);
+    let scale = [1.0 + within(&mut random, 0.30), 1.0 + within(&mut random, 0.30)];
+    let shear = within(&mut random, 0.40);
+    let shift = [within(&mut random, 0.30), within(&mut random, 0.30)];
     // Sine and cosine by their series: the same bits on every machine.
     let (sine, cosine) =
         (turn - turn * turn * turn / 6.0, 1.0 - turn * turn / 2.0 + turn * turn * turn * turn / 24.0);
-    let pen = 0.85 + random.random::<f32>() * 0.6;
+    let pen = 0.45 + random.random::<f32>() * 0.6;
     let ink = 0.75 + random.random::<f32>() * 0.25;
     let mut points: Vec<Vec<Point>> = Vec::new();
     for stroke in skeleton(seed, class) {
-        let moved = stroke.map(|p| p.map(|v| v + within(&mut random, 0.14)));
+        let moved = stroke.map(|p| p.map(|v| v + within(&mut random, 0.20)));
         let line = (0..=STEPS).map(|step| {
             let t = step as f32 / STEPS as f32;
             let u = 1.0 - t;
