@@ -85,11 +85,6 @@ impl Anchor {
         range.filter(move |&at| at != same)
     }
 
-    /// Number of positives.
-    pub(crate) fn positive_count(&self) -> usize {
-        self.class().len() - usize::from(self.class().contains(&(self.same as usize)))
-    }
-
     /// Number of negatives among `reference` rows.
     pub(crate) fn negative_count(&self, reference: usize) -> usize {
         let outside = (self.same as usize) < reference && !self.class().contains(&(self.same as usize));
