@@ -1,5 +1,9 @@
 //! Which triplets of a batch take part.
 
+mod list;
+
+pub use list::{Triplets, mine};
+
 use crate::Result;
 use crate::triplet::check_margin;
 

@@ -7,7 +7,7 @@ use crate::{Error, GradsMut, Input, Result};
 const MOST_ROWS: usize = 1 << 24;
 
 /// Checks shapes, indices and finiteness of everything that the loss reads and writes. Returns each row's weight.
-pub(super) fn check(input: &Input<'_>, grads: &GradsMut<'_>) -> Result<Vec<f32>> {
+pub(crate) fn check(input: &Input<'_>, grads: &GradsMut<'_>) -> Result<Vec<f32>> {
     let dim = input.embeddings.ncols();
     matrix("embeddings", &input.embeddings, Some(input.labels.len()), dim)?;
     let mut rows = input.labels.len();

@@ -6,9 +6,10 @@
 //! `p`'s interval and `c_n` the intervals around `n`, and these integers are the gradient's coefficients.
 //! Few positives: compare with each, without a branch. Many: sort, then search, `O(log P)` a negative.
 
+use super::Distance;
 use super::groups::Anchor;
 use super::rows::LANES;
-use super::{Distance, TripletKind};
+use crate::{Miner, TripletKind};
 
 /// From this many positives on, searching beats comparing with each.
 const SEARCH_FROM: usize = 96;
@@ -26,6 +27,14 @@ pub(crate) struct Mining {
 }
 
 impl Mining {
+    /// `None` where every triplet is kept, or the miner is not one of intervals.
+    pub(crate) fn of(miner: &Miner) -> Option<Self> {
+        match *miner {
+            Miner::TripletMargin { margin, kind } => Some(Self { kind, margin: margin as f32 }),
+            Miner::All | Miner::BatchHard => None,
+        }
+    }
+
     /// The interval `[low, high)` of `d(a, n)` that keeps a triplet with `d(a, p) = positive`. Never reaches
     /// [`f32::MAX`], the mask.
     #[inline(always)]
@@ -51,13 +60,18 @@ pub(crate) struct Tally {
     pub(crate) active: u64,
 }
 
-/// How a coefficient of a dissimilarity becomes one of a difference of rows: `1/d` for L2 (0 at 0), 2 for the
+/// Rows are scaled so that the longest is of order 1. Nearer than this two rows differ by rounding at most, and the
+/// reciprocal could leave `f32`: such a pair has no direction and counts as coincident.
+const NO_DIRECTION: f32 = 1e-30;
+
+/// How a coefficient of a dissimilarity becomes one of a difference of rows: `1/d` for L2 (0 for rows that
+/// coincide), 2 for the
 /// square, 1 for the cosine.
 #[inline(always)]
 pub(crate) fn chain(distance: Distance, d: f32) -> f32 {
     match distance {
         Distance::L2 => {
-            if d > 0.0 {
+            if d > NO_DIRECTION {
                 1.0 / d
             } else {
                 0.0
@@ -197,9 +211,10 @@ impl Counter {
                 sums[lane] += f64::from(values[lane]) * f64::from(counts[lane]);
             }
         }
+        let distance = self.distance;
         if self.gradient {
             for (d, &count) in row.iter_mut().zip(counts) {
-                *d = -weight * count as f32 * chain(self.distance, *d);
+                *d = -weight * count as f32 * chain(distance, *d);
             }
         }
         sums.iter().sum()

@@ -227,50 +227,78 @@ fn kernel<const SWAP: bool, const SMOOTH: bool, const MINED: bool>(
     lines: &Lines<'_>,
     coefficients: &mut [f32],
 ) -> PairSums {
-    let (low, high) = pair.interval;
     let mut sums = PairSums::default();
     let (mut losses, mut slopes) = ([0.0f32; BLOCK], [0.0f32; BLOCK]);
-    let blocks = coefficients.chunks_mut(BLOCK).zip(lines.anchor.chunks(BLOCK));
-    let blocks = blocks.zip(lines.positive.chunks(BLOCK));
-    let blocks = blocks.zip(lines.mine_anchor.chunks(BLOCK)).zip(lines.mine_positive.chunks(BLOCK));
-    for ((((out, an), pn), mine_an), mine_pn) in blocks {
-        let (mut mined, mut active) = (0u32, 0u32);
+    for (block, out) in coefficients.chunks_mut(BLOCK).enumerate() {
+        let columns = block * BLOCK..block * BLOCK + out.len();
         let (losses, slopes) = (&mut losses[..out.len()], &mut slopes[..out.len()]);
-        let inputs = an.iter().zip(pn).zip(mine_an).zip(mine_pn);
-        let outputs = out.iter_mut().zip(&mut *losses).zip(&mut *slopes);
-        for ((((&an, &pn), &mine_an), &mine_pn), ((out, loss), slope)) in inputs.zip(outputs) {
-            let negative = an < f32::MAX;
-            let own = negative & (!MINED | ((mine_an >= low) & (mine_an < high)));
-            let far = if SWAP & (pn < an) { pn } else { an };
-            let v = pair.threshold - far;
-            let (value, rise) = if SMOOTH {
-                softplus(v)
-            } else if v > 0.0 {
-                (v, 1.0)
-            } else {
-                (0.0, 0.0)
-            };
-            let (value, own_rise) = if own { (value, rise) } else { (0.0, 0.0) };
-            *loss = value;
-            *slope = own_rise;
-            mined += u32::from(own);
-            active += u32::from(value > 0.0);
-            let mut coefficient = pair.weights.0 * own_rise;
-            if SWAP {
-                let mirrored = negative & (!MINED | ((mine_pn >= low) & (mine_pn < high)));
-                coefficient += if mirrored { pair.weights.1 * rise } else { 0.0 };
-                // A tie belongs to both, as in the gradient of a minimum.
-                let tied = if an == pn { 0.5 * coefficient } else { 0.0 };
-                coefficient = if an < pn { coefficient } else { tied };
-            }
-            *out += coefficient;
-        }
-        sums.loss += total(losses);
-        sums.slope += total(slopes);
+        let (an, pn) = (&lines.anchor[columns.clone()], &lines.positive[columns.clone()]);
+        let mine = (&lines.mine_anchor[columns.clone()], &lines.mine_positive[columns]);
+        // Three short loops rather than a long one: the compiler turns each into vector instructions.
+        arguments::<SWAP>(pair.threshold, an, pn, losses);
+        terms::<SMOOTH>(losses, slopes);
+        let (mined, active) = coefficients_of::<SWAP, MINED>(pair, an, pn, mine, losses, slopes, out);
         sums.mined += u64::from(mined);
         sums.active += u64::from(active);
+        sums.loss += total(losses);
+        sums.slope += total(slopes);
     }
     sums
+}
+
+/// `d(a, p) + m - d(a, n)`, or with the lesser of `d(a, n)` and `d(p, n)`.
+#[inline(always)]
+fn arguments<const SWAP: bool>(threshold: f32, an: &[f32], pn: &[f32], out: &mut [f32]) {
+    for ((out, &an), &pn) in out.iter_mut().zip(an).zip(pn) {
+        *out = threshold - if SWAP & (pn < an) { pn } else { an };
+    }
+}
+
+/// From arguments to losses and slopes.
+#[inline(always)]
+fn terms<const SMOOTH: bool>(values: &mut [f32], slopes: &mut [f32]) {
+    for (value, slope) in values.iter_mut().zip(slopes) {
+        (*value, *slope) =
+            if SMOOTH { softplus(*value) } else { (value.max(0.0), if *value > 0.0 { 1.0 } else { 0.0 }) };
+    }
+}
+
+/// Adds the coefficients; leaves only the anchor's own losses and slopes. Returns how many triplets are mined, and how
+/// many of them have a loss.
+#[inline(always)]
+fn coefficients_of<const SWAP: bool, const MINED: bool>(
+    pair: &Pair,
+    an: &[f32],
+    pn: &[f32],
+    (mine_an, mine_pn): (&[f32], &[f32]),
+    losses: &mut [f32],
+    slopes: &mut [f32],
+    out: &mut [f32],
+) -> (u32, u32) {
+    // Local copies: a store through `out` could change what a reference leads to.
+    let ((low, high), (weight, mirrored_weight)) = (pair.interval, pair.weights);
+    let (mut mined, mut active) = (0u32, 0u32);
+    let inputs = an.iter().zip(pn).zip(mine_an.iter().zip(mine_pn));
+    let outputs = out.iter_mut().zip(losses).zip(slopes);
+    for (((&an, &pn), (&mine_an, &mine_pn)), ((out, loss), slope)) in inputs.zip(outputs) {
+        let negative = an < f32::MAX;
+        let own = negative & (!MINED | ((mine_an >= low) & (mine_an < high)));
+        let rise = *slope;
+        *loss = if own { *loss } else { 0.0 };
+        *slope = if own { rise } else { 0.0 };
+        mined += u32::from(own);
+        active += u32::from(*loss > 0.0);
+        let mut coefficient = weight * *slope;
+        if SWAP {
+            let mirrored = negative & (!MINED | ((mine_pn >= low) & (mine_pn < high)));
+            coefficient += if mirrored { mirrored_weight * rise } else { 0.0 };
+            // A tie belongs to both, as in the gradient of a minimum.
+            let tied = if an == pn { 0.5 * coefficient } else { 0.0 };
+            coefficient = if an < pn { coefficient } else { tied };
+        }
+        *out += coefficient;
+    }
+    (mined, active)
 }
 
 #[inline(always)]

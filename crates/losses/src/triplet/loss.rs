@@ -62,7 +62,8 @@ pub(super) fn forward_backward(
     }
     if let Some(per_sample) = grads.per_sample {
         for ((tally, &weight), &row) in tallies.iter().zip(&weights).zip(&groups.batch) {
-            per_sample[row as usize] = (f64::from(weight) * tally.loss / unit) as f32;
+            let loss = f64::from(weight) * tally.loss / unit;
+            per_sample[row as usize] = loss.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32;
         }
     }
     let divisor = match options.reduction {

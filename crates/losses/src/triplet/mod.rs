@@ -13,12 +13,20 @@ mod rows;
 mod softplus;
 mod stream;
 
+/// What the miner and the memory bank share with the loss.
+pub(crate) mod parts {
+    pub(crate) use super::check::check;
+    pub(crate) use super::count::Mining;
+    pub(crate) use super::groups::Groups;
+    pub(crate) use super::rows::{Frame, Rows};
+    pub(crate) use super::stream::{distances, hardest_triplets};
+}
+
 pub(crate) use options::check_margin;
 pub use options::{Distance, Reduction, TripletMarginOptions};
 
 use ndarray::ArrayView2;
 
-use crate::miner::TripletKind;
 use crate::{GradsMut, Input, Loss, Output, Result, Sampling, Stats, Workspace};
 
 /// The triplet margin loss.

@@ -92,6 +92,9 @@ impl Stream<'_> {
     /// with the sum of coefficients last.
     pub(crate) fn run(&self, tallies: &mut [Tally], mut sums: Option<&mut [f32]>) -> Result<()> {
         let (batch, reference) = (tallies.len(), self.rows.reference_len());
+        if batch == 0 || reference == 0 {
+            return Ok(());
+        }
         let (width, block) = (padded(reference), strip_rows(batch, reference));
         let mut strip = Buffer::take(self.pool, block * width);
         let mut mine_strip = self.mine_rows.map(|_| Buffer::take(self.pool, block * width));
@@ -140,10 +143,7 @@ impl Stream<'_> {
                 rows.dissimilarities(Distance::L2, position, row);
             }
         }
-        let mining = match self.options.miner {
-            Miner::TripletMargin { margin, kind } => Some(Mining { kind, margin: margin as f32 }),
-            Miner::All | Miner::BatchHard => None,
-        };
+        let mining = Mining::of(&self.options.miner);
         if Path::of(self.options) == Path::Dense {
             let dense = Dense {
                 rows: self.rows,
@@ -191,6 +191,9 @@ pub(crate) fn hardest_triplets(
     pool: &Pool,
 ) -> Result<Vec<Option<(usize, usize)>>> {
     let batch = groups.anchors.len();
+    if batch == 0 || rows.reference_len() == 0 {
+        return Ok(vec![None; batch]);
+    }
     let (width, block) = (padded(rows.reference_len()), strip_rows(batch, rows.reference_len()));
     let mut triplets = vec![None; batch];
     let mut strip = Buffer::take(pool, block * width);
@@ -210,6 +213,17 @@ pub(crate) fn hardest_triplets(
         });
     }
     Ok(triplets)
+}
+
+/// The L2 distances of one anchor to all of the reference, padded.
+pub(crate) fn distances(rows: &Rows, position: usize, pool: &Pool) -> Result<Buffer> {
+    let mut line = Buffer::take(pool, padded(rows.reference_len()));
+    rows.products(position..position + 1, &mut line)?;
+    simd::dispatch(
+        #[inline(always)]
+        || rows.dissimilarities(Distance::L2, position, &mut line),
+    );
+    Ok(line)
 }
 
 /// Rows to mine on where those of the loss do not serve.

@@ -2,5 +2,9 @@
 //! pytorch-metric-learning.
 
 mod definition;
+mod determinism;
+mod edge;
+mod golden;
+mod memory;
 mod naive;
 mod support;

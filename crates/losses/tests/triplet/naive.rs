@@ -4,18 +4,22 @@ use ndarray::{Array2, ArrayView1};
 
 use embedtune_losses::{Distance, Input, Miner, Reduction, TripletKind, TripletMarginOptions};
 
+/// A few `f32` roundings of distances of order 1.
+const TIE: f64 = 5e-7;
+
 /// What the definition gives.
-pub struct Naive {
-    pub value: f64,
-    pub triplets: u64,
-    pub active: u64,
-    pub per_sample: Vec<f64>,
-    pub d_embeddings: Array2<f64>,
-    /// Distance of the nearest argument `v` to the kink at 0: finite differences need room.
-    pub kink: f64,
+pub(crate) struct Naive {
+    pub(crate) value: f64,
+    pub(crate) triplets: u64,
+    pub(crate) active: u64,
+    pub(crate) per_sample: Vec<f64>,
+    pub(crate) d_embeddings: Array2<f64>,
+    /// Triplets whose mining difference or argument lies within `TIE` of a boundary: `f32` distances may put
+    /// them on its other side.
+    pub(crate) ties: u64,
 }
 
-pub fn naive(o: &TripletMarginOptions, input: Input<'_>) -> Naive {
+pub(crate) fn naive(o: &TripletMarginOptions, input: Input<'_>) -> Naive {
     let x = input.embeddings.mapv(f64::from);
     let (u, norms) = unit(&x);
     let own = input.reference.is_none();
@@ -47,8 +51,18 @@ pub fn naive(o: &TripletMarginOptions, input: Input<'_>) -> Naive {
             _ => true,
         }
     };
+    let at_boundary = |a: usize, p: usize, n: usize| {
+        let d = |j: usize| (&u.row(a) - &ru.row(j)).mapv(|v| v * v).sum().sqrt();
+        match o.miner {
+            Miner::TripletMargin { margin, .. } => {
+                let tm = d(n) - d(p);
+                tm.abs() < TIE || (tm - margin).abs() < TIE
+            }
+            _ => false,
+        }
+    };
     let (batch, reference) = (x.nrows(), r.nrows());
-    let (mut triplets, mut active, mut value, mut kink) = (0u64, 0u64, 0.0, f64::INFINITY);
+    let (mut triplets, mut active, mut value, mut ties) = (0u64, 0u64, 0.0, 0u64);
     let mut per_sample = vec![0.0; batch];
     let mut d_y = Array2::<f64>::zeros(x.dim());
     for a in 0..batch {
@@ -69,11 +83,14 @@ pub fn naive(o: &TripletMarginOptions, input: Input<'_>) -> Naive {
         let weight = input.sample_weights.map_or(1.0, |w| f64::from(w[a]))
             * input.class_weights.map_or(1.0, |w| f64::from(w[input.labels[a] as usize]));
         for &p in &positives {
+            for &n in &negatives {
+                let (ap, an) = (t(y.row(a), z.row(p)), t(y.row(a), z.row(n)));
+                ties += u64::from((ap + o.margin - an).abs() < TIE || at_boundary(a, p, n));
+            }
             for n in negatives.iter().copied().filter(|&n| mined(a, p, n)) {
                 let (ap, an, pn) = (t(y.row(a), z.row(p)), t(y.row(a), z.row(n)), t(z.row(p), z.row(n)));
                 let swapped = o.swap && pn < an;
                 let v = ap + o.margin - if swapped { pn } else { an };
-                kink = v.abs().min(kink);
                 let (loss, slope) = if o.smooth {
                     (v.max(0.0) + (-v.abs()).exp().ln_1p(), 1.0 / (1.0 + (-v).exp()))
                 } else {
@@ -107,7 +124,7 @@ pub fn naive(o: &TripletMarginOptions, input: Input<'_>) -> Naive {
             g /= norms[i].max(1e-12);
         }
     }
-    Naive { value: value / divisor, triplets, active, per_sample, d_embeddings: d_y, kink }
+    Naive { value: value / divisor, triplets, active, per_sample, d_embeddings: d_y, ties }
 }
 
 fn unit(x: &Array2<f64>) -> (Array2<f64>, Vec<f64>) {
