@@ -181,9 +181,14 @@ mod tests {
     #[test]
     fn every_drawing_has_ink_and_paper() {
         let Items::Images(images) = Glyphs::default().split().queries.items else { panic!("images") };
+        let (mut least, mut most) = (f32::INFINITY, 0.0f32);
         for image in images.axis_iter(Axis(0)) {
-            let dark = image.iter().filter(|&&v| v > 128).count();
-            assert!((20..400).contains(&dark), "{dark} dark pixels");
+            // Ink above the noise, in full pixels: thin pens cover many pixels faintly.
+            let ink = image.iter().filter(|&&v| v > 20).map(|&v| f32::from(v)).sum::<f32>() / 255.0;
+            least = least.min(ink);
+            most = most.max(ink);
         }
+        // A stroke of a few pixels at the least; at the most a third of the paper.
+        assert!(least > 12.0 && most < 260.0, "{least} to {most} pixels of ink");
     }
 }
