@@ -256,6 +256,13 @@ impl Tape {
     }
 }
 
+impl Drop for Tape {
+    /// A pass without a backward pass gives its buffers back, too.
+    fn drop(&mut self) {
+        (0..self.len()).for_each(|index| self.reclaim(index));
+    }
+}
+
 impl<'t> Var<'t> {
     /// The tape that owns this variable.
     pub fn tape(&self) -> &'t Tape {

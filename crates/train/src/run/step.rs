@@ -76,3 +76,32 @@ impl Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use embedtune_losses::LossKind;
+    use embedtune_pooling::{PoolerKind, PoolerOptions};
+
+    use super::*;
+    use crate::data::Glyphs;
+
+    #[test]
+    fn steps_reuse_their_memory() -> Result<()> {
+        let data =
+            Glyphs { train_classes: 4, train_items: 8, test_classes: 2, test_items: 4, seed: 1 }.split();
+        for loss in [LossKind::ArcFaceLoss, LossKind::TripletMarginLoss] {
+            let mut trainer = Trainer::builder()
+                .loss(loss)
+                .pooler(PoolerKind::GeM, PoolerOptions::default())
+                .build(&data)?;
+            let batch: Vec<usize> = (0..16).collect();
+            let mut held = Vec::new();
+            for step in 0..6 {
+                trainer.step(&batch, step)?;
+                held.push(trainer.pool.free_bytes());
+            }
+            assert!(held[1] > 0 && held[1..].iter().all(|&bytes| bytes == held[1]), "{loss:?}: {held:?}");
+        }
+        Ok(())
+    }
+}
