@@ -1,3 +1,4 @@
 //! Inputs and sizes that the benches, the ratio programs and the peers' scripts share.
 
+pub mod peer;
 pub mod triplet_cases;
