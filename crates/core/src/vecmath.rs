@@ -1,5 +1,8 @@
 //! Elementary functions that the compiler can vectorise. Call them inside [`crate::simd::dispatch`].
 
+/// Adding and subtracting 1.5 * 2^23 rounds to the nearest whole number in any instruction set.
+const ROUND: f32 = 12_582_912.0;
+
 /// `exp(x)` by Cody-Waite reduction to `[-ln 2 / 2, ln 2 / 2]` and a polynomial of degree 7; at most 2 ulp from
 /// the exact value on `[-87, 88]` (tested). Below -87.3 the result is 0 (denormals are flushed), above 88.7 it is
 /// clamped near the largest float; NaN gives NaN or a finite value, so check inputs before.
@@ -8,8 +11,6 @@ pub fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Adding and subtracting 1.5 * 2^23 rounds to the nearest whole number in any instruction set.
-    const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.336, 88.72);
     let n = (clamped * LOG2_E + ROUND) - ROUND;
     let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
@@ -23,9 +24,15 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r * r + r + 1.0;
     // Two factors, so that 2^128 does not overflow before the product.
     let half = n * 0.5 + ROUND - ROUND;
-    let power = |e: f32| f32::from_bits((((e as i32) + 127) << 23) as u32);
-    let value = p * power(half) * power(n - half);
+    let value = p * power_of_two(half) * power_of_two(n - half);
     if x < -87.336 { 0.0 } else { value }
+}
+
+/// 2^e of a whole `e` from -126 to 127. The last bits of `e + ROUND` are the whole number: unlike a conversion, which
+/// must check its range, that vectorises.
+#[inline(always)]
+fn power_of_two(e: f32) -> f32 {
+    f32::from_bits((e + ROUND).to_bits().wrapping_sub(ROUND.to_bits() - 127) << 23)
 }
 
 /// Natural logarithm of a positive, finite `x` by reduction to `[sqrt(1/2), sqrt(2)]` and a series in

@@ -5,6 +5,13 @@ use thiserror::Error;
 /// A learnable power is kept at least this large: below it the root amplifies rounding beyond use.
 pub const MIN_P: f32 = 0.1;
 
+/// Raises powers below [`MIN_P`] to it, as after every step of an optimizer; NaN too.
+pub fn keep_powers(p: &mut [f32]) {
+    for p in p {
+        *p = p.max(MIN_P);
+    }
+}
+
 /// The pooling layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -29,9 +36,12 @@ pub enum Sign {
     /// Values below `eps` count as `eps` and have no gradient: right after a ReLU.
     #[default]
     Clamp,
-    /// Signed powers, `sign(x) |x|^p`: for signed features such as token embeddings, where clamping would throw
-    /// half of them away. The root is softened below 1e-3 of the largest magnitude, where its slope would be
-    /// infinite; at `p = 1` it is the exact average.
+    /// The row's minimum is subtracted before (so that the smallest value is `eps`) and added back after. The first
+    /// of equal minima takes the gradient of the shift.
+    Shift,
+    /// Signed powers, `sign(x) |x|^p`, and a signed root: for signed features such as token embeddings, where
+    /// clamping would throw half of them away. Where positive and negative powers cancel to less than 1e-3 of the
+    /// largest, the root is a straight line (its slope at 0 would be infinite); at `p = 1` it is the average.
     Signed,
 }
 

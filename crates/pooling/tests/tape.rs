@@ -16,8 +16,14 @@ fn wave(shape: &[usize]) -> ArrayD<f32> {
 
 #[test]
 fn gradients() {
-    let gem = GemOptions::default().build().unwrap();
-    for kind in [PoolerKind::GeM, PoolerKind::Avg, PoolerKind::Max] {
+    for (kind, sign) in [
+        (PoolerKind::GeM, Sign::Clamp),
+        (PoolerKind::GeM, Sign::Shift),
+        (PoolerKind::GeM, Sign::Signed),
+        (PoolerKind::Avg, Sign::Clamp),
+        (PoolerKind::Max, Sign::Clamp),
+    ] {
+        let gem = GemOptions { sign, ..GemOptions::default() }.build().unwrap();
         for p in [vec![2.5], vec![3.0, 1.5, 2.0]] {
             let p = arr1(&p).into_dyn().mapv(|v: f64| v as f32);
             gradcheck(&[wave(&[2, 3, 2, 3]), p.clone()], 1e-2, |v| pool_maps(v[0], kind, Some(v[1]), &gem))
@@ -47,8 +53,8 @@ fn padding_changes_nothing_and_no_tokens_give_zeros() {
 
 #[test]
 fn pytorchs_value_and_gradients() {
-    // The case "gem" of the reference values made with PyTorch in f64 (the losses crate keeps the script).
-    let golden: serde_json::Value = serde_json::from_str(include_str!("golden/gem.json")).unwrap();
+    // The case "gem" of the reference values that the losses crate tests against too, with the script that made them.
+    let golden: serde_json::Value = serde_json::from_str(include_str!("golden/pml290_gem.json")).unwrap();
     let x = ArrayD::from_shape_fn(IxDyn(&[1, 2, 4, 3]), |i| {
         (2.0 * (0.5 * i[1] as f64 + 0.7 * i[2] as f64 + 1.1 * i[3] as f64).sin()) as f32
     });

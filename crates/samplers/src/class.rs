@@ -1,23 +1,33 @@
 //! Batches by class.
 
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 
 use crate::plan::{Plan, plan};
-use crate::shuffle::Stream;
+use crate::shuffle::{Deck, Stream};
 use crate::{Error, Result};
 
 /// Several items of each of several classes in every batch.
 ///
-/// An epoch holds every item at least once. Each class is cut into groups; a batch takes one group of each of its
-/// classes, so no item stands twice in a batch. A class's last group is filled up with items of its other groups,
-/// and where classes run out before the largest one, batches are filled with repeated groups of random classes:
-/// both repeat items across batches, never inside one. A class with fewer items than a group contributes all it
-/// has; a class with one item takes part as a negative.
+/// An epoch holds every item at least once; a batch holds no item twice, at least two classes and at least one
+/// positive pair. Classes are cut into groups of the planned size, spread over the batches at random, at most one
+/// group of a class in a batch.
+///
+/// - A class with fewer items than a group contributes all it has, so such batches are smaller.
+/// - Items of classes with one item are negatives: they stand together in groups that take a class's place in some
+///   batches.
+/// - An epoch has `max(groups / classes a batch, groups of the largest class)` batches, rounded up. Where the
+///   largest class decides, the places that the others leave are filled with further groups of random classes.
+/// - Items repeat only across batches: to fill up a class's last group, and in such further groups. A class's items
+///   take turns, so that none appears twice more often than another: at most
+///   `ceil(batches * items per class / items of the class)` times an epoch.
 #[derive(Debug, Clone)]
 pub struct ClassSampler {
-    /// Items of each class, classes in the order of their labels.
-    classes: Vec<Vec<usize>>,
+    /// Items that can stand in one place of a batch: of a class, or of several classes with one item each.
+    pools: Vec<Vec<usize>>,
+    /// So many of the first `pools` may fill places that are left.
+    fillers: usize,
     plan: Plan,
+    batches: usize,
     notice: Option<String>,
     seed: u64,
 }
@@ -52,8 +62,26 @@ impl ClassSampler {
             }
             Some(_) => {}
         }
-        let (plan, notice) = plan(batch_size, items_per_class, by_label.len());
-        Ok(Self { classes: by_label.into_values().collect(), plan, notice, seed })
+        let (mut pools, single): (Vec<_>, Vec<_>) = by_label.into_values().partition(|items| items.len() > 1);
+        let single = single.concat();
+        let classes = pools.len();
+        let (plan, notice) = plan(batch_size, items_per_class, classes, single.len());
+        let groups = |items: usize| items.div_ceil(plan.items);
+        // The single items take as many places of a batch as spread them over the epoch, but leave one for a pair.
+        let total = pools.iter().map(|pool| groups(pool.len())).sum::<usize>() + groups(single.len());
+        let largest = pools.iter().map(|pool| groups(pool.len())).max().unwrap_or(1);
+        let least = total.div_ceil(plan.classes).max(largest);
+        let places = groups(single.len()).div_ceil(least).clamp(1, plan.classes - 1);
+        pools.extend(
+            (0..places).map(|at| single.iter().copied().skip(at).step_by(places).collect::<Vec<_>>()),
+        );
+        pools.retain(|pool| !pool.is_empty());
+        let total: usize = pools.iter().map(|pool| groups(pool.len())).sum();
+        let largest = pools.iter().map(|pool| groups(pool.len())).max().unwrap_or(1);
+        let batches = total.div_ceil(plan.classes).max(largest);
+        // With one class that has a pair, the single items must be in every batch.
+        let fillers = classes.max(plan.classes).min(pools.len());
+        Ok(Self { pools, fillers, plan, batches, notice, seed })
     }
 
     /// What differs from what was asked, in words; `None` if nothing does.
@@ -61,80 +89,46 @@ impl ClassSampler {
         self.notice.clone()
     }
 
-    /// The batches of an epoch.
+    /// Batches in an epoch: the same in every epoch, at least one.
+    #[expect(clippy::len_without_is_empty, reason = "never empty")]
+    pub fn len(&self) -> usize {
+        self.batches
+    }
+
+    /// The batches of an epoch: positions in the labels. A class's items stand together.
     pub fn batches(&self, epoch: u64) -> Vec<Vec<usize>> {
         let mut random = Stream::new(self.seed, epoch);
-        let mut groups: Vec<Vec<Vec<usize>>> =
-            self.classes.iter().map(|items| self.groups(items, &mut random)).collect();
-        // The class with the most groups left goes first, so that classes run out together; ties at random.
-        let mut queue: BinaryHeap<(usize, u64, usize)> =
-            groups.iter().enumerate().map(|(class, groups)| (groups.len(), random.word(), class)).collect();
-        let mut batches = Vec::new();
-        while !queue.is_empty() {
-            let mut chosen = Vec::with_capacity(self.plan.classes);
-            while chosen.len() < self.plan.classes
-                && let Some((_, _, class)) = queue.pop()
-            {
-                chosen.push(class);
+        let mut order: Vec<usize> = (0..self.pools.len()).collect();
+        random.shuffle(&mut order);
+        // Dealt from one deck, the groups of a pool go to different batches, and no batch gets two more than another.
+        let mut chosen: Vec<Vec<usize>> = vec![Vec::with_capacity(self.plan.classes); self.batches];
+        let mut deck = Deck::new((0..self.batches).collect());
+        for pool in order {
+            let groups = self.pools[pool].len().div_ceil(self.plan.items);
+            deck.deal(groups, &mut random, |batch| chosen[batch].push(pool));
+        }
+        let mut fillers = Deck::new((0..self.fillers).collect());
+        let mut last_seen = vec![usize::MAX; self.pools.len()];
+        for (batch, chosen) in chosen.iter_mut().enumerate() {
+            chosen.iter().for_each(|&pool| last_seen[pool] = batch);
+            // Ends: there are at least as many fillers as places, and a deck deals each of them in its turn.
+            while chosen.len() < self.plan.classes {
+                fillers.deal(1, &mut random, |pool| {
+                    if std::mem::replace(&mut last_seen[pool], batch) != batch {
+                        chosen.push(pool);
+                    }
+                });
             }
-            let mut batch: Vec<usize> = Vec::with_capacity(self.plan.classes * self.plan.items);
-            let mut paired = false;
-            for &class in &chosen {
-                let Some(group) = groups[class].pop() else { continue };
-                paired |= group.len() > 1;
-                batch.extend(group);
-                if !groups[class].is_empty() {
-                    queue.push((groups[class].len(), random.word(), class));
-                }
+        }
+        let mut decks: Vec<Deck> = self.pools.iter().map(|items| Deck::new(items.clone())).collect();
+        let fill = |pools: Vec<usize>| {
+            let mut batch = Vec::with_capacity(pools.len() * self.plan.items);
+            for pool in pools {
+                decks[pool].deal(self.plan.items, &mut random, |item| batch.push(item));
             }
-            self.fill(&mut batch, &mut chosen, paired, &mut random);
-            batches.push(batch);
-        }
-        random.shuffle(&mut batches);
-        batches
-    }
-
-    /// Repeats groups of classes that are not in the batch until it is full and holds a positive pair.
-    fn fill(&self, batch: &mut Vec<usize>, chosen: &mut Vec<usize>, mut paired: bool, random: &mut Stream) {
-        let missing = self.plan.classes.saturating_sub(chosen.len());
-        if missing == 0 && paired {
-            return;
-        }
-        let mut present = vec![false; self.classes.len()];
-        chosen.iter().for_each(|&class| present[class] = true);
-        let mut others: Vec<usize> = (0..self.classes.len()).filter(|&class| !present[class]).collect();
-        random.shuffle(&mut others);
-        // A class with a pair first, if the batch has none yet.
-        if !paired && let Some(at) = others.iter().position(|&class| self.classes[class].len() > 1) {
-            others.swap(0, at);
-        }
-        for (added, class) in others.into_iter().enumerate() {
-            if added >= missing && paired {
-                break;
-            }
-            let mut items = self.classes[class].clone();
-            random.shuffle(&mut items);
-            items.truncate(self.plan.items);
-            paired |= items.len() > 1;
-            batch.extend(items);
-            chosen.push(class);
-        }
-    }
-
-    /// A class's items in groups of the planned size.
-    fn groups(&self, items: &[usize], random: &mut Stream) -> Vec<Vec<usize>> {
-        let mut items = items.to_vec();
-        random.shuffle(&mut items);
-        let size = self.plan.items;
-        let mut groups: Vec<Vec<usize>> = items.chunks(size).map(<[usize]>::to_vec).collect();
-        if groups.len() > 1
-            && let Some(last) = groups.last_mut()
-        {
-            let missing = size - last.len();
-            // The first items stand in the first group: no repetition inside this one.
-            last.extend_from_slice(&items[..missing]);
-        }
-        groups
+            batch
+        };
+        chosen.into_iter().map(fill).collect()
     }
 }
 
@@ -161,17 +155,74 @@ mod tests {
         assert_eq!(seen.len(), labels.len(), "items left out");
     }
 
+    fn sizes(sizes: &[(u32, usize)]) -> Vec<u32> {
+        sizes.iter().flat_map(|&(class, items)| vec![class; items]).collect()
+    }
+
     #[test]
     fn known_hard_cases() {
         let balanced: Vec<u32> = (0..6000).map(|i| i % 10).collect();
-        check(&balanced, 128, 4, 1);
-        let imbalanced: Vec<u32> =
-            [(0u32, 1000usize), (1, 10), (2, 3), (3, 1)].iter().flat_map(|&(c, n)| vec![c; n]).collect();
-        check(&imbalanced, 8, 4, 2);
+        let imbalanced = sizes(&[(0, 1000), (1, 10), (2, 3), (3, 1)]);
         let singletons: Vec<u32> = (0..100).chain([0]).collect();
-        check(&singletons, 8, 4, 3);
-        let many: Vec<u32> = (0..60_000).map(|i| i % 1000).collect();
-        check(&many, 128, 4, 4);
+        let one_pair_class = sizes(&[(4, 40), (5, 1), (6, 1), (7, 1)]);
+        // Labels, batch, items of each class, batches an epoch.
+        for (name, labels, batch, per, batches) in [
+            // Where a sampler that drops what is left over gives no batch at all.
+            ("ten classes, 32 a batch", &balanced, 128, 4, 48),
+            // Where such a sampler sees 26 items of 1014.
+            ("imbalanced", &imbalanced, 8, 4, 250),
+            ("single items", &singletons, 8, 4, 25),
+            ("one class with pairs", &one_pair_class, 8, 4, 10),
+            ("two items", &sizes(&[(0, 2), (1, 1)]), 128, 4, 1),
+        ] {
+            check(labels, batch, per, 1);
+            let sampler = ClassSampler::new(labels, batch, per, 1).unwrap();
+            assert_eq!((sampler.batches(3).len(), sampler.len()), (batches, batches), "{name}");
+        }
+    }
+
+    #[test]
+    fn batches_are_full_and_repeat_little_where_classes_are_alike() {
+        let labels: Vec<u32> = (0..60_000).map(|i| i % 1000).collect();
+        let sampler = ClassSampler::new(&labels, 128, 4, 4).unwrap();
+        let batches = sampler.batches(9);
+        assert!(batches.iter().all(|batch| batch.len() == 128));
+        // 60 items of a class are 15 groups: only the last batch's free places repeat items.
+        assert_eq!(batches.len(), 469);
+        check(&labels, 128, 4, 4);
+    }
+
+    #[test]
+    fn a_class_s_items_take_turns() {
+        let labels = sizes(&[(0, 400), (1, 7), (2, 5)]);
+        let sampler = ClassSampler::new(&labels, 12, 4, 11).unwrap();
+        let batches = sampler.batches(0);
+        let mut times = vec![0usize; labels.len()];
+        batches.iter().flatten().for_each(|&item| times[item] += 1);
+        for class in [0..400, 400..407, 407..412] {
+            let counts = &times[class];
+            let (low, high) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+            assert!(high - low <= 1 && *low > 0, "{counts:?}");
+        }
+        assert!(times[..400].iter().all(|&n| n == 1));
+    }
+
+    #[test]
+    fn a_giant_class_among_many_costs_no_more_than_its_batches() {
+        let labels: Vec<u32> = (0..40_000).map(|i| if i < 20_000 { 0 } else { i % 5000 + 1 }).collect();
+        let sampler = ClassSampler::new(&labels, 128, 4, 0).unwrap();
+        let start = std::time::Instant::now();
+        assert_eq!(sampler.batches(0).len(), 5000);
+        // Some 20 ms alone; a scan of the classes for each batch would take seconds.
+        assert!(start.elapsed().as_secs_f64() < 2.0, "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn the_order_is_pinned() {
+        // A change here changes every run that is resumed.
+        let labels: Vec<u32> = (0..12).map(|i| i % 3).collect();
+        let sampler = ClassSampler::new(&labels, 4, 2, 5).unwrap();
+        assert_eq!(sampler.batches(1), [[5, 2, 4, 7], [11, 8, 9, 6], [0, 3, 1, 10]]);
     }
 
     #[test]

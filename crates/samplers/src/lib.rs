@@ -1,20 +1,4 @@
-//! Index batches for training: by class (what triplet losses need) or at random.
-//!
-//! A sampler is pure: the batches of an epoch are a function of (labels, options, seed, epoch), so a run can be
-//! resumed at any epoch. Random numbers come from ChaCha8 with the draw written here; no crate's update moves them.
-//!
-//! ```
-//! use embedtune_samplers::ClassSampler;
-//!
-//! let labels: Vec<u32> = (0..1000).map(|i| i % 10).collect();
-//! let sampler = ClassSampler::new(&labels, 128, 4, 7)?;
-//! assert_eq!(
-//!     sampler.notice().unwrap(),
-//!     "class sampler: 32 classes x 4 impossible with 10 classes -> 8 classes x 16 (batch 128 kept)"
-//! );
-//! assert!(sampler.batches(0).iter().all(|batch| batch.len() == 128));
-//! # Ok::<(), embedtune_samplers::Error>(())
-//! ```
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 mod class;

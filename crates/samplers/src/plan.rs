@@ -7,12 +7,14 @@ pub(crate) struct Plan {
     pub(crate) items: usize,
 }
 
-/// The plan for a batch of `batch` with `items` of each class where there are `available` (at least two) classes,
-/// and a sentence where it differs from what was asked.
+/// The plan for a batch of `batch` with `items` of each class, where `paired` classes (at least one) have two items or
+/// more and `single` have one, and a sentence where it differs from what was asked.
 ///
 /// What was asked is kept where it can be: first the items of each class, then, if there are too few classes, the
 /// batch size with more items of each class; never fewer than two classes.
-pub(crate) fn plan(batch: usize, items: usize, available: usize) -> (Plan, Option<String>) {
+pub(crate) fn plan(batch: usize, items: usize, paired: usize, single: usize) -> (Plan, Option<String>) {
+    // Beside a lone class with pairs, single items stand in for a second one.
+    let available = paired.max(2);
     let wanted = (batch / items).max(2);
     let chosen =
         if wanted <= available { Plan { classes: wanted, items } } else { fit(batch, items, available) };
@@ -26,7 +28,9 @@ pub(crate) fn plan(batch: usize, items: usize, available: usize) -> (Plan, Optio
         format!("batch {size} instead of {batch}")
     };
     let why = if wanted > available {
-        format!("impossible with {available} classes")
+        let kind = if single > 0 { " of two or more items" } else { "" };
+        let classes = if paired == 1 { "class" } else { "classes" };
+        format!("impossible with {paired} {classes}{kind}")
     } else {
         format!("does not give a batch of {batch}")
     };
@@ -87,8 +91,9 @@ mod tests {
                 ),
             ),
             (8, 4, 4, 2, 4, None),
+            (40, 4, 10, 10, 4, None),
         ] {
-            let (plan, got) = plan(batch, items, available);
+            let (plan, got) = plan(batch, items, available, 0);
             assert_eq!((plan.classes, plan.items, got.as_deref()), (classes, per, notice));
         }
     }

@@ -27,14 +27,39 @@ impl Stream {
         }
     }
 
-    pub(crate) fn word(&mut self) -> u64 {
-        self.0.next_u64()
-    }
-
     /// Fisher-Yates.
     pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i + 1));
+        }
+    }
+}
+
+/// Cards dealt in random order. Every card is dealt once before any is dealt again, and no hand holds one twice.
+pub(crate) struct Deck {
+    cards: Vec<usize>,
+    next: usize,
+}
+
+impl Deck {
+    pub(crate) fn new(cards: Vec<usize>) -> Self {
+        Self { next: cards.len(), cards }
+    }
+
+    /// Deals a hand of `count` cards (all, if there are fewer).
+    pub(crate) fn deal(&mut self, count: usize, random: &mut Stream, mut take: impl FnMut(usize)) {
+        let len = self.cards.len();
+        let count = count.min(len);
+        let first = count.min(len - self.next);
+        self.cards[self.next..self.next + first].iter().for_each(|&card| take(card));
+        self.next += first;
+        let rest = count - first;
+        if rest > 0 {
+            // The hand holds the last `first` cards: the new order may begin with any of the others.
+            random.shuffle(&mut self.cards[..len - first]);
+            self.cards[..rest].iter().for_each(|&card| take(card));
+            random.shuffle(&mut self.cards[rest..]);
+            self.next = rest;
         }
     }
 }

@@ -83,5 +83,17 @@ impl Error {
     }
 }
 
+impl From<embedtune_pooling::Error> for Error {
+    /// Options of a pooling layer are given as `pooler_options`, wherever the layer stands.
+    fn from(error: embedtune_pooling::Error) -> Self {
+        match error {
+            embedtune_pooling::Error::Option { option, value, reason } => {
+                Self::option(format!("pooler_options.{option}"), value, format!("write a number {reason}"))
+            }
+            other => Self::Unsuitable(other.to_string()),
+        }
+    }
+}
+
 /// This crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -44,6 +44,13 @@ fn every_error_names_the_field_the_value_and_the_remedy() {
             |o| o.pooler_options = PoolerOptions { p: 4.0, ..PoolerOptions::default() },
             "no pooler is given that they could apply to",
         ),
+        (|o| o.pooler_options.p = 0.0, "pooler_options.p = 0: write a number from 0.1"),
+        (|o| o.pooler_options.p = -3.0, "pooler_options.p = -3: write a number from 0.1"),
+        (|o| o.pooler_options.p = f64::NAN, "pooler_options.p = NaN: write a number from 0.1"),
+        (|o| o.pooler_options.p = f64::INFINITY, "pooler_options.p = inf: write a number from 0.1"),
+        (|o| o.pooler_options.eps = 0.0, "pooler_options.eps = 0: write a number from 1e-30 to 1"),
+        (|o| o.pooler_options.eps = -1e-6, "pooler_options.eps = -0.000001: write a number from 1e-30 to 1"),
+        (|o| o.pooler_options.eps = f64::NAN, "pooler_options.eps = NaN: write a number from 1e-30 to 1"),
         (
             |o| o.loss_optimizer = Some(OptimizerKind::Adam),
             "loss_optimizer = Adam: TripletMarginLoss has no class centres",
@@ -115,6 +122,7 @@ fn toml_survives_and_refuses_what_it_does_not_know() {
         ("[scheduler_options]\nwarmup = 3", "num_warmup_steps"),
         ("scheduler = \"polynomial\"", "constant_with_warmup"),
         ("epochs = ", ""),
+        ("pooler = \"GeM\"\n[pooler_options]\neps = \"small\"", "eps"),
     ] {
         let message = RunOptions::from_toml(text).unwrap_err().to_string();
         assert!(message.contains(expected), "{message}\nlacks: {expected}");

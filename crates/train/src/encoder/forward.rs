@@ -104,9 +104,7 @@ impl Layer {
         let Self::Pool { pooler, options } = self else {
             return Err(Error::Unsuitable(format!("{self:?} is no pooling layer")));
         };
-        let gem = GemOptions { eps: options.eps, sign: options.sign.unwrap_or_default() }
-            .build()
-            .map_err(|e| Error::option("pooler_options", options.eps, e.to_string()))?;
+        let gem = GemOptions { eps: options.eps, sign: options.sign.unwrap_or_default() }.build()?;
         let p = params.first().map(|&p| if options.learnable { p } else { p.detach() });
         Ok(match flow {
             Flow::Values(x) => ops::pool_maps(x, *pooler, p, &gem)?,

@@ -142,9 +142,7 @@ impl Layer {
                 Shape::Map([c, h / side, w / side])
             }
             (Self::Pool { options, .. }, Shape::Map([width, ..]) | Shape::Tokens(width)) => {
-                options
-                    .check()
-                    .map_err(|e| Error::option("pooler_options", format!("{options:?}"), e.to_string()))?;
+                options.check()?;
                 Shape::Vector(width)
             }
             (&Self::Linear { out, .. }, Shape::Vector(_)) if out > 0 => Shape::Vector(out),

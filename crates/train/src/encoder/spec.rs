@@ -112,9 +112,7 @@ impl EncoderSpec {
     /// # Errors
     /// [`Error::Option`] if there is none, or for options out of range.
     pub fn with_pooler(mut self, pooler: PoolerKind, options: PoolerOptions) -> Result<Self> {
-        options
-            .check()
-            .map_err(|e| Error::option("pooler_options", format!("{options:?}"), e.to_string()))?;
+        options.check()?;
         let text = matches!(self.input, InputSpec::Text(_));
         let found = self.layers.iter_mut().rev().find_map(|layer| match layer {
             Layer::Pool { pooler, options } => Some((pooler, options)),

@@ -22,6 +22,7 @@ impl RunOptions {
     /// [`Error::Option`] with the field, its value and what to write.
     pub fn check(&self) -> Result<Vec<String>> {
         self.check_ranges()?;
+        self.pooler_options.check()?;
         self.check_combinations()?;
         let mut notices = Vec::new();
         if needs_classes(self.loss) && self.sampler == SamplerKind::Random {

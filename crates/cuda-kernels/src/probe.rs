@@ -1,0 +1,130 @@
+use std::any::Any;
+use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
+use std::error::Error as _;
+use std::sync::OnceLock;
+
+use cudarc::driver::{CudaContext, result};
+
+use crate::{Error, Result};
+
+/// A GPU that the driver offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its number, from 0: what `CudaContext::new` takes.
+    pub ordinal: usize,
+    /// Its name.
+    pub name: String,
+}
+
+/// Whether there is a driver and at least one GPU. As [`devices`], without the reason.
+pub fn is_available() -> bool {
+    devices().is_ok()
+}
+
+/// The GPUs of this machine, at least one. The driver is asked once for the process; later calls repeat its answer.
+///
+/// # Errors
+/// [`Error::NoDriver`], [`Error::NoDevice`], [`Error::DriverTooOld`], or [`Error::Driver`] for anything else.
+pub fn devices() -> Result<&'static [Device]> {
+    static FOUND: OnceLock<Result<Vec<Device>>> = OnceLock::new();
+    match FOUND.get_or_init(probe) {
+        Ok(devices) => Ok(devices),
+        Err(error) => Err(error.clone()),
+    }
+}
+
+/// The names under which drivers install their library; each is among those that cudarc tries.
+fn driver_libraries() -> [String; 3] {
+    [
+        format!("{DLL_PREFIX}cuda{DLL_SUFFIX}.1"),
+        format!("{DLL_PREFIX}cuda{DLL_SUFFIX}"),
+        format!("{DLL_PREFIX}nvcuda{DLL_SUFFIX}"),
+    ]
+}
+
+fn probe() -> Result<Vec<Device>> {
+    // cudarc panics where it finds no library, which would end a program built with `panic = "abort"`.
+    find(&driver_libraries())?;
+    // A library of that name that is no driver still makes it panic.
+    std::panic::catch_unwind(ask).unwrap_or_else(|payload| Err(Error::panicked(message(payload.as_ref()))))
+}
+
+/// Whether one of `names` can be loaded.
+fn find(names: &[String]) -> Result<()> {
+    let mut tried = Vec::with_capacity(names.len());
+    for name in names {
+        // SAFETY: loading runs the library's initialisers. Under these names, on the system's search path, stands
+        // NVIDIA's driver, which any program may load, and which cudarc is about to load in the same way.
+        #[expect(unsafe_code, reason = "the only way to learn whether a shared library is there")]
+        let library = unsafe { libloading::Library::new(name) };
+        match library {
+            Ok(_) => return Ok(()),
+            // The loader's own reason names the file; without one the name must do.
+            Err(error) => tried.push(error.source().map_or_else(|| name.clone(), ToString::to_string)),
+        }
+    }
+    Err(Error::NoDriver { reason: tried.join("; ") })
+}
+
+fn ask() -> Result<Vec<Device>> {
+    let action = "looking for GPUs";
+    let count = CudaContext::device_count().map_err(Error::driver(action))?;
+    let devices: Vec<Device> = (0..count)
+        .map(|ordinal| {
+            let device = result::device::get(ordinal).map_err(Error::driver(action))?;
+            let name = result::device::get_name(device).map_err(Error::driver(action))?;
+            Ok(Device { ordinal: ordinal as usize, name })
+        })
+        .collect::<Result<_>>()?;
+    if devices.is_empty() {
+        return Err(Error::NoDevice { reason: "0 devices".to_owned() });
+    }
+    Ok(devices)
+}
+
+fn message(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("the driver library panicked")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_probe_answers_once_and_never_panics() {
+        let first = devices();
+        assert_eq!(first, devices());
+        assert_eq!(is_available(), first.is_ok());
+        match first {
+            Ok(devices) => {
+                assert!(!devices.is_empty() && devices.iter().enumerate().all(|(i, d)| d.ordinal == i));
+            }
+            Err(error) => {
+                println!("no GPU here: {error}");
+                assert!(std::env::var_os("EMBEDTUNE_REQUIRE_GPU").is_none(), "a GPU was required: {error}");
+                assert!(matches!(
+                    error,
+                    Error::NoDriver { .. } | Error::NoDevice { .. } | Error::DriverTooOld { .. }
+                ));
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_is_read_whatever_it_carries() {
+        assert_eq!(message(&"text"), "text");
+        assert_eq!(message(&"owned".to_owned()), "owned");
+        assert_eq!(message(&7), "the driver library panicked");
+    }
+
+    #[test]
+    fn a_missing_library_is_named() {
+        let error = find(&["libembedtune_no_such_driver.so".to_owned()]).unwrap_err();
+        assert!(matches!(error, Error::NoDriver { .. }));
+        let message = error.to_string();
+        for part in ["no CUDA driver found", "libembedtune_no_such_driver.so", "install NVIDIA's driver"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}

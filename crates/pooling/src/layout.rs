@@ -1,0 +1,138 @@
+//! What the two layouts, feature maps and tokens, share.
+
+use embedtune_core::{Error, Result};
+
+use crate::Gem;
+use crate::rows::{self, Pooled};
+
+/// Values that one task pools at least: a size that does not depend on the number of threads.
+const BLOCK: usize = 16 * 1024;
+
+/// A pooling and its parameters.
+#[derive(Debug, Clone, Copy)]
+pub enum Pooling<'a> {
+    /// Generalised mean.
+    GeM {
+        /// The power: one for all channels, or one for each.
+        p: &'a [f32],
+        /// `eps` and what is done with negative values.
+        options: &'a Gem,
+        /// Whether the backward pass will ask for the gradient of `p`. Without it a whole power needs no
+        /// logarithm.
+        learnable: bool,
+    },
+    /// Average.
+    Avg,
+    /// Maximum; the first of equals takes the gradient.
+    Max,
+}
+
+/// What a forward pass leaves for the backward pass: a few numbers a row. Keep it between steps.
+#[derive(Debug, Clone, Default)]
+pub struct Saved {
+    pub(crate) rows: Vec<Pooled>,
+}
+
+impl Saved {
+    pub(crate) fn resize(&mut self, rows: usize) {
+        self.rows.resize(rows, Pooled::EMPTY);
+    }
+
+    pub(crate) fn check(&self, rows: usize) -> Result<()> {
+        if self.rows.len() == rows {
+            return Ok(());
+        }
+        Err(shape(
+            format!("the saved values of {rows} rows, from the forward pass of the same input"),
+            &[self.rows.len()],
+        ))
+    }
+
+    /// `d_p = sum over rows of upstream * d value / d p`, in `f64` and in row order.
+    pub(crate) fn sum_d_p(&self, upstream: &[f32], channels: usize, d_p: &mut [f32]) {
+        let count = d_p.len().max(1);
+        let mut sums = vec![0.0f64; count];
+        for (i, (row, &g)) in self.rows.iter().zip(upstream).enumerate() {
+            sums[i % channels % count] += f64::from(row.d_p) * f64::from(g);
+        }
+        for (to, sum) in d_p.iter_mut().zip(sums) {
+            *to = rows::narrow(sum);
+        }
+    }
+}
+
+impl Pooling<'_> {
+    /// Checks the powers against the number of channels.
+    pub(crate) fn check(&self, channels: usize) -> Result<()> {
+        let Self::GeM { p, .. } = self else { return Ok(()) };
+        if p.is_empty() || (p.len() != 1 && p.len() != channels) {
+            return Err(shape(format!("one power, or one for each of the {channels} channels"), &[p.len()]));
+        }
+        if let Some((at, bad)) = p.iter().enumerate().find(|(_, v)| !v.is_finite()) {
+            return Err(Error::Parameter {
+                op: "gem",
+                name: "p",
+                value: format!("{bad} at position {at}"),
+                expected: format!("a finite power of at least {}", crate::MIN_P),
+            });
+        }
+        Ok(())
+    }
+
+    /// Checks where the gradient of the powers is to go.
+    pub(crate) fn check_d_p(&self, d_p: Option<&[f32]>) -> Result<()> {
+        let Some(d_p) = d_p else { return Ok(()) };
+        match self {
+            Self::GeM { p, learnable: true, .. } if p.len() == d_p.len() => Ok(()),
+            Self::GeM { p, learnable: true, .. } => {
+                Err(shape(format!("{} values for the gradient of p", p.len()), &[d_p.len()]))
+            }
+            _ => Err(shape("no gradient of p: this pooling learns none".to_owned(), &[d_p.len()])),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn row(&self, channel: usize, x: &[f32]) -> Pooled {
+        match *self {
+            Self::GeM { p, options, learnable } => {
+                rows::gem_here(x, p[channel % p.len()], options, learnable)
+            }
+            Self::Avg => Pooled::average(x),
+            Self::Max => Pooled::maximum(x),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn row_backward(
+        &self,
+        channel: usize,
+        x: &[f32],
+        pooled: &Pooled,
+        upstream: f32,
+        dx: &mut [f32],
+    ) {
+        match *self {
+            Self::GeM { p, options, .. } => {
+                rows::gem_backward_here(x, p[channel % p.len()], options, pooled, upstream, dx);
+            }
+            Self::Avg => dx.fill(upstream / x.len() as f32),
+            Self::Max => {
+                dx.fill(0.0);
+                pooled.give(upstream, dx);
+            }
+        }
+    }
+}
+
+/// Rows of `length` values that one task takes.
+pub(crate) fn rows_per_block(length: usize) -> usize {
+    (BLOCK / length.max(1)).max(1)
+}
+
+pub(crate) fn shape(expected: String, got: &[usize]) -> Error {
+    Error::Shape { op: "pooling", expected, got: got.to_vec() }
+}
+
+pub(crate) fn row_major<T>(slice: Option<T>, what: &str, got: &[usize]) -> Result<T> {
+    slice.ok_or_else(|| shape(format!("{what} in row-major order, without gaps"), got))
+}
