@@ -2,7 +2,7 @@
 //!
 //! [`dispatch`] runs a closure compiled for the widest instruction set that this machine has (AVX-512, AVX2 with
 //! FMA, NEON, or the portable baseline), so that a plain `cargo build --release` is as fast as one with
-//! `target-cpu=native`. Mark every helper that the closure calls `#[inline(always)]`: code that is not inlined
+//! `target-cpu=native`. Mark the closure and every helper that it calls `#[inline(always)]`: code that is not inlined
 //! keeps the baseline instructions.
 
 use std::sync::OnceLock;

@@ -11,17 +11,34 @@ pub(crate) fn matrix(
     rows: Option<usize>,
     dim: usize,
 ) -> Result<()> {
+    shaped(what, x, rows, dim)?;
+    finite(what, x)
+}
+
+/// [`matrix`] without a look at the values.
+pub(crate) fn shaped(
+    what: &'static str,
+    x: &ArrayView2<'_, f32>,
+    rows: Option<usize>,
+    dim: usize,
+) -> Result<()> {
     if x.ncols() != dim || rows.is_some_and(|rows| rows != x.nrows()) {
         let rows = rows.map_or("n".to_owned(), |rows| rows.to_string());
         return Err(Error::Shape { what, expected: format!("[{rows}, {dim}]"), got: x.shape().to_vec() });
     }
-    finite(what, x)
+    Ok(())
 }
 
 pub(crate) fn finite(what: &'static str, x: &ArrayView2<'_, f32>) -> Result<()> {
-    // A sum of products with zero is NaN exactly if a value is not finite, and vectorises.
+    // A product with zero is NaN exactly if a value is not finite. Sums in lanes, so that it vectorises.
     let clean = x.rows().into_iter().all(|row| match row.as_slice() {
-        Some(row) => row.iter().fold(0.0f32, |sum, v| sum + v * 0.0) == 0.0,
+        Some(row) => {
+            let mut sums = [0.0f32; 16];
+            for chunk in row.chunks(sums.len()) {
+                sums.iter_mut().zip(chunk).for_each(|(sum, v)| *sum += v * 0.0);
+            }
+            sums.iter().all(|&sum| sum == 0.0)
+        }
         None => row.iter().all(|v| v.is_finite()),
     });
     if clean {

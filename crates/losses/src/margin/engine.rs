@@ -1,40 +1,23 @@
-//! The engine: blocks of classes, one product each for the logits and for the two gradients; the target's columns
-//! are left out of the bulk and handled apart, so that a sample that is already right loses no digits.
+//! The engine: groups of class tiles in parallel, forward and then backward; the target's columns are left out of the
+//! bulk and handled apart, so that a sample that is already right loses no digits.
 
-use embedtune_core::{linalg, simd, vecmath};
+use embedtune_core::{Pool, linalg};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
 
-use super::target::Target;
-use super::{Margin, MarginSoftmax};
+use super::MarginSoftmax;
+use super::plan::Plan;
+use super::target::{Target, length};
+use super::tile::{self, ABSENT, FLOOR, Owners};
 use crate::check;
 use crate::{Error, GradsMut, Input, Result, Stats, Workspace, Write};
 
-/// Stands for "not there": far below any logit, and finite, so that 0 times it is 0.
-const ABSENT: f32 = -1e30;
-/// Norms outside this range are divided out before a product instead of after it, so that nothing overflows.
-const PLAIN_NORMS: std::ops::RangeInclusive<f32> = 1e-15..=1e15;
+/// SphereFace's logits grow with the embedding; beyond this norm they are computed for this norm. Their softmax has
+/// long been 0 and 1, and the value is put right afterwards.
+const LONGEST: f64 = 1e18;
 
-impl MarginSoftmax {
-    /// Rows of the centres that one block takes: all, or as many whole classes as the budget holds.
-    pub(super) fn block(&self, batch: usize) -> usize {
-        let k = self.options.sub_centers;
-        let fitting = self.options.logits_budget_bytes / (size_of::<f32>() * batch.max(1) * k);
-        fitting.clamp(1, self.classes) * k
-    }
-}
-
-/// A row's running log-sum-exp over the classes seen so far, without its own.
-#[derive(Clone, Copy)]
-struct Bulk {
-    top: f32,
-    sum: f64,
-}
-
-impl Bulk {
-    fn log_sum(&self) -> f64 {
-        f64::from(self.top) + self.sum.max(f64::MIN_POSITIVE).ln()
-    }
+pub(super) fn shape(_: ndarray::ShapeError) -> Error {
+    Error::Shape { what: "scratch", expected: "batch x classes".into(), got: Vec::new() }
 }
 
 pub(super) fn run(
@@ -48,55 +31,53 @@ pub(super) fn run(
         .weights
         .ok_or(Error::Missing { loss: "a margin loss", what: "class centres in `Input::weights`" })?;
     check::matrix("embeddings", &x, Some(input.labels.len()), loss.dim)?;
-    check::matrix("class centres", &w, Some(loss.rows()), loss.dim)?;
+    check::shaped("class centres", &w, Some(loss.rows()), loss.dim)?;
     check::labels(input.labels, loss.classes)?;
     check::outputs(&grads, x.dim(), Some(w.dim()))?;
     let factors = check::factors(&input)?;
     let batch = x.nrows();
     if batch == 0 {
+        check::finite("class centres", &w)?;
         return Ok(Stats { zero_signal: true, ..Stats::default() });
     }
     let GradsMut { embeddings: mut dx, weights: mut dw, write, upstream, per_sample } = grads;
+    let backward = dx.is_some() || dw.is_some();
+    let pool = work.pool();
+    let mut plan = Plan::new(loss, batch);
+    plan.keep &= backward;
+    let sides = Sides::new(loss, x, pool)?;
+    let engine = Engine {
+        loss,
+        plan,
+        w,
+        pool,
+        left: ArrayView2::from_shape((loss.dim, batch), &sides.left).map_err(shape)?,
+        right: ArrayView2::from_shape((batch, loss.dim), &sides.right).map_err(shape)?,
+        owners: Owners::new(input.labels),
+    };
+    let mut state = State::new(&plan, batch, pool);
+    engine.forward(&mut state)?;
 
-    let sphere = matches!(loss.options.margin, Margin::Sphere { .. });
+    let bulk = state.bulk(batch);
     let targets: Vec<Target> =
         (0..batch).into_par_iter().map(|i| Target::new(loss, x.row(i), w, input.labels[i])).collect();
-    // SphereFace's logits keep the embedding's norm; the others see unit rows.
-    let mut left = Array2::from_shape_vec(x.dim(), work.pool().take(x.len())).map_err(shape)?;
-    if sphere {
-        left.assign(&x);
-    } else {
-        linalg::normalize_rows(x, 1e-12, left.view_mut())?;
-    }
-    let k = loss.options.sub_centers;
-    let block = loss.block(batch);
-    let blocks = loss.rows().div_ceil(block);
-    let mut logits = work.pool().take(batch * block);
-    let mut bulk = vec![Bulk { top: ABSENT, sum: 0.0 }; batch];
-
-    for b in 0..blocks {
-        let rows = b * block..((b + 1) * block).min(loss.rows());
-        let centres = Centres::new(w.slice_axis(Axis(0), Slice::from(rows.clone())), loss.options.scale)?;
-        let mut z = block_view(&mut logits, batch, rows.len())?;
-        fill(loss, left.view(), &centres, &input, rows.start, z.view_mut())?;
-        z.axis_iter_mut(Axis(0)).into_par_iter().zip(&mut bulk).for_each(|(row, bulk)| {
-            simd::dispatch(|| absorb(row.as_slice().unwrap_or_default(), bulk));
-        });
-    }
-
-    let mut stats = Stats { accuracy: Some(0.0), ..Stats::default() };
-    let mut sigma = vec![0.0f32; batch];
+    let sphere = loss.sphere();
+    let mut stats = Stats::default();
     let mut losses = vec![0.0f32; batch];
+    let mut sigma = vec![0.0f64; batch];
     let (mut right, mut active) = (0usize, 0usize);
     for (i, (target, bulk)) in targets.iter().zip(&bulk).enumerate() {
-        let gap = bulk.log_sum() - target.logit;
+        let norm = if sphere { target.norms[0] } else { 1.0 };
+        // 1 but for SphereFace's longest embeddings.
+        let cut = if sphere { (norm / LONGEST).max(1.0) } else { 1.0 };
+        let top = f64::from(bulk.top) * cut;
+        let gap = top + bulk.log_sum - target.logit;
         let value = if gap > 0.0 { gap + (-gap).exp().ln_1p() } else { gap.exp().ln_1p() };
         let wrong = 1.0 / (1.0 + (-gap).exp());
-        let norm = if sphere { target.norms[0] } else { 1.0 };
-        right += usize::from(f64::from(bulk.top) <= loss.options.scale * norm * target.cosine);
+        right += usize::from(top <= loss.options.scale * norm * target.cosine);
         active += usize::from(wrong > 1e-6);
-        losses[i] = value as f32;
-        sigma[i] = (wrong * f64::from(factors[i]) * f64::from(upstream) / batch as f64) as f32;
+        losses[i] = value.min(f64::from(f32::MAX)) as f32;
+        sigma[i] = wrong * f64::from(factors[i]) * f64::from(upstream) / batch as f64;
         stats.value += value * f64::from(factors[i]) / batch as f64;
     }
     stats.accuracy = Some(right as f64 / batch as f64);
@@ -106,260 +87,371 @@ pub(super) fn run(
         out.copy_from_slice(&losses);
     }
 
-    if dx.is_some() || dw.is_some() {
-        let mut raw_dx = Array2::from_shape_vec(x.dim(), work.pool().zeros(x.len())).map_err(shape)?;
-        for b in 0..blocks {
-            let rows = b * block..((b + 1) * block).min(loss.rows());
-            let w = w.slice_axis(Axis(0), Slice::from(rows.clone()));
-            let centres = Centres::new(w, loss.options.scale)?;
-            let mut z = block_view(&mut logits, batch, rows.len())?;
-            if blocks > 1 {
-                fill(loss, left.view(), &centres, &input, rows.start, z.view_mut())?;
-            }
-            z.axis_iter_mut(Axis(0)).into_par_iter().enumerate().for_each(|(i, mut row)| {
-                let (log_sum, sigma) = (bulk[i].log_sum() as f32, sigma[i]);
-                simd::dispatch(|| {
-                    for z in row.as_slice_mut().unwrap_or_default() {
-                        *z = sigma * vecmath::exp(*z - log_sum);
-                    }
-                });
-                if k > 1 {
-                    // Sub-centres that are not their class's nearest were set to ABSENT and so are 0 here.
-                    debug_assert_eq!(row.len() % k, 0);
-                }
-            });
-            if let Some(dw) = &mut dw {
-                let to = dw.slice_axis_mut(Axis(0), Slice::from(rows.clone()));
-                centre_gradients(loss, z.view(), left.view(), w, to, write, work)?;
-            }
-            if dx.is_some() {
-                centres.add_product(z, &mut raw_dx)?;
-            }
+    if backward {
+        // The bulk runs with coefficients of at most 1, so that no weight or upstream leaves the range on the way.
+        let gain = sigma.iter().fold(0.0f64, |most, s| most.max(s.abs()));
+        let inverse = if gain > 0.0 { 1.0 / gain } else { 0.0 };
+        let samples: Vec<Sample> = bulk
+            .iter()
+            .zip(&sigma)
+            .map(|(bulk, sigma)| Sample { top: bulk.top, log_sum: bulk.log_sum, sigma: sigma * inverse })
+            .collect();
+        let centre_gain = gain * sides.longest;
+        engine.backward(&mut state, &samples, dx.is_some(), dw.as_mut(), centre_gain, write)?;
+        if let Some(dw) = &mut dw {
+            add_targets_to_centres(loss, &input, w, &targets, &sigma, dw);
         }
-        finish(loss, &input, w, &targets, &sigma, &raw_dx, dx.as_mut(), dw.as_mut(), write);
-        work.pool().give(raw_dx.into_raw_vec_and_offset().0);
+        if let Some(dx) = &mut dx {
+            embedding_gradients(loss, &input, w, &targets, &sigma, &state.partials, gain, dx, write);
+        }
     }
-    work.pool().give(left.into_raw_vec_and_offset().0);
-    work.pool().give(logits);
+    state.give(pool);
+    sides.give(pool);
     Ok(stats)
 }
 
-fn shape(_: ndarray::ShapeError) -> Error {
-    Error::Shape { what: "scratch", expected: "batch x block".into(), got: Vec::new() }
+/// The embeddings as the products want them.
+struct Sides {
+    /// `[dim, batch]`: what the logits are made of.
+    left: Vec<f32>,
+    /// `[batch, dim]`: what the centres' gradient is made of, over `longest`.
+    right: Vec<f32>,
+    longest: f64,
 }
 
-fn block_view(buffer: &mut [f32], batch: usize, rows: usize) -> Result<ArrayViewMut2<'_, f32>> {
-    ArrayViewMut2::from_shape((batch, rows), &mut buffer[..batch * rows]).map_err(shape)
+impl Sides {
+    fn new(loss: &MarginSoftmax, x: ArrayView2<'_, f32>, pool: &Pool) -> Result<Self> {
+        let (batch, dim) = x.dim();
+        let mut unit = Array2::from_shape_vec(x.dim(), pool.take(batch * dim)).map_err(shape)?;
+        linalg::normalize_rows(x, FLOOR as f32, unit.view_mut())?;
+        let mut left = pool.take(batch * dim);
+        let mut turned = ArrayViewMut2::from_shape((dim, batch), &mut left).map_err(shape)?;
+        turned.assign(&unit.t());
+        let mut longest = 1.0;
+        if loss.sphere() {
+            let norms: Vec<f64> = x.rows().into_iter().map(|row| length(row).max(FLOOR)).collect();
+            for (mut column, norm) in turned.columns_mut().into_iter().zip(&norms) {
+                column *= norm.min(LONGEST) as f32;
+            }
+            longest = norms.iter().fold(FLOOR, |most, &norm| most.max(norm));
+            for (mut row, norm) in unit.rows_mut().into_iter().zip(&norms) {
+                row *= (norm / longest) as f32;
+            }
+        }
+        Ok(Self { left, right: unit.into_raw_vec_and_offset().0, longest })
+    }
+
+    fn give(self, pool: &Pool) {
+        pool.give(self.left);
+        pool.give(self.right);
+    }
 }
 
-/// A block of centres and the factor `scale / |w|` of each. Centres of extreme norm are normalised into a copy.
-struct Centres<'a> {
-    rows: ArrayView2<'a, f32>,
-    copy: Option<Array2<f32>>,
+/// What the passes leave for each other; every part is cut by groups.
+struct State {
+    /// `exp(logit - top)`, tile by tile; empty where logits are recomputed.
+    kept: Vec<f32>,
+    /// Each tile's tops, where its logits are kept.
+    tile_tops: Vec<f32>,
+    /// The factor that makes a row's product a logit.
     factors: Vec<f32>,
+    /// Whether a tile's rows have norms that a product takes as they are.
+    plain: Vec<bool>,
+    /// Largest logit of each sample in a group, and the sum of the exponentials relative to it.
+    tops: Vec<f32>,
+    sums: Vec<f64>,
+    /// The embeddings' raw gradient of each group, `[groups, batch, dim]`.
+    partials: Vec<f32>,
 }
 
-impl<'a> Centres<'a> {
-    fn new(rows: ArrayView2<'a, f32>, scale: f64) -> Result<Self> {
-        let norms: Vec<f32> = rows
-            .axis_chunks_iter(Axis(0), 256)
-            .into_par_iter()
-            .flat_map_iter(|rows| {
-                rows.rows()
-                    .into_iter()
-                    .map(|r| r.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt() as f32)
-                    .collect::<Vec<_>>()
+/// A sample's log-sum-exp over the classes but its own: `top + log_sum`.
+struct Bulk {
+    top: f32,
+    log_sum: f64,
+}
+
+/// What the backward pass needs of a sample; `sigma` over the batch's largest.
+struct Sample {
+    top: f32,
+    log_sum: f64,
+    sigma: f64,
+}
+
+impl State {
+    fn new(plan: &Plan, batch: usize, pool: &Pool) -> Self {
+        let (tiles, groups) = (plan.rows.div_ceil(plan.tile), plan.groups());
+        let kept = |len| if plan.keep { pool.take(len) } else { Vec::new() };
+        let mut tops = pool.take(groups * batch);
+        tops.fill(ABSENT);
+        Self {
+            kept: kept(plan.rows * batch),
+            tile_tops: kept(tiles * batch),
+            factors: pool.take(plan.rows),
+            plain: vec![true; tiles],
+            tops,
+            sums: vec![0.0; groups * batch],
+            partials: Vec::new(),
+        }
+    }
+
+    /// The groups' sums together, in the groups' order.
+    fn bulk(&self, batch: usize) -> Vec<Bulk> {
+        (0..batch)
+            .map(|i| {
+                let of_groups = || self.tops.chunks_exact(batch).map(|tops| tops[i]);
+                let top = of_groups().fold(ABSENT, f32::max);
+                let sum: f64 = of_groups()
+                    .zip(self.sums.chunks_exact(batch))
+                    .map(|(group, sums)| sums[i] * f64::from(group - top).exp())
+                    .sum();
+                Bulk { top, log_sum: sum.max(f64::MIN_POSITIVE).ln() }
             })
-            .collect();
-        if norms.iter().all(|norm| PLAIN_NORMS.contains(norm)) {
-            let factors = norms.iter().map(|&norm| (scale / f64::from(norm.max(1e-12))) as f32).collect();
-            return Ok(Self { rows, copy: None, factors });
+            .collect()
+    }
+
+    fn give(self, pool: &Pool) {
+        for buffer in [self.kept, self.tile_tops, self.factors, self.tops, self.partials] {
+            pool.give(buffer);
         }
-        let mut unit = Array2::zeros(rows.dim());
-        linalg::normalize_rows(rows, 1e-12, unit.view_mut())?;
-        Ok(Self { rows, factors: vec![scale as f32; unit.nrows()], copy: Some(unit) })
-    }
-
-    fn view(&self) -> ArrayView2<'_, f32> {
-        self.copy.as_ref().map_or(self.rows, |copy| copy.view())
-    }
-
-    /// `into += (z * factors) centres`.
-    fn add_product(&self, mut z: ArrayViewMut2<'_, f32>, into: &mut Array2<f32>) -> Result<()> {
-        z.axis_iter_mut(Axis(0)).into_par_iter().for_each(|mut row| {
-            simd::dispatch(|| {
-                row.as_slice_mut()
-                    .unwrap_or_default()
-                    .iter_mut()
-                    .zip(&self.factors)
-                    .for_each(|(z, f)| *z *= f);
-            });
-        });
-        linalg::matmul(1.0, z.view(), self.view(), 1.0, into.view_mut())?;
-        Ok(())
     }
 }
 
-/// Logits of a block; the row's own class, and of every other class all but the nearest sub-centre, become
-/// [`ABSENT`].
-fn fill(
-    loss: &MarginSoftmax,
-    left: ArrayView2<'_, f32>,
-    centres: &Centres<'_>,
-    input: &Input<'_>,
-    start: usize,
-    mut z: ArrayViewMut2<'_, f32>,
-) -> Result<()> {
-    linalg::matmul(1.0, left, centres.view().t(), 0.0, z.view_mut())?;
-    let k = loss.options.sub_centers;
-    z.axis_iter_mut(Axis(0)).into_par_iter().zip(input.labels).for_each(|(mut row, &label)| {
-        let Some(row) = row.as_slice_mut() else { return };
-        simd::dispatch(|| row.iter_mut().zip(&centres.factors).for_each(|(z, f)| *z *= f));
-        if k > 1 {
-            for class in row.chunks_mut(k) {
-                let mut best = 0;
-                for j in 1..class.len() {
-                    if class[j] > class[best] {
-                        best = j;
+/// What every tile reads.
+struct Engine<'a> {
+    loss: &'a MarginSoftmax,
+    plan: Plan,
+    w: ArrayView2<'a, f32>,
+    pool: &'a Pool,
+    left: ArrayView2<'a, f32>,
+    right: ArrayView2<'a, f32>,
+    owners: Owners,
+}
+
+/// Cuts a buffer by groups; an empty one into as many `None`.
+fn cut<T>(buffer: &mut [T], size: usize, groups: usize) -> Vec<Option<&mut [T]>> {
+    let mut parts: Vec<_> = buffer.chunks_mut(size.max(1)).map(Some).collect();
+    parts.resize_with(groups, || None);
+    parts
+}
+
+impl Engine<'_> {
+    fn batch(&self) -> usize {
+        self.right.nrows()
+    }
+
+    fn centres(&self, start: usize, rows: usize) -> ArrayView2<'_, f32> {
+        self.w.slice_axis(Axis(0), Slice::from(start..start + rows))
+    }
+
+    /// Unit copies of a tile's rows, where they are not plain.
+    fn copy(&self, w: ArrayView2<'_, f32>, plain: bool) -> Result<Option<Array2<f32>>> {
+        if plain {
+            return Ok(None);
+        }
+        let mut unit = Array2::from_shape_vec(w.dim(), self.pool.take(w.len())).map_err(shape)?;
+        tile::unit_rows(w, unit.view_mut());
+        Ok(Some(unit))
+    }
+
+    fn logits(
+        &self,
+        start: usize,
+        centres: ArrayView2<'_, f32>,
+        factors: &[f32],
+        tops: &mut [f32],
+        z: &mut [f32],
+    ) -> Result<()> {
+        let k = self.loss.options.sub_centers;
+        tile::logits(self.left, centres, factors, (start / k, k), &self.owners, tops, z)
+    }
+
+    /// Every group's tops and sums, and the kept exponentials.
+    fn forward(&self, state: &mut State) -> Result<()> {
+        let (Plan { tile, group, keep, .. }, batch, groups) = (self.plan, self.batch(), self.plan.groups());
+        let tiles = self.plan.tiles();
+        let kept = cut(&mut state.kept, group * batch, groups);
+        let tile_tops = cut(&mut state.tile_tops, tiles * batch, groups);
+        kept.into_par_iter()
+            .zip(tile_tops)
+            .zip(state.factors.par_chunks_mut(group))
+            .zip(state.plain.par_chunks_mut(tiles))
+            .zip(state.tops.par_chunks_mut(batch))
+            .zip(state.sums.par_chunks_mut(batch))
+            .enumerate()
+            .with_max_len(1)
+            .try_for_each(|(index, (((((mut kept, mut tile_tops), factors), plain), tops), sums))| {
+                let mut scratch = if keep { Vec::new() } else { self.pool.take(tile * batch) };
+                let mut before = vec![0.0f32; batch];
+                for (t, (factors, plain)) in factors.chunks_mut(tile).zip(plain).enumerate() {
+                    let start = index * group + t * tile;
+                    let w = self.centres(start, factors.len());
+                    let (finite, all_plain) = tile::factors(w, self.loss.options.scale, factors);
+                    if !finite {
+                        check::finite("class centres", &self.w)?;
+                    }
+                    *plain = all_plain;
+                    let copy = self.copy(w, all_plain)?;
+                    let centres = copy.as_ref().map_or(w, |copy| copy.view());
+                    let z = match &mut kept {
+                        Some(kept) => &mut kept[t * tile * batch..][..factors.len() * batch],
+                        None => &mut scratch[..factors.len() * batch],
+                    };
+                    before.copy_from_slice(tops);
+                    self.logits(start, centres, factors, tops, z)?;
+                    tile::absorb(z, &before, tops, sums);
+                    if let Some(tile_tops) = &mut tile_tops {
+                        tile_tops[t * batch..][..batch].copy_from_slice(tops);
+                    }
+                    if let Some(copy) = copy {
+                        self.pool.give(copy.into_raw_vec_and_offset().0);
                     }
                 }
-                for (j, z) in class.iter_mut().enumerate() {
-                    if j != best {
-                        *z = ABSENT;
+                self.pool.give(scratch);
+                Ok(())
+            })
+    }
+
+    /// The bulk's part of both gradients: the centres' in place, the embeddings' raw in `state.partials`.
+    fn backward(
+        &self,
+        state: &mut State,
+        samples: &[Sample],
+        to_embeddings: bool,
+        dw: Option<&mut ArrayViewMut2<'_, f32>>,
+        gain: f64,
+        write: Write,
+    ) -> Result<()> {
+        let (Plan { tile, group, .. }, groups) = (self.plan, self.plan.groups());
+        let ((batch, dim), tiles) = (self.right.dim(), self.plan.tiles());
+        if to_embeddings {
+            state.partials = self.pool.take(groups * batch * dim);
+        }
+        let State { kept, partials, tile_tops, factors, plain, .. } = state;
+        let (tile_tops, factors, plain) = (&*tile_tops, &*factors, &*plain);
+        let tops: Vec<f32> = samples.iter().map(|sample| sample.top).collect();
+        let mut to_centres: Vec<_> = match dw {
+            Some(dw) => dw.axis_chunks_iter_mut(Axis(0), group).map(Some).collect(),
+            None => Vec::new(),
+        };
+        to_centres.resize_with(groups, || None);
+        cut(kept, group * batch, groups)
+            .into_par_iter()
+            .zip(cut(partials, batch * dim, groups))
+            .zip(to_centres)
+            .enumerate()
+            .with_max_len(1)
+            .try_for_each(|(index, ((mut kept, mut partial), mut to_centres))| {
+                let mut scratch = if kept.is_some() { Vec::new() } else { self.pool.take(tile * batch) };
+                let mut raw = if to_centres.is_some() { self.pool.take(tile * dim) } else { Vec::new() };
+                let mut weights = vec![0.0f32; batch];
+                // The samples' tops bound all logits already: nothing raises them.
+                let mut bounds = tops.clone();
+                let rows = index * group..((index + 1) * group).min(self.plan.rows);
+                for (t, start) in rows.clone().step_by(tile).enumerate() {
+                    let count = tile.min(rows.end - start);
+                    let (factors, plain) = (&factors[start..start + count], plain[index * tiles + t]);
+                    let w = self.centres(start, count);
+                    let copy = self.copy(w, plain)?;
+                    let centres = copy.as_ref().map_or(w, |copy| copy.view());
+                    let g: &mut [f32] = match &mut kept {
+                        Some(kept) => {
+                            let tops = &tile_tops[(index * tiles + t) * batch..][..batch];
+                            weigh_samples(samples, tops, &mut weights);
+                            let e = &mut kept[t * tile * batch..][..count * batch];
+                            tile::weigh(e, &weights, factors);
+                            e
+                        }
+                        None => {
+                            weigh_samples(samples, &tops, &mut weights);
+                            let z = &mut scratch[..count * batch];
+                            self.logits(start, centres, factors, &mut bounds, z)?;
+                            tile::weigh_logits(z, &tops, &weights, factors);
+                            z
+                        }
+                    };
+                    let g = ArrayView2::from_shape((count, batch), &*g).map_err(shape)?;
+                    if let Some(dw) = &mut to_centres {
+                        let raw = &mut raw[..count * dim];
+                        let product = ArrayViewMut2::from_shape((count, dim), &mut *raw).map_err(shape)?;
+                        linalg::matmul_serial(1.0, g, self.right, 0.0, product)?;
+                        let to = dw.slice_axis_mut(Axis(0), Slice::from(t * tile..t * tile + count));
+                        tile::centre_gradients(raw, w, to, plain, gain, write);
+                    }
+                    if let Some(partial) = &mut partial {
+                        let partial = ArrayViewMut2::from_shape((batch, dim), partial).map_err(shape)?;
+                        let beta = if t == 0 { 0.0 } else { 1.0 };
+                        linalg::matmul_serial(1.0, g.t(), centres, beta, partial)?;
+                    }
+                    if let Some(copy) = copy {
+                        self.pool.give(copy.into_raw_vec_and_offset().0);
                     }
                 }
-            }
-        }
-        let own = label as usize * k;
-        if own >= start && own < start + row.len() {
-            row[own - start..own - start + k].fill(ABSENT);
-        }
-    });
-    Ok(())
+                self.pool.give(raw);
+                self.pool.give(scratch);
+                Ok(())
+            })
+    }
 }
 
-/// Folds a row's block into its running maximum and sum.
-#[inline(always)]
-fn absorb(row: &[f32], bulk: &mut Bulk) {
-    const LANES: usize = 16;
-    let mut tops = [ABSENT; LANES];
-    let chunks = row.chunks_exact(LANES);
-    for &v in chunks.remainder() {
-        tops[0] = if v > tops[0] { v } else { tops[0] };
+/// What turns `exp(logit - top)` into a sample's coefficient.
+fn weigh_samples(samples: &[Sample], tops: &[f32], weights: &mut [f32]) {
+    for ((weight, sample), &top) in weights.iter_mut().zip(samples).zip(tops) {
+        let lower = f64::from(top) - f64::from(sample.top);
+        *weight = (sample.sigma * (lower - sample.log_sum).exp()) as f32;
     }
-    for chunk in chunks {
-        for lane in 0..LANES {
-            tops[lane] = if chunk[lane] > tops[lane] { chunk[lane] } else { tops[lane] };
-        }
-    }
-    let top = tops.iter().fold(bulk.top, |a, &b| if b > a { b } else { a });
-    let mut sum = 0.0f64;
-    // Partial sums of 4096 terms in 16 lanes: the error stays near 1e-6 for any number of classes.
-    for part in row.chunks(4096) {
-        let mut sums = [0.0f32; LANES];
-        let chunks = part.chunks_exact(LANES);
-        for (lane, &v) in chunks.remainder().iter().enumerate() {
-            sums[lane] += vecmath::exp(v - top);
-        }
-        for chunk in chunks {
-            for lane in 0..LANES {
-                sums[lane] += vecmath::exp(chunk[lane] - top);
-            }
-        }
-        sum += sums.iter().map(|&v| f64::from(v)).sum::<f64>();
-    }
-    bulk.sum = bulk.sum * f64::from(bulk.top - top).exp() + sum;
-    bulk.top = top;
 }
 
-/// Bulk part of the centres' gradient for a block: `(scale / |w|) (raw - w^ (w^ . raw))` with `raw = G^T left`.
-fn centre_gradients(
-    loss: &MarginSoftmax,
-    g: ArrayView2<'_, f32>,
-    left: ArrayView2<'_, f32>,
-    w: ArrayView2<'_, f32>,
-    mut to: ArrayViewMut2<'_, f32>,
-    write: Write,
-    work: &Workspace,
-) -> Result<()> {
-    let mut kept = None;
-    if write == Write::Add {
-        let mut old = Array2::from_shape_vec(to.dim(), work.pool().take(to.len())).map_err(shape)?;
-        old.assign(&to);
-        kept = Some(old);
-    }
-    linalg::matmul(1.0, g.t(), left, 0.0, to.view_mut())?;
-    let scale = loss.options.scale;
-    to.axis_chunks_iter_mut(Axis(0), 64).into_par_iter().zip(w.axis_chunks_iter(Axis(0), 64)).for_each(
-        |(mut to, w)| {
-            for (mut raw, w) in to.rows_mut().into_iter().zip(w.rows()) {
-                let (mut along, mut squared) = (0.0f64, 0.0f64);
-                for (&r, &w) in raw.iter().zip(w) {
-                    along += f64::from(r) * f64::from(w);
-                    squared += f64::from(w) * f64::from(w);
-                }
-                let norm = squared.sqrt().max(1e-12);
-                // A centre too short to have a direction is divided by the floor and has no projection.
-                let along = if squared.sqrt() > 1e-12 { along / (norm * norm) } else { 0.0 };
-                let factor = scale / norm;
-                raw.zip_mut_with(&w, |r, &w| *r = ((f64::from(*r) - f64::from(w) * along) * factor) as f32);
-            }
-        },
-    );
-    if let Some(old) = kept {
-        to += &old;
-        work.pool().give(old.into_raw_vec_and_offset().0);
-    }
-    Ok(())
-}
-
-/// The embeddings' gradient from the raw product, and the target's part of both gradients. The centres' part runs
-/// in row order on one thread: several rows may share a centre.
-fn finish(
+/// The targets' part of the centres' gradient, in the order of the rows: several may share a centre.
+fn add_targets_to_centres(
     loss: &MarginSoftmax,
     input: &Input<'_>,
     w: ArrayView2<'_, f32>,
     targets: &[Target],
-    sigma: &[f32],
-    raw: &Array2<f32>,
-    mut dx: Option<&mut ArrayViewMut2<'_, f32>>,
-    mut dw: Option<&mut ArrayViewMut2<'_, f32>>,
+    sigma: &[f64],
+    dw: &mut ArrayViewMut2<'_, f32>,
+) {
+    for ((target, sigma), x) in targets.iter().zip(sigma).zip(input.embeddings.rows()) {
+        let gradient =
+            target.centre_gradient(-sigma * loss.options.scale, x, w.row(target.row), loss.sphere());
+        tile::put(&mut dw.row_mut(target.row), Write::Add, gradient.map(|v| v as f32));
+    }
+}
+
+/// The embeddings' gradient: the groups' raw products in their order, without the part along the embedding (SphereFace's
+/// logits are linear in it and keep that part), and the target's.
+fn embedding_gradients(
+    loss: &MarginSoftmax,
+    input: &Input<'_>,
+    w: ArrayView2<'_, f32>,
+    targets: &[Target],
+    sigma: &[f64],
+    partials: &[f32],
+    gain: f64,
+    dx: &mut ArrayViewMut2<'_, f32>,
     write: Write,
 ) {
-    let sphere = matches!(loss.options.margin, Margin::Sphere { .. });
     let x = input.embeddings;
-    let mut row = vec![0.0f64; loss.dim];
-    for (i, target) in targets.iter().enumerate() {
-        let norm = target.norms[0].max(1e-12);
-        // The raw product already holds the scale; SphereFace's logits are linear in x and need no projection.
-        let along = if sphere || target.norms[0] <= 1e-12 {
+    dx.axis_iter_mut(Axis(0)).into_par_iter().enumerate().for_each(|(i, mut dx)| {
+        let (target, x) = (&targets[i], x.row(i));
+        let mut raw = vec![0.0f64; loss.dim];
+        for partial in partials.chunks_exact(loss.dim * targets.len()) {
+            let row = &partial[i * loss.dim..][..loss.dim];
+            raw.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
+        }
+        let norm = target.norms[0];
+        let along = if loss.sphere() || norm <= FLOOR {
             0.0
         } else {
-            x.row(i).iter().zip(raw.row(i)).map(|(&x, &r)| f64::from(x) * f64::from(r)).sum::<f64>()
-                / (norm * norm)
+            x.iter().zip(&raw).map(|(&x, r)| f64::from(x) * r).sum::<f64>() / (norm * norm)
         };
-        let factor = if sphere { 1.0 } else { 1.0 / norm };
-        for ((to, &r), &x) in row.iter_mut().zip(raw.row(i)).zip(x.row(i)) {
-            *to = (f64::from(r) - f64::from(x) * along) * factor;
-        }
-        let strength = -f64::from(sigma[i]) * loss.options.scale;
-        let mut centre = dw.as_mut().map(|dw| dw.row_mut(target.row));
-        target.add_gradients(
-            strength,
-            x.row(i),
-            w.row(target.row),
-            |j, v| row[j] += v,
-            |j, v| {
-                if let Some(centre) = &mut centre {
-                    centre[j] += v as f32;
-                }
-            },
-            sphere,
+        let factor = if loss.sphere() { gain } else { gain / norm.max(FLOOR) };
+        let own =
+            target.embedding_gradient(-sigma[i] * loss.options.scale, x, w.row(target.row), loss.sphere());
+        let values = raw.iter().zip(x).zip(own);
+        tile::put(
+            &mut dx,
+            write,
+            values.map(|((r, &x), own)| ((r - f64::from(x) * along) * factor + own) as f32),
         );
-        if let Some(dx) = &mut dx {
-            for (to, &v) in dx.row_mut(i).iter_mut().zip(&row) {
-                *to = if write == Write::Add { *to + v as f32 } else { v as f32 };
-            }
-        }
-    }
+    });
 }

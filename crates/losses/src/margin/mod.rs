@@ -1,7 +1,9 @@
 //! Margin-softmax losses: ArcFace, CosFace, SphereFace and sub-centre ArcFace on one engine.
 
 mod engine;
+mod plan;
 mod target;
+mod tile;
 
 use embedtune_core::linalg;
 use ndarray::{Array2, ArrayView2};
@@ -71,7 +73,7 @@ pub struct MarginOptions {
     /// Centres of each class; the nearest counts (Deng et al. 2020, "Sub-center ArcFace").
     pub sub_centers: usize,
     /// Bytes of logits that may be held. If batch x classes fits, logits are kept between the passes (three
-    /// products); otherwise classes are taken in blocks that fit, and recomputed (four products).
+    /// products); otherwise only a tile of them exists at a time, and they are recomputed (four products).
     pub logits_budget_bytes: usize,
 }
 
@@ -204,6 +206,10 @@ impl MarginSoftmax {
     fn rows(&self) -> usize {
         self.classes * self.options.sub_centers
     }
+
+    fn sphere(&self) -> bool {
+        matches!(self.options.margin, Margin::Sphere { .. })
+    }
 }
 
 impl Loss for MarginSoftmax {
@@ -225,11 +231,7 @@ impl Loss for MarginSoftmax {
     }
 
     fn workspace_bytes(&self, batch: usize, _reference: usize, dim: usize) -> usize {
-        let block = self.block(batch);
-        // The logits' block, the unit embeddings, the raw gradients, the targets' unit vectors, and the fallback
-        // copy of a block of centres.
-        let floats = batch * block + 3 * batch * dim + 2 * block * dim + 2 * self.rows();
-        floats * size_of::<f32>() + batch * (dim * size_of::<f64>() + 128)
+        plan::Plan::new(self, batch).bytes(batch, dim, rayon::current_num_threads())
     }
 
     fn forward_backward(&self, input: Input<'_>, grads: GradsMut<'_>, work: &mut Workspace) -> Result<Stats> {

@@ -3,6 +3,7 @@
 
 use ndarray::{ArrayView1, ArrayView2};
 
+use super::tile::FLOOR;
 use super::{Edge, Margin, MarginGradient, MarginSoftmax};
 
 /// Below this length the tangent has no direction; its gradient is then 0.
@@ -26,7 +27,7 @@ pub(super) struct Target {
     pub(super) sine: f64,
 }
 
-fn length(v: ArrayView1<'_, f32>) -> f64 {
+pub(super) fn length(v: ArrayView1<'_, f32>) -> f64 {
     v.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
 }
 
@@ -45,14 +46,14 @@ impl Target {
             let centre = w.row(row);
             let norm = length(centre);
             let dot: f64 = x.iter().zip(centre).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
-            let cosine = dot / (x_norm.max(1e-12) * norm.max(1e-12));
+            let cosine = dot / (x_norm.max(FLOOR) * norm.max(FLOOR));
             // A tie keeps the lowest row.
             if cosine > best.1 {
                 best = (row, cosine, norm);
             }
         }
         let (row, cosine, w_norm) = best;
-        let (sx, sw) = (1.0 / x_norm.max(1e-12), 1.0 / w_norm.max(1e-12));
+        let (sx, sw) = (1.0 / x_norm.max(FLOOR), 1.0 / w_norm.max(FLOOR));
         let sine = x
             .iter()
             .zip(w.row(row))
@@ -85,26 +86,47 @@ impl Target {
         Self { row, cosine, logit, along, slope, norms: [x_norm, w_norm], sine }
     }
 
-    /// Adds `factor * d logit / d x` and `factor * d logit / d w` (before the scale).
-    pub(super) fn add_gradients(
+    /// `factor * d logit / d x` (before the scale).
+    pub(super) fn embedding_gradient<'a>(
         &self,
         factor: f64,
-        x: ArrayView1<'_, f32>,
-        w: ArrayView1<'_, f32>,
-        mut dx: impl FnMut(usize, f64),
-        mut dw: impl FnMut(usize, f64),
+        x: ArrayView1<'a, f32>,
+        w: ArrayView1<'a, f32>,
         sphere: bool,
-    ) {
-        let [x_norm, w_norm] = self.norms;
-        let (sx, sw) = (1.0 / x_norm.max(1e-12), 1.0 / w_norm.max(1e-12));
-        let tangent = if self.sine < NO_TANGENT { 0.0 } else { 1.0 / self.sine };
+    ) -> impl Iterator<Item = f64> + use<'a> {
+        let [sx, sw] = self.inverse_norms();
         // d theta / d x = -t / |x|; SphereFace's logit carries |x|, which cancels it.
-        let (to_x, to_w) =
-            if sphere { (self.slope, self.slope * x_norm * sw) } else { (self.slope * sx, self.slope * sw) };
-        for j in 0..x.len() {
-            let (xu, wu) = (f64::from(x[j]) * sx, f64::from(w[j]) * sw);
-            dx(j, factor * (to_x * (wu - self.cosine * xu) * tangent + self.along * xu));
-            dw(j, factor * to_w * (xu - self.cosine * wu) * tangent);
-        }
+        let slope = factor * self.slope * if sphere { 1.0 } else { sx } * self.tangent();
+        let (cosine, along) = (self.cosine, factor * self.along);
+        x.into_iter().zip(w).map(move |(&x, &w)| {
+            let (x, w) = (f64::from(x) * sx, f64::from(w) * sw);
+            slope * (w - cosine * x) + along * x
+        })
+    }
+
+    /// `factor * d logit / d w` (before the scale).
+    pub(super) fn centre_gradient<'a>(
+        &self,
+        factor: f64,
+        x: ArrayView1<'a, f32>,
+        w: ArrayView1<'a, f32>,
+        sphere: bool,
+    ) -> impl Iterator<Item = f64> + use<'a> {
+        let [sx, sw] = self.inverse_norms();
+        let slope = factor * self.slope * sw * if sphere { self.norms[0] } else { 1.0 } * self.tangent();
+        let cosine = self.cosine;
+        x.into_iter().zip(w).map(move |(&x, &w)| {
+            let (x, w) = (f64::from(x) * sx, f64::from(w) * sw);
+            slope * (x - cosine * w)
+        })
+    }
+
+    fn inverse_norms(&self) -> [f64; 2] {
+        self.norms.map(|norm| 1.0 / norm.max(FLOOR))
+    }
+
+    /// `1 / sin theta`, or 0 where the tangent has no direction.
+    fn tangent(&self) -> f64 {
+        if self.sine < NO_TANGENT { 0.0 } else { 1.0 / self.sine }
     }
 }
