@@ -1,0 +1,6 @@
+//! Margin-softmax losses.
+
+mod basic;
+mod definition;
+mod edge;
+mod golden;
