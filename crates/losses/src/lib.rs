@@ -1,4 +1,4 @@
-//! Metric-learning losses that return their value and their gradients together.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 mod check;
@@ -9,6 +9,8 @@ mod margin;
 pub mod memory;
 pub mod miner;
 mod preset;
+#[cfg(feature = "autodiff")]
+pub mod tape;
 pub mod triplet;
 mod units;
 
