@@ -1,7 +1,7 @@
 //! The engine: groups of class tiles in parallel, forward and then backward; the target's columns are left out of the
 //! bulk and handled apart, so that a sample that is already right loses no digits.
 
-use embedtune_core::{Pool, linalg};
+use embedtune_core::{Pool, linalg, simd};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
 
@@ -375,7 +375,14 @@ impl Engine<'_> {
                         let product = ArrayViewMut2::from_shape((count, dim), &mut *raw).map_err(shape)?;
                         linalg::matmul_serial(1.0, g, self.right, 0.0, product)?;
                         let to = dw.slice_axis_mut(Axis(0), Slice::from(t * tile..t * tile + count));
-                        tile::centre_gradients(raw, w, to, plain, gain, write);
+                        tile::centre_gradients(
+                            raw,
+                            w,
+                            (factors, self.loss.options.scale),
+                            plain,
+                            (gain, write),
+                            to,
+                        );
                     }
                     if let Some(partial) = &mut partial {
                         let partial = ArrayViewMut2::from_shape((batch, dim), partial).map_err(shape)?;
@@ -434,10 +441,15 @@ fn embedding_gradients(
     dx.axis_iter_mut(Axis(0)).into_par_iter().enumerate().for_each(|(i, mut dx)| {
         let (target, x) = (&targets[i], x.row(i));
         let mut raw = vec![0.0f64; loss.dim];
-        for partial in partials.chunks_exact(loss.dim * targets.len()) {
-            let row = &partial[i * loss.dim..][..loss.dim];
-            raw.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
-        }
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                for partial in partials.chunks_exact(loss.dim * targets.len()) {
+                    let row = &partial[i * loss.dim..][..loss.dim];
+                    raw.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
+                }
+            },
+        );
         let norm = target.norms[0];
         let along = if loss.sphere() || norm <= FLOOR {
             0.0

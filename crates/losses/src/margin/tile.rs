@@ -8,8 +8,9 @@ use crate::{Result, Write};
 
 /// Stands for "not there": far below any logit, and finite, so that 0 times it is 0.
 pub(super) const ABSENT: f32 = -1e30;
-/// Norms outside this range are divided out before a product instead of after it, so that nothing overflows.
-const PLAIN_NORMS: std::ops::RangeInclusive<f64> = 1e-15..=1e15;
+/// Norms outside this range, all above [`FLOOR`], are divided out before a product instead of after it, so that nothing
+/// overflows.
+const PLAIN_NORMS: std::ops::RangeInclusive<f64> = 1e-11..=1e15;
 /// Coefficients below this, where the batch's largest is 1, become 0: a product that meets denormals takes a hundred
 /// times as long.
 const LEAST: f32 = 1e-30;
@@ -18,21 +19,42 @@ const SUM_ROWS: usize = 32;
 /// Below this norm a vector has no direction: it is divided by the floor and has no projection.
 pub(super) const FLOOR: f64 = 1e-12;
 
-/// Sum of `a[j] * b[j]` in `f64`, in lanes.
+/// Sum of `a[j] * b[j]`: sixteen lanes of at most sixteen products each in `f32`, their sums in `f64`.
 #[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     const LANES: usize = 16;
-    let mut sums = [0.0f64; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    for (lane, (&a, &b)) in a_chunks.remainder().iter().zip(b_chunks.remainder()).enumerate() {
-        sums[lane] = f64::from(a) * f64::from(b);
-    }
-    for (a, b) in a_chunks.zip(b_chunks) {
-        for lane in 0..LANES {
-            sums[lane] += f64::from(a[lane]) * f64::from(b[lane]);
+    const BLOCK: usize = 16 * LANES;
+    let mut total = 0.0;
+    for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {
+        let mut sums = [0.0f32; LANES];
+        let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+        for (lane, (&a, &b)) in a.remainder().iter().zip(b.remainder()).enumerate() {
+            sums[lane] = a * b;
         }
+        for (a, b) in a.zip(b) {
+            for lane in 0..LANES {
+                sums[lane] += a[lane] * b[lane];
+            }
+        }
+        let mut half = [0.0f64; LANES / 2];
+        for lane in 0..LANES / 2 {
+            half[lane] = f64::from(sums[lane]) + f64::from(sums[lane + LANES / 2]);
+        }
+        total += half.iter().sum::<f64>();
     }
-    sums.iter().sum()
+    total
+}
+
+/// Length of a row. Where the squares leave the range in which `f32` keeps its digits they are taken in `f64`.
+#[inline(always)]
+fn norm(row: &[f32]) -> f64 {
+    let squared = dot(row, row);
+    if (1e-25..1e30).contains(&squared) { squared.sqrt() } else { exact_norm(row) }
+}
+
+#[cold]
+fn exact_norm(row: &[f32]) -> f64 {
+    row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
 }
 
 /// The row, contiguous: itself, or copied to `buffer`.
@@ -57,7 +79,7 @@ pub(super) fn factors(w: ArrayView2<'_, f32>, scale: f64, factors: &mut [f32]) -
         || {
             for (row, factor) in w.rows().into_iter().zip(factors.iter_mut()) {
                 let row = contiguous(&row, &mut buffer);
-                let norm = dot(row, row).sqrt();
+                let norm = norm(row);
                 finite &= norm.is_finite();
                 plain &= PLAIN_NORMS.contains(&norm);
                 *factor = (scale / norm.max(FLOOR)) as f32;
@@ -117,6 +139,15 @@ pub(super) fn logits(
         || {
             let classes = z.chunks_mut(batch * k).zip(factors.chunks(k));
             for (class, (rows, factors)) in (class..).zip(classes) {
+                let owned = own.first().is_some_and(|&(label, _)| label as usize == class);
+                if k == 1 && !owned {
+                    // Nothing is absent: one pass.
+                    for (top, z) in tops.iter_mut().zip(&mut *rows) {
+                        *z *= factors[0];
+                        *top = if *z > *top { *z } else { *top };
+                    }
+                    continue;
+                }
                 for (row, &factor) in rows.chunks_exact_mut(batch).zip(factors) {
                     row.iter_mut().for_each(|z| *z *= factor);
                 }
@@ -215,30 +246,33 @@ pub(super) fn weigh_logits(z: &mut [f32], tops: &[f32], samples: &[f32], factors
 
 /// The centres' gradient of a tile from `raw = coefficients^T x^`: without its part along the centre, times `gain`.
 ///
-/// Where the rows' norms are plain the coefficients already hold `scale / |w|`; otherwise only `scale`.
+/// Where the rows' norms are plain the coefficients already hold the factor `scale / |w|`; otherwise only `scale`.
 pub(super) fn centre_gradients(
     raw: &[f32],
     w: ArrayView2<'_, f32>,
-    mut to: ArrayViewMut2<'_, f32>,
+    (factors, scale): (&[f32], f64),
     plain: bool,
-    gain: f64,
-    write: Write,
+    (gain, write): (f64, Write),
+    mut to: ArrayViewMut2<'_, f32>,
 ) {
     // In two factors, so that neither leaves the range of f32 before their product does.
     let root = gain.sqrt().min(f64::from(f32::MAX)) as f32;
     let mut buffer = Vec::new();
+    let rows = raw.chunks_exact(w.ncols()).zip(w.rows()).zip(to.rows_mut()).zip(factors);
     simd::dispatch(
         #[inline(always)]
         || {
-            for ((raw, w), mut to) in raw.chunks_exact(w.ncols()).zip(w.rows()).zip(to.rows_mut()) {
+            for (((raw, w), mut to), &factor) in rows {
                 let row = contiguous(&w, &mut buffer);
-                let squared = dot(row, row);
-                let norm = squared.sqrt();
-                let along = if norm > FLOOR { dot(raw, row) / squared } else { 0.0 };
                 if plain {
-                    let along = along as f32;
-                    put(&mut to, write, raw.iter().zip(row).map(|(&r, &w)| (r - w * along) * root * root));
+                    let inverse = f64::from(factor) / scale;
+                    let along = (dot(raw, row) * inverse * inverse) as f32;
+                    let values = raw.iter().zip(row).map(|(&r, &w)| (r - w * along) * root * root);
+                    put(&mut to, write, values);
                 } else {
+                    let norm = exact_norm(row);
+                    let dot: f64 = raw.iter().zip(row).map(|(&r, &w)| f64::from(r) * f64::from(w)).sum();
+                    let along = if norm > FLOOR { dot / (norm * norm) } else { 0.0 };
                     let factor = gain / norm.max(FLOOR);
                     let value = |r: f32, w: f32| (f64::from(r) - f64::from(w) * along) * factor;
                     put(&mut to, write, raw.iter().zip(row).map(|(&r, &w)| value(r, w) as f32));
