@@ -91,6 +91,9 @@ pub(crate) fn search(args: &Search) -> Result<()> {
             format!("the evaluation items are 0 to {}", count.saturating_sub(1)),
         ));
     }
+    if args.k == 0 {
+        return Err(Error::option("k", 0, "write 1 or more neighbours to show"));
+    }
     let query = model.embed(&split.queries.items.select(&[args.query]))?;
     let within = split.gallery.is_none();
     let gallery = split.gallery.as_ref().unwrap_or(&split.queries);

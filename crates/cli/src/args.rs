@@ -24,6 +24,7 @@ pub(crate) enum Command {
     /// Train the triplet, ArcFace and CosFace losses from the same start; print a table, draw the picture.
     Compare(Compare),
     /// Train an encoder, or continue a run.
+    #[command(long_about = None)]
     Fit(Box<Fit>),
     /// Measure retrieval with a trained run.
     Evaluate(Evaluate),
@@ -58,19 +59,45 @@ pub(crate) struct Compare {
     pub(crate) json: bool,
 }
 
-/// Data folders hold MNIST's files (train-images-idx3-ubyte[.gz] and so on), an idx pair with classes.tsv,
-/// train.csv and test.csv with a text and a label column, or train.npy, train_labels.npy, test.npy, test_labels.npy.
+/// Train an encoder, or continue a run.
+///
+/// What --data names is a folder, recognised by its files' names:
+///
+/// * images: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte (MNIST's
+///   files, gzipped or not);
+/// * images of classes to train on and others to measure on: *images-idx3*, *labels-idx1* (gzipped or not; labels of 8
+///   or 16 bits) and *classes*.tsv with columns class and split (background or evaluation);
+/// * text: train.csv and test.csv with a column text (or query, sentence, item, utterance) and a column label (or
+///   category, intent, class, target);
+/// * vectors: train.npy, train_labels.npy, test.npy, test_labels.npy; or train.npz and test.npz, each with an array
+///   vectors (or embeddings, x, data, arr_0) of float32 or float64 [items, dim] and one labels (or y, targets, arr_1) of
+///   whole numbers [items].
+///
+/// Test items search each other; for text they search the training items. Without --data the program draws glyphs.
+///
+/// Ctrl-C saves a checkpoint after the current batch; --resume continues from it to the same result.
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Fit {
+    #[command(flatten)]
+    pub(crate) new: NewRun,
+    /// Continue the run in this folder. Its run.toml holds every option, so no other goes with this one.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "NewRun")]
+    pub(crate) resume: Option<PathBuf>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What a new run is made of; the name of the group that `--resume` excludes.
+#[derive(Args)]
+pub(crate) struct NewRun {
     /// Folder with data. Default: built-in glyphs.
     #[arg(long)]
     pub(crate) data: Option<PathBuf>,
     /// The run's folder.
     #[arg(long, default_value = "runs/fit")]
     pub(crate) out: PathBuf,
-    /// Continue the run in this folder; every option comes from it.
-    #[arg(long, conflicts_with_all = ["data", "out", "config", "loss", "epochs"])]
-    pub(crate) resume: Option<PathBuf>,
     /// Replace a run that is already in the folder.
     #[arg(long)]
     pub(crate) overwrite: bool,
@@ -81,10 +108,10 @@ pub(crate) struct Fit {
     #[arg(long)]
     pub(crate) loss: Option<String>,
     /// The loss's margin: "28.6deg" or "0.5rad" for ArcFace, a number for the others.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) margin: Option<String>,
     /// Factor of the logits, for losses with class centres.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) scale: Option<f64>,
     /// TripletMarginMiner or BatchHardMiner.
     #[arg(long)]
@@ -93,7 +120,7 @@ pub(crate) struct Fit {
     #[arg(long)]
     pub(crate) optimizer: Option<String>,
     /// The model's learning rate.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) learning_rate: Option<f64>,
     /// Optimizer of the class centres; default: the model's.
     #[arg(long)]
@@ -119,12 +146,9 @@ pub(crate) struct Fit {
     /// auto, cpu or cuda.
     #[arg(long)]
     pub(crate) device: Option<String>,
-    /// Seed of everything random.
+    /// Seed of everything random, the built-in data included.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// Print the report as JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Args)]

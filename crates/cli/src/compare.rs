@@ -9,9 +9,9 @@ use embedtune_train::{Error, Result, io};
 
 use crate::args::Compare;
 use crate::figure::{self, Panel};
-use crate::print;
 use crate::source::Source;
 use crate::watch::Watch;
+use crate::{print, say};
 
 /// Epochs on the built-in data: three losses take about a minute and a half on two cores.
 const GLYPH_EPOCHS: usize = 10;
@@ -27,21 +27,27 @@ pub(crate) fn run(args: &Compare, quiet: bool, stop: &Arc<AtomicBool>) -> Result
     options.run.batch_size = args.batch_size;
     options.run.seed = args.seed;
     options.source = source.describe();
+    options.run.check()?;
     options.stop = Some(stop.clone());
     options.folder = Some(args.out.clone());
     std::fs::create_dir_all(&args.out).map_err(Error::io(&args.out, "creating the folder"))?;
+    let picture = args.out.join("figure.svg");
+    io::remove(&picture)?;
     if !quiet {
-        eprintln!(
+        say(&format!(
             "{}: {} items of {} classes to train on; {} items to measure on",
             source.describe(),
             split.train.labels.len(),
             split.train.classes.len(),
             split.queries.labels.len()
-        );
+        ));
     }
-    let comparison = compare(&split, &options, &mut Watch::new(quiet))?;
+    let comparison = compare(&split, &options, &mut Watch::new(quiet)).inspect_err(|error| {
+        if matches!(error, Error::Interrupted { .. }) {
+            say("note: no summary is written; `compare` starts over when it is run again");
+        }
+    })?;
     let svg = draw(&comparison, args.projection);
-    let picture = args.out.join("figure.svg");
     io::write_atomically(&picture, svg.as_bytes())?;
     if args.json {
         return print(&comparison.to_json()?);

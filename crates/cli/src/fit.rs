@@ -4,30 +4,36 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use embedtune_train::losses::MarginValue;
 use embedtune_train::run::{Report, Resumed, RunFolder, RunOptions, Trainer, resume};
 use embedtune_train::{Error, Result};
+use serde::Deserialize;
+use serde::de::value::{Error as WordError, StrDeserializer};
 
-use crate::args::Fit;
+use crate::args::{Fit, NewRun};
 use crate::source::Source;
 use crate::watch::Watch;
-use crate::{print, print_json};
+use crate::{print, print_json, say};
 
 pub(crate) fn run(args: &Fit, quiet: bool, stop: &Arc<AtomicBool>) -> Result<()> {
     if let Some(folder) = &args.resume {
         return continue_run(folder, args.json, quiet, stop);
     }
-    let options = options(args)?;
-    let source = Source::new(args.data.as_deref(), options.seed)?;
+    let new = &args.new;
+    let options = options(new)?;
+    // Before the data: an hour of loading must not end in a wrong word.
+    options.check()?;
+    let source = Source::new(new.data.as_deref(), options.seed)?;
     let split = source.load()?;
     let trainer = Trainer::builder()
         .options(options)
         .source(source.describe())
-        .folder(&args.out)
-        .overwrite(args.overwrite)
+        .folder(&new.out)
+        .overwrite(new.overwrite)
         .stop(stop.clone())
         .build(&split)?;
     let report = trainer.fit(&mut Watch::new(quiet))?.report;
-    finish(&report, &args.out, args.json)
+    finish(&report, &new.out, args.json)
 }
 
 fn continue_run(folder: &Path, json: bool, quiet: bool, stop: &Arc<AtomicBool>) -> Result<()> {
@@ -37,7 +43,7 @@ fn continue_run(folder: &Path, json: bool, quiet: bool, stop: &Arc<AtomicBool>) 
     match resume(&run, &split, Some(stop.clone()))? {
         Resumed::Finished(report) => {
             if !quiet {
-                eprintln!("{}: this run is finished; nothing to do", folder.display());
+                say(&format!("{}: this run is finished; nothing to do", folder.display()));
             }
             finish(&report, folder, json)
         }
@@ -48,57 +54,53 @@ fn continue_run(folder: &Path, json: bool, quiet: bool, stop: &Arc<AtomicBool>) 
     }
 }
 
-/// The configuration file's options with the flags over them. Flags go through the same TOML as the file, so that
-/// both accept the same words and give the same errors.
-fn options(args: &Fit) -> Result<RunOptions> {
-    let mut text = toml_of(args.config.as_deref())?;
-    let string = |v: &Option<String>| v.clone().map(serde_json::Value::from);
-    let number = |v: Option<usize>| v.map(serde_json::Value::from);
-    for (name, value) in [
-        ("loss", string(&args.loss)),
-        ("miner", string(&args.miner)),
-        ("optimizer", string(&args.optimizer)),
-        ("loss_optimizer", string(&args.loss_optimizer)),
-        ("sampler", string(&args.sampler)),
-        ("pooler", string(&args.pooler)),
-        ("device", string(&args.device)),
-        ("num_items_per_class", number(args.num_items_per_class)),
-        ("output_dim", number(args.output_dim)),
-        ("epochs", number(args.epochs)),
-        ("batch_size", number(args.batch_size)),
-        ("learning_rate", args.learning_rate.map(serde_json::Value::from)),
-        ("seed", args.seed.map(serde_json::Value::from)),
-    ] {
-        if let Some(value) = value {
-            text.insert(name.to_owned(), value);
-        }
-    }
-    let mut loss_options = match text.remove("loss_options") {
-        Some(serde_json::Value::Object(map)) => map,
-        _ => serde_json::Map::new(),
-    };
-    if let Some(margin) = &args.margin {
-        let value = margin.parse::<f64>().map_or_else(|_| margin.clone().into(), serde_json::Value::from);
-        loss_options.insert("margin".into(), value);
-    }
-    if let Some(scale) = args.scale {
-        loss_options.insert("scale".into(), scale.into());
-    }
-    text.insert("loss_options".into(), loss_options.into());
-    serde_json::from_value(text.into()).map_err(|e| Error::option("options", "as given", e.to_string()))
-}
-
-fn toml_of(path: Option<&Path>) -> Result<serde_json::Map<String, serde_json::Value>> {
-    let options = match path {
-        None => return Ok(serde_json::Map::new()),
+/// The configuration file's options with the flags over them. A flag's word is read as the file's would be.
+fn options(args: &NewRun) -> Result<RunOptions> {
+    let mut options = match &args.config {
+        None => RunOptions::default(),
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(Error::io(path, "reading"))?;
             RunOptions::from_toml(&text).map_err(|e| Error::data(path, e.to_string()))?
         }
     };
-    match serde_json::to_value(options) {
-        Ok(serde_json::Value::Object(map)) => Ok(map),
-        _ => Err(Error::Unsuitable("the options cannot be represented".into())),
+    set(&mut options.loss, word("loss", &args.loss)?);
+    set(&mut options.optimizer, word("optimizer", &args.optimizer)?);
+    set(&mut options.sampler, word("sampler", &args.sampler)?);
+    set(&mut options.device, word("device", &args.device)?);
+    set(&mut options.miner, word("miner", &args.miner)?.map(Some));
+    set(&mut options.loss_optimizer, word("loss_optimizer", &args.loss_optimizer)?.map(Some));
+    set(&mut options.pooler, word("pooler", &args.pooler)?.map(Some));
+    set(&mut options.num_items_per_class, args.num_items_per_class);
+    set(&mut options.output_dim, args.output_dim.map(Some));
+    set(&mut options.epochs, args.epochs);
+    set(&mut options.batch_size, args.batch_size);
+    set(&mut options.learning_rate, args.learning_rate);
+    set(&mut options.seed, args.seed);
+    set(&mut options.loss_options.margin, margin(&args.margin)?.map(Some));
+    set(&mut options.loss_options.scale, args.scale.map(Some));
+    Ok(options)
+}
+
+fn set<T>(option: &mut T, given: Option<T>) {
+    if let Some(value) = given {
+        *option = value;
+    }
+}
+
+fn word<T: for<'de> Deserialize<'de>>(field: &str, text: &Option<String>) -> Result<Option<T>> {
+    let Some(text) = text else { return Ok(None) };
+    T::deserialize(StrDeserializer::<WordError>::new(text)).map(Some).map_err(|e| {
+        // Some kinds say "name = value: " themselves.
+        let message = e.to_string();
+        let remedy = message.split_once(&format!(" = {text}: ")).map_or(&*message, |(_, remedy)| remedy);
+        Error::option(field, text, remedy)
+    })
+}
+
+fn margin(text: &Option<String>) -> Result<Option<MarginValue>> {
+    match text.as_deref().map(str::parse::<f64>) {
+        Some(Ok(number)) => Ok(Some(number.into())),
+        _ => word("margin", text),
     }
 }
 

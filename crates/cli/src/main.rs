@@ -1,5 +1,7 @@
 //! The `embedtune` program: compare losses, fine-tune, evaluate, embed and search.
 #![forbid(unsafe_code)]
+// They panic where the reader has gone away (`2>&1 | head`) or the disk is full.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod apply;
 mod args;
@@ -14,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
-use embedtune_train::{Error, Result};
+use embedtune_train::{Error, Result, io};
 
 use args::{Arguments, Command};
 
@@ -22,23 +24,29 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
-    // A second Ctrl-C does not wait for the batch. Without a handler Ctrl-C still ends the program, unsaved.
+    // Training stops after the current batch and saves; a second Ctrl-C does not wait for it, and commands that do
+    // not train have nothing to save. Either way no file is left half-written.
+    let trains = matches!(arguments.command, Command::Compare(_) | Command::Fit(_));
     let installed = ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+        if flag.swap(true, Ordering::Relaxed) || !trains {
+            let _none = io::between_writes();
+            std::process::exit(INTERRUPTED.into());
         }
     });
     if let Err(error) = installed {
-        eprintln!("warning: Ctrl-C will not save a checkpoint: {error}");
+        say(&format!("warning: Ctrl-C will not save a checkpoint: {error}"));
     }
     match run(arguments, &stop) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(if matches!(error, Error::Interrupted { .. }) { 130 } else { 1 })
+            say(&format!("error: {error}"));
+            ExitCode::from(if matches!(error, Error::Interrupted { .. }) { INTERRUPTED } else { 1 })
         }
     }
 }
+
+/// What shells report for a program that Ctrl-C ended: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
 
 fn run(arguments: Arguments, stop: &Arc<AtomicBool>) -> Result<()> {
     let quiet = arguments.quiet;
@@ -49,6 +57,12 @@ fn run(arguments: Arguments, stop: &Arc<AtomicBool>) -> Result<()> {
         Command::Embed(options) => apply::embed(&options),
         Command::Search(options) => apply::search(&options),
     }
+}
+
+/// A line on standard error; where nobody can read it there is nobody to tell.
+fn say(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Prints to standard output; a reader that has gone away (`| head`) is no error.

@@ -18,7 +18,7 @@ impl Watch {
 
     fn say(&self, line: &str) {
         if !self.quiet {
-            self.bar.suspend(|| eprintln!("{line}"));
+            self.bar.suspend(|| crate::say(line));
         }
     }
 }
@@ -29,14 +29,14 @@ impl Observer for Watch {
         if self.quiet {
             return;
         }
-        self.bar = ProgressBar::new((start.epochs * start.batches) as u64);
+        self.bar = ProgressBar::new(start.epochs.saturating_mul(start.batches) as u64);
         let style =
             ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} batches, {eta} left, {msg}");
         if let Ok(style) = style {
             self.bar.set_style(style.progress_chars("=> "));
         }
         self.bar.set_prefix(self.name.clone());
-        self.bar.set_position((start.done * start.batches) as u64);
+        self.bar.set_position(start.done.saturating_mul(start.batches) as u64);
     }
 
     fn on_notice(&mut self, notice: &str) {

@@ -1,3 +1,4 @@
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -7,7 +8,7 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to read or write.
-    #[error("{}: {action} failed: {source}", .path.display())]
+    #[error("{}: {action} failed: {source}{}", .path.display(), remedy(.source.kind()))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -51,11 +52,13 @@ pub enum Error {
         /// What to try.
         remedy: &'static str,
     },
-    /// Training was asked to stop (Ctrl-C); what was learnt so far is saved.
-    #[error("interrupted after epoch {epoch}; continue with `fit --resume`")]
+    /// Training was asked to stop (Ctrl-C).
+    #[error("interrupted in epoch {epoch}; {}", continuation(.folder.as_deref()))]
     Interrupted {
-        /// Complete epochs.
+        /// The epoch under way, from 1.
         epoch: usize,
+        /// Where what was learnt so far is saved; `None` for a run without a folder.
+        folder: Option<PathBuf>,
     },
     /// An error of the numeric core.
     #[error(transparent)]
@@ -92,6 +95,33 @@ impl From<embedtune_pooling::Error> for Error {
             }
             other => Self::Unsuitable(other.to_string()),
         }
+    }
+}
+
+fn continuation(folder: Option<&Path>) -> String {
+    match folder {
+        Some(folder) => {
+            format!("the run is saved: continue with `embedtune fit --resume {}`", folder.display())
+        }
+        None => "the run has no folder, so nothing is saved".to_owned(),
+    }
+}
+
+/// What to do about the system's reason, where the reason alone does not say it.
+fn remedy(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::NotFound => "; check the path",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "; check its permissions, or name another place"
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            "; free some space there, or name another place"
+        }
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
+            "; a file stands where a folder is needed: name another place"
+        }
+        ErrorKind::IsADirectory => "; it is a folder: name a file",
+        _ => "",
     }
 }
 

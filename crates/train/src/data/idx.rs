@@ -7,10 +7,11 @@ use std::path::Path;
 use flate2::read::MultiGzDecoder;
 use ndarray::Array4;
 
+use super::exact;
 use crate::{Error, Result};
 
-/// More than any real set: a header that asks for more is damaged.
-const MOST_BYTES: u64 = 1 << 36;
+/// Images have three, colours would be a fourth.
+const MOST_AXES: u8 = 4;
 
 struct Header {
     kind: u8,
@@ -48,8 +49,9 @@ pub fn read_labels(path: &Path) -> Result<Vec<u32>> {
             .enumerate()
             .map(|(row, pair)| {
                 let label = i16::from_be_bytes([pair[0], pair[1]]);
-                u32::try_from(label)
-                    .map_err(|_| Error::data(path, format!("label {label} in row {row} is negative")))
+                u32::try_from(label).map_err(|_| {
+                    Error::data(path, format!("label {label} in row {row} is negative; labels are 0 and up"))
+                })
             })
             .collect(),
         (kind, sizes) => Err(Error::data(
@@ -70,44 +72,33 @@ fn read(path: &Path) -> Result<(Header, Vec<u8>)> {
 }
 
 fn content(path: &Path, mut from: impl Read) -> Result<(Header, Vec<u8>)> {
-    let short = |e: std::io::Error| {
-        Error::data(path, format!("damaged or truncated ({e}); copy or download it again"))
-    };
+    let short = |e: std::io::Error| Error::data(path, exact::damaged(&e));
     let mut magic = [0u8; 4];
     from.read_exact(&mut magic).map_err(short)?;
     let width = match (magic[0], magic[1], magic[2]) {
-        (0, 0, 0x08) => 1u64,
+        (0, 0, 0x08) => 1,
         (0, 0, 0x0B) => 2,
         _ => {
             return Err(Error::data(
                 path,
                 format!(
-                    "not an idx file of bytes or 16-bit integers: it begins with {magic:02x?}, expected 00 00 08 or 00 00 0b"
+                    "not an idx file of bytes or 16-bit integers: it begins with {magic:02x?}, expected 00 00 08 or 00 00 0b; give the original file"
                 ),
             ));
         }
     };
+    if magic[3] > MOST_AXES {
+        let detail =
+            format!("its header promises {} axes, more than {MOST_AXES}; the file is damaged", magic[3]);
+        return Err(Error::data(path, detail));
+    }
     let mut sizes = Vec::new();
-    let mut expected = width;
-    for axis in 0..magic[3] {
+    for _ in 0..magic[3] {
         let mut size = [0u8; 4];
         from.read_exact(&mut size).map_err(short)?;
-        let size = u32::from_be_bytes(size);
-        expected = expected.checked_mul(u64::from(size)).filter(|&b| b <= MOST_BYTES).ok_or_else(|| {
-            Error::data(path, format!("its header asks for an axis {axis} of {size}, more than {MOST_BYTES} bytes in all; the file is damaged"))
-        })?;
-        sizes.push(size as usize);
+        sizes.push(u32::from_be_bytes(size) as usize);
     }
-    // Read what is there, not what the header promises: a lying header must not allocate.
-    let mut bytes = Vec::new();
-    from.take(expected + 1).read_to_end(&mut bytes).map_err(short)?;
-    if bytes.len() as u64 != expected {
-        let got =
-            if bytes.len() as u64 > expected { "more".to_owned() } else { format!("{} bytes", bytes.len()) };
-        return Err(Error::data(
-            path,
-            format!("its header {sizes:?} promises {expected} bytes of data; there are {got}"),
-        ));
-    }
+    let detail = |detail| Error::data(path, detail);
+    let bytes = exact::bytes(from, exact::size(&sizes, width).map_err(detail)?).map_err(detail)?;
     Ok((Header { kind: magic[2], sizes }, bytes))
 }

@@ -24,70 +24,42 @@ impl Split {
     /// Loads a folder:
     ///
     /// - `train-images-idx3-ubyte` and its companions (MNIST's layout, `.gz` or not): the test images query each other;
-    /// - `*images-idx3*`, `*labels-idx1*` and `*classes.tsv`: background classes train, the items of the evaluation
+    /// - `*images-idx3*`, `*labels-idx1*` and `*classes*.tsv`: background classes train, the items of the evaluation
     ///   classes query each other;
     /// - `train.csv` and `test.csv` with a text and a label column: test items query the training items;
-    /// - `train.npy`, `train_labels.npy`, `test.npy`, `test_labels.npy`: the test vectors query each other.
+    /// - `train.npy`, `train_labels.npy`, `test.npy`, `test_labels.npy`: the test vectors query each other;
+    /// - `train.npz`, `test.npz` ([`vectors::read_npz`]): likewise.
     ///
     /// # Errors
     /// [`Error::Data`] naming the file; for a folder of none of these kinds, what was looked for.
     pub fn load(folder: &Path) -> Result<Self> {
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(folder).map_err(Error::io(folder, "reading the folder"))? {
-            names.push(entry.map_err(Error::io(folder, "reading the folder"))?.path());
+        if folder.is_file() {
+            return Err(Error::data(folder, "is a file; give the folder that holds the data's files"));
         }
-        names.sort();
-        let find = |parts: &[&str]| -> Option<PathBuf> {
-            names
-                .iter()
-                .find(|p| {
-                    p.file_name()
-                        .and_then(|n| n.to_str())
-                        .is_some_and(|n| parts.iter().all(|part| n.contains(part)))
-                })
-                .cloned()
-        };
-        if let (Some(images), Some(labels)) = (find(&["train-images-idx3"]), find(&["train-labels-idx1"])) {
-            let missing = |what: &str| Error::data(folder, format!("has training images and no {what}"));
-            let test_images = find(&["t10k-images-idx3"]).ok_or_else(|| missing("t10k-images-idx3-ubyte"))?;
-            let test_labels = find(&["t10k-labels-idx1"]).ok_or_else(|| missing("t10k-labels-idx1-ubyte"))?;
-            let train = labelled(
-                &images,
-                Items::Images(idx::read_images(&images)?),
-                &labels,
-                idx::read_labels(&labels)?,
-            )?;
-            let test = labelled(
-                &test_images,
-                Items::Images(idx::read_images(&test_images)?),
-                &test_labels,
-                idx::read_labels(&test_labels)?,
-            )?;
-            let fashion = folder.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.contains("fashion"));
-            return Ok(shared(train, test, None, |label| match FASHION.get(label as usize) {
-                Some(name) if fashion => (*name).to_owned(),
-                _ => label.to_string(),
-            }));
+        let folder = Folder::list(folder)?;
+        if let Some(images) = folder.find("train-images-idx3", IDX) {
+            return mnist(&folder, &images);
         }
-        if let (Some(images), Some(labels), Some(table)) =
-            (find(&["images-idx3"]), find(&["labels-idx1"]), find(&["classes.tsv"]))
-        {
-            let classes = text::read_class_split(&table)?;
-            let all = labelled(
-                &images,
-                Items::Images(idx::read_images(&images)?),
-                &labels,
-                idx::read_labels(&labels)?,
-            )?;
-            return by_class(&table, all, &classes);
+        if let Some(table) = folder.find("classes", &[".tsv"]) {
+            let images = folder.need("images-idx3", IDX, &table)?;
+            let all = labelled_images(&images, &folder.need("labels-idx1", IDX, &table)?)?;
+            return by_class(&table, all, &text::read_class_split(&table)?);
         }
-        if let (Some(train), Some(test)) = (find(&["train.csv"]), find(&["test.csv"])) {
-            return from_csv(&train, &test);
+        if let Some(train) = folder.find("train", &[".csv"]) {
+            return from_csv(&train, &folder.need("test", &[".csv"], &train)?);
         }
-        if let (Some(train), Some(test)) = (find(&["train.npy"]), find(&["test.npy"])) {
+        if let Some(train) = folder.find("train", &[".npz"]) {
+            let test = folder.need("test", &[".npz"], &train)?;
+            let read = |path: &Path| {
+                let (rows, labels) = vectors::read_npz(path)?;
+                labelled(path, Items::Vectors(rows), path, labels)
+            };
+            return Ok(shared(read(&train)?, read(&test)?, |label| label.to_string()));
+        }
+        if let Some(train) = folder.find("train", &["train.npy"]) {
+            let test = folder.need("test", &["test.npy"], &train)?;
             let read = |path: &Path, part: &str| {
-                let labels = find(&[part, "labels.npy"])
-                    .ok_or_else(|| Error::data(folder, format!("has no {part}_labels.npy")))?;
+                let labels = folder.need(part, &["labels.npy"], path)?;
                 labelled(
                     path,
                     Items::Vectors(vectors::read_vectors(path)?),
@@ -95,14 +67,70 @@ impl Split {
                     vectors::read_labels(&labels)?,
                 )
             };
-            return Ok(shared(read(&train, "train")?, read(&test, "test")?, None, |label| label.to_string()));
+            return Ok(shared(read(&train, "train")?, read(&test, "test")?, |label| label.to_string()));
         }
         Err(Error::data(
-            folder,
+            folder.path,
             "no data found: expected train-images-idx3-ubyte[.gz] and its companions; images-idx3 + labels-idx1 + \
-             classes.tsv; train.csv + test.csv; or train.npy + train_labels.npy + test.npy + test_labels.npy",
+             classes.tsv; train.csv + test.csv; train.npy + train_labels.npy + test.npy + test_labels.npy; or \
+             train.npz + test.npz",
         ))
     }
+}
+
+/// How the names of idx files end: they have no extension of their own.
+const IDX: &[&str] = &["-ubyte", "-short", "-idx1", "-idx3", ".idx", ".gz"];
+
+/// A folder's files, hidden ones left out, in the order of their names.
+struct Folder<'a> {
+    path: &'a Path,
+    files: Vec<PathBuf>,
+}
+
+impl<'a> Folder<'a> {
+    fn list(path: &'a Path) -> Result<Self> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(path).map_err(Error::io(path, "reading the folder"))? {
+            let entry = entry.map_err(Error::io(path, "reading the folder"))?;
+            if !entry.file_name().to_string_lossy().starts_with('.') {
+                files.push(entry.path());
+            }
+        }
+        files.sort();
+        Ok(Self { path, files })
+    }
+
+    /// The first file with `part` in its name and one of `ends` at its end.
+    fn find(&self, part: &str, ends: &[&str]) -> Option<PathBuf> {
+        let fits = |path: &&PathBuf| {
+            path.file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| name.contains(part) && ends.iter().any(|end| name.ends_with(end)))
+        };
+        self.files.iter().find(fits).cloned()
+    }
+
+    /// As [`find`](Self::find), for what must be there because `beside` is.
+    fn need(&self, part: &str, ends: &[&str], beside: &Path) -> Result<PathBuf> {
+        self.find(part, ends).ok_or_else(|| {
+            let what = if ends == IDX { "idx" } else { ends.first().unwrap_or(&"") };
+            let name = beside.file_name().unwrap_or_default().display();
+            let detail =
+                format!("has {name}, but no {what} file with `{part}` in its name to go with it; add it");
+            Error::data(self.path, detail)
+        })
+    }
+}
+
+fn mnist(folder: &Folder<'_>, images: &Path) -> Result<Split> {
+    let need = |part: &str| folder.need(part, IDX, images);
+    let train = labelled_images(images, &need("train-labels-idx1")?)?;
+    let test = labelled_images(&need("t10k-images-idx3")?, &need("t10k-labels-idx1")?)?;
+    let fashion = folder.path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.contains("fashion"));
+    Ok(shared(train, test, |label| match FASHION.get(label as usize) {
+        Some(name) if fashion => (*name).to_owned(),
+        _ => label.to_string(),
+    }))
 }
 
 type Raw = (Items, Vec<u32>);
@@ -111,18 +139,25 @@ fn labelled(path: &Path, items: Items, labels_path: &Path, labels: Vec<u32>) -> 
     if items.len() == labels.len() && !labels.is_empty() {
         return Ok((items, labels));
     }
-    Err(Error::data(
-        labels_path,
-        format!("has {} labels for the {} items of {}", labels.len(), items.len(), path.display()),
-    ))
+    let (found, expected) = (labels.len(), items.len());
+    let detail = if found == expected {
+        format!("no items: it and {} are empty", path.display())
+    } else {
+        format!(
+            "has {found} labels for the {expected} items of {}; take both files from one place",
+            path.display()
+        )
+    };
+    Err(Error::data(labels_path, detail))
 }
 
-/// Splits whose parts have one class list, in the order of the labels.
-fn shared(train: Raw, queries: Raw, gallery: Option<Raw>, name: impl Fn(u32) -> String) -> Split {
-    let mut index: BTreeMap<u32, u32> = BTreeMap::new();
-    for (_, labels) in [Some(&train), Some(&queries), gallery.as_ref()].into_iter().flatten() {
-        labels.iter().for_each(|&label| _ = index.insert(label, 0));
-    }
+fn labelled_images(images: &Path, labels: &Path) -> Result<Raw> {
+    labelled(images, Items::Images(idx::read_images(images)?), labels, idx::read_labels(labels)?)
+}
+
+/// A split whose parts have one class list, in the order of the labels; the queries search each other.
+fn shared(train: Raw, queries: Raw, name: impl Fn(u32) -> String) -> Split {
+    let mut index: BTreeMap<u32, u32> = train.1.iter().chain(&queries.1).map(|&label| (label, 0)).collect();
     index.values_mut().zip(0..).for_each(|(slot, position)| *slot = position);
     let classes: Vec<String> = index.keys().map(|&label| name(label)).collect();
     let set = |(items, labels): Raw| Dataset {
@@ -130,12 +165,15 @@ fn shared(train: Raw, queries: Raw, gallery: Option<Raw>, name: impl Fn(u32) -> 
         labels: labels.iter().map(|l| index[l]).collect(),
         classes: classes.clone(),
     };
-    Split { train: set(train), queries: set(queries), gallery: gallery.map(set) }
+    Split { train: set(train), queries: set(queries), gallery: None }
 }
 
 fn by_class(table: &Path, (items, labels): Raw, classes: &BTreeMap<u32, (String, bool)>) -> Result<Split> {
     if let Some((row, label)) = labels.iter().enumerate().find(|(_, label)| !classes.contains_key(label)) {
-        return Err(Error::data(table, format!("has no class {label}, the label of item {row}")));
+        return Err(Error::data(
+            table,
+            format!("has no class {label}, the label of item {row}; add its line"),
+        ));
     }
     let part = |evaluation: bool| -> Result<Dataset> {
         let rows: Vec<usize> =

@@ -1,8 +1,10 @@
 //! Labelled items: images, vectors or text.
 
+mod exact;
 mod glyphs;
 pub mod idx;
 mod load;
+mod npy;
 pub mod text;
 pub mod vectors;
 
@@ -66,6 +68,15 @@ impl Items {
             Self::Images(_) => "images",
             Self::Vectors(_) => "vectors",
             Self::Text(_) => "text",
+        }
+    }
+
+    /// Kind and shape of one item, in words.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Images(images) => format!("images of {:?}", &images.shape()[1..]),
+            Self::Vectors(vectors) => format!("vectors of length {}", vectors.ncols()),
+            Self::Text(_) => "text".to_owned(),
         }
     }
 

@@ -14,8 +14,14 @@ const LABEL: [&str; 5] = ["label", "category", "intent", "class", "target"];
 /// [`Error::Data`] with the line: a missing column, a row of another length, an empty label, bytes that are not UTF-8.
 pub fn read_csv(path: &Path) -> Result<(Vec<String>, Vec<String>)> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "reading"))?;
+    if bytes.is_empty() {
+        return Err(Error::data(
+            path,
+            "is empty; it needs a header with a text and a label column, and rows",
+        ));
+    }
     let mut reader = csv::Reader::from_reader(bytes.as_slice());
-    let headers = reader.headers().map_err(|e| Error::data(path, e.to_string()))?.clone();
+    let headers = reader.headers().map_err(|e| broken(path, &e))?.clone();
     let find = |names: &[&str], what: &str| {
         headers
             .iter()
@@ -35,17 +41,20 @@ pub fn read_csv(path: &Path) -> Result<(Vec<String>, Vec<String>)> {
     let (text, label) = (find(&TEXT, "text")?, find(&LABEL, "label")?);
     let (mut texts, mut labels) = (Vec::new(), Vec::new());
     for record in reader.records() {
-        let record = record.map_err(|e| Error::data(path, e.to_string()))?;
+        let record = record.map_err(|e| broken(path, &e))?;
         let line = record.position().map_or(0, csv::Position::line);
         let field = |column: usize| record.get(column).unwrap_or_default();
         if field(label).trim().is_empty() {
-            return Err(Error::data(path, format!("line {line}: the label is empty")));
+            return Err(Error::data(
+                path,
+                format!("line {line}: the label is empty; fill it in or remove the line"),
+            ));
         }
         texts.push(field(text).to_owned());
         labels.push(field(label).trim().to_owned());
     }
     if texts.is_empty() {
-        return Err(Error::data(path, "it has a header and no rows"));
+        return Err(Error::data(path, "it has a header and no rows; add some"));
     }
     Ok((texts, labels))
 }
@@ -58,7 +67,7 @@ pub fn read_csv(path: &Path) -> Result<(Vec<String>, Vec<String>)> {
 pub fn read_class_split(path: &Path) -> Result<BTreeMap<u32, (String, bool)>> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "reading"))?;
     let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_reader(bytes.as_slice());
-    let headers = reader.headers().map_err(|e| Error::data(path, e.to_string()))?.clone();
+    let headers = reader.headers().map_err(|e| broken(path, &e))?.clone();
     let column = |name: &str| headers.iter().position(|h| h.trim() == name);
     let need = |name: &str| {
         column(name)
@@ -67,7 +76,7 @@ pub fn read_class_split(path: &Path) -> Result<BTreeMap<u32, (String, bool)>> {
     let (class, split) = (need("class")?, need("split")?);
     let mut classes = BTreeMap::new();
     for record in reader.records() {
-        let record = record.map_err(|e| Error::data(path, e.to_string()))?;
+        let record = record.map_err(|e| broken(path, &e))?;
         let line = record.position().map_or(0, csv::Position::line);
         let field = |column: usize| record.get(column).unwrap_or_default().trim();
         let number: u32 = field(class).parse().map_err(|_| {
@@ -88,4 +97,19 @@ pub fn read_class_split(path: &Path) -> Result<BTreeMap<u32, (String, bool)>> {
         classes.insert(number, (name, evaluation));
     }
     Ok(classes)
+}
+
+/// A line that cannot be read, with what to do about it.
+fn broken(path: &Path, error: &csv::Error) -> Error {
+    let line = error.position().map_or(0, csv::Position::line);
+    let detail = match error.kind() {
+        csv::ErrorKind::Utf8 { err, .. } => {
+            format!("line {line}, column {}: not UTF-8; save the file as UTF-8", err.field() + 1)
+        }
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => format!(
+            "line {line} has {len} columns and the header {expected_len}; quote values that hold the separator"
+        ),
+        _ => format!("line {line}: {error}"),
+    };
+    Error::data(path, detail)
 }

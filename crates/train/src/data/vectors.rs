@@ -1,63 +1,66 @@
-//! Vectors from `.npy` files.
+//! Vectors and labels from `.npy` and `.npz` files.
 
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
-use ndarray::{Array1, Array2};
-use ndarray_npy::ReadNpyExt;
+use ndarray::Array2;
+use zip::ZipArchive;
 
+use super::npy::Npy;
 use crate::{Error, Result};
 
-/// `[n, dim]` of `f32` or `f64`.
+/// Names of the vectors in a `.npz` file; `arr_0` is what `numpy.savez` calls its first unnamed array.
+const VECTORS: [&str; 6] = ["vectors", "embeddings", "x", "X", "data", "arr_0"];
+/// Names of the labels.
+const LABELS: [&str; 5] = ["labels", "label", "y", "targets", "arr_1"];
+
+/// Vectors `[n, dim]` from a `.npy` file of `float32` or `float64`.
 ///
 /// # Errors
 /// [`Error::Data`] for another type or shape; a value that is not finite, with its row and column.
 pub fn read_vectors(path: &Path) -> Result<Array2<f32>> {
-    let open = || File::open(path).map(BufReader::new).map_err(Error::io(path, "opening"));
-    let vectors = match Array2::<f32>::read_npy(open()?) {
-        Ok(vectors) => vectors,
-        Err(first) => match Array2::<f64>::read_npy(open()?) {
-            Ok(vectors) => vectors.mapv(|v| v as f32),
-            Err(_) => {
-                return Err(Error::data(
-                    path,
-                    format!("expected a .npy array [items, dim] of f32 or f64: {first}"),
-                ));
-            }
-        },
-    };
-    if let Some(((row, column), value)) = vectors.indexed_iter().find(|(_, v)| !v.is_finite()) {
-        return Err(Error::data(
-            path,
-            format!("row {row}, column {column} is {value}; vectors must be finite"),
-        ));
-    }
-    Ok(vectors.as_standard_layout().into_owned())
+    npy(path)?.vectors().map_err(|detail| Error::data(path, detail))
 }
 
-/// `[n]` of whole numbers of any common width.
+/// Labels `[n]` from a `.npy` file of any whole-number type.
 ///
 /// # Errors
-/// [`Error::Data`] for another type or shape; a negative label with its row.
+/// [`Error::Data`] for another type or shape; a label out of range with its row.
 pub fn read_labels(path: &Path) -> Result<Vec<u32>> {
-    let open = || File::open(path).map(BufReader::new).map_err(Error::io(path, "opening"));
-    let wide: Vec<i64> = if let Ok(labels) = Array1::<i64>::read_npy(open()?) {
-        labels.to_vec()
-    } else if let Ok(labels) = Array1::<i32>::read_npy(open()?) {
-        labels.iter().map(|&v| v.into()).collect()
-    } else if let Ok(labels) = Array1::<u32>::read_npy(open()?) {
-        labels.iter().map(|&v| v.into()).collect()
-    } else if let Ok(labels) = Array1::<u8>::read_npy(open()?) {
-        labels.iter().map(|&v| v.into()).collect()
-    } else {
-        return Err(Error::data(path, "expected a .npy array [items] of i64, i32, u32 or u8 labels"));
+    npy(path)?.labels().map_err(|detail| Error::data(path, detail))
+}
+
+/// Vectors and labels from one `.npz` file, compressed or not. The vectors' array is called `vectors`,
+/// `embeddings`, `x`, `X`, `data` or `arr_0`, the labels' `labels`, `label`, `y`, `targets` or `arr_1`.
+///
+/// # Errors
+/// As [`read_vectors`] and [`read_labels`], with the array's name; a missing array with the names that are there.
+pub fn read_npz(path: &Path) -> Result<(Array2<f32>, Vec<u32>)> {
+    let damaged = |e| Error::data(path, format!("not a complete .npz file ({e}); write it with numpy.savez"));
+    let mut archive = ZipArchive::new(open(path)?).map_err(damaged)?;
+    let names: Vec<String> =
+        archive.file_names().filter_map(|name| name.strip_suffix(".npy")).map(str::to_owned).collect();
+    let mut array = |what: &str, accepted: &[&'static str]| {
+        let Some(name) = accepted.iter().find(|name| names.iter().any(|n| n == *name)) else {
+            let detail = format!("no array of {what}: it holds {names:?}; name it one of {accepted:?}");
+            return Err(Error::data(path, detail));
+        };
+        let member = archive.by_name(&format!("{name}.npy")).map_err(damaged)?;
+        let array = Npy::read(member).map_err(|e| Error::data(path, format!("array {name}: {e}")))?;
+        Ok((*name, array))
     };
-    wide.iter()
-        .enumerate()
-        .map(|(row, &label)| {
-            u32::try_from(label)
-                .map_err(|_| Error::data(path, format!("label {label} in row {row} is out of range")))
-        })
-        .collect()
+    let (name, vectors) = array("vectors", &VECTORS)?;
+    let vectors = vectors.vectors().map_err(|e| Error::data(path, format!("array {name}: {e}")))?;
+    let (name, labels) = array("labels", &LABELS)?;
+    let labels = labels.labels().map_err(|e| Error::data(path, format!("array {name}: {e}")))?;
+    Ok((vectors, labels))
+}
+
+fn open(path: &Path) -> Result<BufReader<File>> {
+    File::open(path).map(BufReader::new).map_err(Error::io(path, "opening"))
+}
+
+fn npy(path: &Path) -> Result<Npy> {
+    Npy::read(open(path)?).map_err(|detail| Error::data(path, detail))
 }

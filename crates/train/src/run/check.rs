@@ -1,11 +1,18 @@
 //! What options must satisfy, before any data are seen.
 
 use embedtune_losses::LossKind;
+use embedtune_pooling::{PoolerKind, PoolerOptions};
 use embedtune_samplers::SamplerKind;
+use serde::Serialize;
 
 use super::{Device, RunOptions};
 use crate::{Error, Result};
-use embedtune_pooling::PoolerOptions;
+
+/// Bounds above which a number is a slip of the keyboard, and would end in a failed allocation rather than a message.
+const MOST_EPOCHS: usize = 1_000_000;
+const MOST_ITEMS: usize = 1 << 20;
+const MOST_DIM: usize = 1 << 16;
+const MOST_CENTRES: usize = 1024;
 
 /// Finetuner warns from here on; so do we, where batches are not needed to be large.
 const LARGE_BATCH: usize = 256;
@@ -45,14 +52,26 @@ impl RunOptions {
     }
 
     fn check_ranges(&self) -> Result<()> {
-        let rules: [(bool, &str, String, &str); 10] = [
+        let sub_centers = self.loss_options.sub_centers.unwrap_or(1);
+        let rules: [(bool, &str, String, &str); 13] = [
             (
                 self.batch_size < 2,
                 "batch_size",
                 self.batch_size.to_string(),
                 "a batch needs at least 2 items; write 128",
             ),
-            (self.epochs == 0, "epochs", self.epochs.to_string(), "write 1 or more"),
+            (
+                self.batch_size > MOST_ITEMS,
+                "batch_size",
+                self.batch_size.to_string(),
+                "more than a step can hold; write at most 1048576, usually 128",
+            ),
+            (
+                !(1..=MOST_EPOCHS).contains(&self.epochs),
+                "epochs",
+                self.epochs.to_string(),
+                "write 1 or more, at most 1000000",
+            ),
             (
                 self.num_items_per_class < 2,
                 "num_items_per_class",
@@ -82,6 +101,18 @@ impl RunOptions {
                 "output_dim",
                 "0".to_owned(),
                 "an embedding needs a dimension; write e.g. 64, or leave it out",
+            ),
+            (
+                self.output_dim.is_some_and(|dim| dim > MOST_DIM),
+                "output_dim",
+                self.output_dim.unwrap_or_default().to_string(),
+                "longer than any embedding in use; write at most 65536, e.g. 64",
+            ),
+            (
+                sub_centers > MOST_CENTRES,
+                "loss_options.sub_centers",
+                sub_centers.to_string(),
+                "more centres than a class can use; write at most 1024, usually 3",
             ),
             (
                 i64::try_from(self.seed).is_err(),
@@ -123,14 +154,23 @@ impl RunOptions {
         if self.miner.is_none() && self.miner_options != Default::default() {
             return Err(Error::option(
                 "miner_options",
-                format!("{:?}", self.miner_options),
+                as_given(&self.miner_options),
                 "no miner is given that they could apply to; write miner = \"TripletMarginMiner\", or leave them out",
+            ));
+        }
+        if let Some(pooler) = self.pooler.filter(|pooler| *pooler != PoolerKind::GeM)
+            && self.pooler_options != PoolerOptions::default()
+        {
+            return Err(Error::option(
+                "pooler_options",
+                as_given(&self.pooler_options),
+                format!("{pooler:?} has no options; write pooler = \"GeM\", or leave them out"),
             ));
         }
         if self.pooler.is_none() && self.pooler_options != PoolerOptions::default() {
             return Err(Error::option(
                 "pooler_options",
-                format!("{:?}", self.pooler_options),
+                as_given(&self.pooler_options),
                 "no pooler is given that they could apply to; write pooler = \"GeM\", or leave them out",
             ));
         }
@@ -138,12 +178,12 @@ impl RunOptions {
             let remedy =
                 format!("{loss} has no class centres that a second optimizer could move; leave it out");
             if let Some(optimizer) = self.loss_optimizer {
-                return Err(Error::option("loss_optimizer", format!("{optimizer:?}"), remedy));
+                return Err(Error::option("loss_optimizer", optimizer, remedy));
             }
             if self.loss_optimizer_options != Default::default() {
                 return Err(Error::option(
                     "loss_optimizer_options",
-                    format!("{:?}", self.loss_optimizer_options),
+                    as_given(&self.loss_optimizer_options),
                     remedy,
                 ));
             }
@@ -166,6 +206,12 @@ impl RunOptions {
         }
         Ok(())
     }
+}
+
+/// Options as they are written, on one line.
+fn as_given(options: &impl Serialize) -> String {
+    let text = toml::to_string(options).unwrap_or_default();
+    format!("{{ {} }}", text.trim().replace('\n', ", "))
 }
 
 /// Whether a loss has class centres, and so an optimizer of its own.

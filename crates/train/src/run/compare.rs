@@ -14,12 +14,14 @@ use super::{Observer, Quality, RunOptions, Trained, Trainer, model, raw_vectors,
 use crate::data::{Dataset, Items, Split};
 use crate::encoder::Encoder;
 use crate::optim::OptimizerOptions;
-use crate::{Result, State};
+use crate::{Result, State, io};
 
 /// Classes and items of each class in the projected sample: what a figure can show without its points covering
 /// each other.
 const FIGURE_CLASSES: usize = 10;
 const FIGURE_ITEMS: usize = 100;
+
+const SUMMARY: &str = "summary.json";
 
 /// What to compare.
 #[derive(Debug, Clone)]
@@ -99,6 +101,9 @@ pub struct Comparison {
 /// # Errors
 /// Those of [`Trainer::fit`], and of the options with the loss they fail for.
 pub fn compare(split: &Split, options: &CompareOptions, observer: &mut dyn Observer) -> Result<Comparison> {
+    for (loss, loss_options) in &options.losses {
+        options_for(options, *loss, loss_options).check()?;
+    }
     let sample = sample(&split.queries);
     let mut variants = Vec::new();
     let started = Instant::now();
@@ -111,6 +116,10 @@ pub fn compare(split: &Split, options: &CompareOptions, observer: &mut dyn Obser
         gem_p: None,
         vectors,
     });
+    if let Some(folder) = &options.folder {
+        // The figures of an earlier comparison must not stand beside the models of this one.
+        io::remove(&folder.join(SUMMARY))?;
+    }
     let mut initial: Option<State> = None;
     for (loss, loss_options) in &options.losses {
         let mut builder = Trainer::builder()
@@ -130,7 +139,7 @@ pub fn compare(split: &Split, options: &CompareOptions, observer: &mut dyn Obser
     let projection = Projection { labels: sample.labels, classes: sample.classes };
     let comparison = Comparison { variants, projection };
     if let Some(folder) = &options.folder {
-        summary::write(&folder.join("summary.json"), &comparison)?;
+        summary::write(&folder.join(SUMMARY), &comparison)?;
     }
     Ok(comparison)
 }

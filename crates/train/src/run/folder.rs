@@ -86,16 +86,11 @@ impl RunFolder {
             return Err(Error::option(
                 "out",
                 self.path.display(),
-                "the folder is not empty; name another, continue its run with --resume, or overwrite it with --force",
+                "the folder is not empty; name another, continue its run with --resume, or replace it with --overwrite",
             ));
         }
         for file in [self.checkpoint(), self.model(), self.metrics(), self.run_file()] {
-            match std::fs::remove_file(&file) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io(&file, "removing")(error));
-                }
-                _ => {}
-            }
+            io::remove(&file)?;
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! From options and data to the parts of a run.
 
+use std::collections::BTreeMap;
+
 use embedtune_losses::{Loss, Sampling};
 use embedtune_samplers::{ClassSampler, RandomSampler, SamplerKind};
 use rand::SeedableRng;
@@ -112,7 +114,33 @@ pub(super) fn check_data(split: &Split) -> Result<()> {
             "the training data hold {items} items of {classes} class(es); telling classes apart needs at least 2"
         )));
     }
-    Ok(())
+    check_measurable(split)
+}
+
+/// Checks that what is measured is like what is trained on, before anything is written or computed.
+fn check_measurable(split: &Split) -> Result<()> {
+    let searched = split.gallery.as_ref().unwrap_or(&split.queries);
+    for (name, data) in [("evaluation", &split.queries), ("searched", searched)] {
+        let (expected, got) = (split.train.items.describe(), data.items.describe());
+        if expected != got {
+            return Err(Error::Unsuitable(format!(
+                "the training items are {expected}, but the {name} items are {got}; give items of one kind and shape"
+            )));
+        }
+    }
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    searched.labels.iter().for_each(|&label| *counts.entry(label).or_default() += 1);
+    // Among themselves a query needs an item besides itself.
+    let needed = if split.gallery.is_some() { 1 } else { 2 };
+    if split.queries.labels.iter().any(|label| counts.get(label).is_some_and(|&count| count >= needed)) {
+        return Ok(());
+    }
+    Err(Error::Unsuitable(format!(
+        "retrieval cannot be measured: none of the {} evaluation items has another item of its class among the {} \
+         items searched; give at least two items of a class",
+        split.queries.labels.len(),
+        searched.labels.len()
+    )))
 }
 
 /// The encoder's layers for these data and options.
@@ -125,11 +153,7 @@ pub(super) fn encoder_spec(options: &RunOptions, items: &Items) -> Result<Encode
             | (EncoderChoice::Text, Items::Text(_))
     );
     if !fits {
-        let kind = match items {
-            Items::Images(_) => "images",
-            Items::Vectors(_) => "vectors",
-            Items::Text(_) => "text",
-        };
+        let kind = items.kind();
         return Err(Error::option(
             "encoder",
             format!("{:?}", options.encoder).to_lowercase(),
@@ -159,8 +183,13 @@ pub(super) fn loss(
     }
     let miner = options.miner.map(|miner| (miner, &options.miner_options));
     embedtune_losses::build(options.loss, &given, miner, classes, dim).map_err(|e| match e {
-        embedtune_losses::Error::Option { option, value, reason } if option != "miner_options" => {
-            Error::option(format!("loss_options.{option}"), value, reason)
+        embedtune_losses::Error::Option { option, value, reason } => {
+            let field = match option {
+                "miner" | "miner_options" => option.to_owned(),
+                "miner margin" => "miner_options.margin".to_owned(),
+                _ => format!("loss_options.{option}"),
+            };
+            Error::option(field, value, reason)
         }
         other => other.into(),
     })
@@ -208,10 +237,25 @@ pub(super) fn batches(
         let sampler = ClassSampler::new(labels, options.batch_size, options.num_items_per_class, seed)
             .map_err(|e| Error::Unsuitable(e.to_string()))?;
         notices.extend(sampler.notice());
+        notices.extend(lone_items(labels));
         return Ok(Batches::Class(sampler));
     }
     let sampler = RandomSampler::new(labels.len(), options.batch_size, seed);
     Ok(Batches::Random(sampler.map_err(|e| Error::Unsuitable(e.to_string()))?))
+}
+
+/// What classes of one item mean for a loss that compares items with items.
+fn lone_items(labels: &[u32]) -> Option<String> {
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    labels.iter().for_each(|&label| *counts.entry(label).or_default() += 1);
+    let lone: Vec<u32> = counts.iter().filter(|(_, count)| **count == 1).map(|(&label, _)| label).collect();
+    let first = lone.first()?;
+    Some(format!(
+        "{} of {} classes have a single training item (class {first}, for one): without a second item they serve \
+         as negatives only",
+        lone.len(),
+        counts.len()
+    ))
 }
 
 /// The encoder, with random weights of the run's seed.

@@ -208,7 +208,8 @@ impl<'a> Trainer<'a> {
                 if let Some(folder) = &self.folder {
                     checkpoint::write_checkpoint(self, folder)?;
                 }
-                return Err(Error::Interrupted { epoch });
+                let folder = self.folder.as_ref().map(|folder| folder.path().to_path_buf());
+                return Err(Error::Interrupted { epoch: epoch + 1, folder });
             }
         }
         let factor = self.schedule.factor(self.progress.step.saturating_sub(1), epoch);

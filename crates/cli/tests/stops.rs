@@ -1,0 +1,153 @@
+//! Ctrl-C, readers that go away, full disks: nothing is left half-written, and what can be continued says so.
+#![cfg(unix)]
+
+mod support;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use support::{RUN_FILES, Said, files, program, run, signal, vector_folder};
+
+/// Enough that a signal after the first epoch meets a run under way.
+const FIT: &str = "fit --data data --batch-size 16 --epochs 80 --seed 3";
+
+/// Starts `embedtune LINE`, sends SIGINT once standard error has a line with `mark`, and waits for the end.
+fn interrupted(folder: &Path, line: &str, mark: &str) -> Said {
+    let mut child = program(folder, line)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    let mut err = String::new();
+    while !err.contains(mark) {
+        assert_ne!(lines.read_line(&mut err).unwrap(), 0, "it ended early: {err}");
+    }
+    signal("INT", child.id());
+    lines.read_to_string(&mut err).unwrap();
+    let mut said = Said::from(child.wait_with_output().unwrap());
+    assert!(!err.contains("panicked"), "{err}");
+    said.err = err;
+    said
+}
+
+#[test]
+fn an_interrupted_fit_continues_to_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    vector_folder(&at.join("data"));
+    run(at, &format!("{FIT} --out whole")).done();
+    let said = interrupted(at, &format!("{FIT} --out cut"), "epoch 1/80");
+    said.refused(130, &["error: interrupted in epoch", "embedtune fit --resume cut"]);
+    assert_eq!(files(&at.join("cut")), RUN_FILES);
+    run(at, "fit --resume cut").done();
+    let model = |run: &str| std::fs::read(at.join(run).join("model.safetensors")).unwrap();
+    assert!(model("cut") == model("whole"));
+    assert_eq!(files(&at.join("cut")), RUN_FILES);
+}
+
+#[test]
+fn a_run_without_a_checkpoint_starts_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    vector_folder(&at.join("data"));
+    run(at, &format!("{FIT} --out whole")).done();
+    std::fs::create_dir(at.join("cut")).unwrap();
+    // What a machine leaves that stops before the first epoch.
+    std::fs::copy(at.join("whole/run.toml"), at.join("cut/run.toml")).unwrap();
+    let said = run(at, "fit --resume cut");
+    assert!(said.err.contains("no checkpoint yet: starting over"), "{}", said.err);
+    said.done();
+    let model = |run: &str| std::fs::read(at.join(run).join("model.safetensors")).unwrap();
+    assert!(model("cut") == model("whole"));
+}
+
+#[test]
+fn an_interrupted_comparison_leaves_no_summary() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    vector_folder(&at.join("data"));
+    let compare = "compare --data data --batch-size 16 --out C";
+    run(at, &format!("{compare} --epochs 1")).done();
+    let said = interrupted(at, &format!("{compare} --epochs 80"), "epoch 1/80");
+    said.refused(
+        130,
+        &["error: interrupted in epoch", "no summary is written", "--resume C/TripletMarginLoss"],
+    );
+    // The earlier comparison's figures would not be this one's.
+    assert_eq!(files(&at.join("C")), ["ArcFaceLoss", "CosFaceLoss", "TripletMarginLoss"]);
+    run(at, "fit -q --resume C/TripletMarginLoss").done();
+    run(at, &format!("{compare} --epochs 1")).done();
+    assert!(at.join("C/summary.json").exists());
+}
+
+#[test]
+fn readers_that_go_away_stop_no_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    vector_folder(&at.join("data"));
+    let mut child = program(at, "fit --data data --batch-size 16 --epochs 2 --out run")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(files(&at.join("run")), RUN_FILES);
+    run(at, "evaluate --run run").done();
+}
+
+#[test]
+fn a_full_standard_output_is_an_error() {
+    let full = || File::options().write(true).open("/dev/full");
+    if full().is_err() {
+        println!("skipped: no /dev/full here");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    vector_folder(&at.join("data"));
+    run(at, "fit -q --data data --batch-size 16 --epochs 1 --out run").done();
+    let output = program(at, "evaluate --run run").stdout(full().unwrap()).stderr(Stdio::piped()).output();
+    Said::from(output.unwrap()).refused(1, &["standard output: writing failed: No space left on device"]);
+    let status = program(at, "evaluate --run nowhere").stderr(full().unwrap()).status();
+    assert_eq!(status.unwrap().code(), Some(1));
+}
+
+/// Runs `embedtune LINE` where no file may grow beyond 1,024 bytes: what a full disk does to the files of a run,
+/// without the rights to mount one.
+fn cramped(folder: &Path, line: &str) -> Said {
+    let script = format!("trap '' XFSZ; ulimit -f 2; exec {} {line}", env!("CARGO_BIN_EXE_embedtune"));
+    Command::new("sh").args(["-c", &script]).current_dir(folder).output().expect("sh is there").into()
+}
+
+#[test]
+fn a_write_that_fails_leaves_no_part_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    vector_folder(&at.join("data"));
+    let fit = "fit -q --data data --batch-size 16 --epochs 2";
+    // The run file and the metrics fit, the model does not.
+    cramped(at, &format!("{fit} --out run"))
+        .refused(1, &["model.safetensors: writing failed", "free some space there"]);
+    assert_eq!(files(&at.join("run")), ["metrics.jsonl", "run.toml"]);
+    // With room again it continues from where it can.
+    run(at, "fit -q --resume run").done();
+    run(at, &format!("{fit} --out whole")).done();
+    let model = |run: &str| std::fs::read(at.join(run).join("model.safetensors")).unwrap();
+    assert!(model("run") == model("whole"));
+    // An old file survives a failed new one.
+    run(at, "embed --run run --out e.npy").done();
+    let before = std::fs::read(at.join("e.npy")).unwrap();
+    assert!(before.len() < 1024);
+    let long = "embed --run run --data long --out e.npy";
+    vector_folder(&at.join("long"));
+    let rows = support::vectors(480);
+    embedtune_train::io::write_npy(&at.join("long/test.npy"), rows.view()).unwrap();
+    std::fs::write(at.join("long/test_labels.npy"), support::label_npy(&support::labels(480))).unwrap();
+    cramped(at, long).refused(1, &["e.npy: writing failed"]);
+    assert!(std::fs::read(at.join("e.npy")).unwrap() == before);
+    assert_eq!(files(at), ["data", "e.npy", "long", "run", "whole"]);
+}

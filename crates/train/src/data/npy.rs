@@ -1,0 +1,216 @@
+//! NumPy's `.npy` arrays (format versions 1 to 3: numpy/lib/format.py) of the types that vectors and labels have.
+
+use std::io::Read;
+
+use ndarray::{Array2, ShapeBuilder};
+
+use super::exact;
+
+/// More than any array of plain numbers has for a header.
+const MOST_HEADER: u32 = 1 << 16;
+
+/// An array as it stands in the file.
+pub(super) struct Npy {
+    /// NumPy's name of the type: byte order, kind, width; e.g. `<f4`.
+    descr: String,
+    shape: Vec<usize>,
+    fortran: bool,
+    bytes: Vec<u8>,
+}
+
+impl Npy {
+    /// Reads one array to the end of `from`.
+    ///
+    /// # Errors
+    /// In words, without the file's name.
+    pub(super) fn read(mut from: impl Read) -> Result<Self, String> {
+        let mut start = [0u8; 8];
+        from.read_exact(&mut start).map_err(|e| exact::damaged(&e))?;
+        if &start[..6] != b"\x93NUMPY" {
+            return Err(format!(
+                "not a .npy array: it begins with {:02x?}, expected 93 4e 55 4d 50 59; write it with numpy.save",
+                &start[..6]
+            ));
+        }
+        let mut length = [0u8; 4];
+        let used = if start[6] == 1 { 2 } else { 4 };
+        from.read_exact(&mut length[..used]).map_err(|e| exact::damaged(&e))?;
+        let length = u32::from_le_bytes(length);
+        if length > MOST_HEADER {
+            return Err(format!("its header is said to be {length} bytes long; the file is damaged"));
+        }
+        let header = exact::bytes(from.by_ref().take(length.into()), length.into())?;
+        let header = String::from_utf8_lossy(&header);
+        let (descr, fortran, shape) = parse(&header).ok_or_else(|| {
+            format!("its header {:?} does not describe an array of plain numbers", header.trim())
+        })?;
+        let number = descr.get(1..2).filter(|kind| ["i", "u", "f"].contains(kind));
+        let width = number.and_then(|_| descr.get(2..)?.parse().ok()).filter(|w| (1..=16).contains(w));
+        let Some(width) = width else {
+            return Err(format!("its type is {descr}, not a plain number; convert it with .astype"));
+        };
+        let bytes = exact::bytes(from, exact::size(&shape, width)?)?;
+        Ok(Self { descr, shape, fortran, bytes })
+    }
+
+    /// As vectors, `[items, dim]`.
+    ///
+    /// # Errors
+    /// In words: another type or shape; a value that is not finite, with its row and column.
+    pub(super) fn vectors(&self) -> Result<Array2<f32>, String> {
+        let values: Option<Vec<f32>> = match self.descr.as_str() {
+            "<f4" => Some(self.each(f32::from_le_bytes)),
+            ">f4" => Some(self.each(f32::from_be_bytes)),
+            "<f8" => Some(self.each(|b| f64::from_le_bytes(b) as f32)),
+            ">f8" => Some(self.each(|b| f64::from_be_bytes(b) as f32)),
+            _ => None,
+        };
+        let (&[items, dim], Some(values)) = (self.shape.as_slice(), values) else {
+            return Err(format!(
+                "expected vectors [items, dim] of type float32 or float64; got {} of shape {:?}; convert them, e.g. \
+                 with .astype('float32')",
+                self.descr, self.shape
+            ));
+        };
+        if dim == 0 {
+            return Err(format!("its shape is {:?}: vectors need at least one column", self.shape));
+        }
+        let shape = (items, dim).set_f(self.fortran);
+        let vectors = Array2::from_shape_vec(shape, values).map_err(|e| e.to_string())?;
+        if let Some(((row, column), value)) = vectors.indexed_iter().find(|(_, v)| !v.is_finite()) {
+            return Err(format!(
+                "row {row}, column {column} is {value} as float32; vectors must be finite: repair the row or leave \
+                 it out"
+            ));
+        }
+        Ok(if vectors.is_standard_layout() { vectors } else { vectors.as_standard_layout().into_owned() })
+    }
+
+    /// As labels, `[items]`.
+    ///
+    /// # Errors
+    /// In words: another type or shape; a label below 0 or above 4,294,967,295, with its row.
+    pub(super) fn labels(&self) -> Result<Vec<u32>, String> {
+        let order = self.descr.get(..1).unwrap_or_default();
+        let wide: Option<Vec<i128>> = match (order, self.descr.get(1..).unwrap_or_default()) {
+            (_, "u1") => Some(self.each(|b| u8::from_le_bytes(b).into())),
+            (_, "i1") => Some(self.each(|b| i8::from_le_bytes(b).into())),
+            ("<", "u2") => Some(self.each(|b| u16::from_le_bytes(b).into())),
+            (">", "u2") => Some(self.each(|b| u16::from_be_bytes(b).into())),
+            ("<", "i2") => Some(self.each(|b| i16::from_le_bytes(b).into())),
+            (">", "i2") => Some(self.each(|b| i16::from_be_bytes(b).into())),
+            ("<", "u4") => Some(self.each(|b| u32::from_le_bytes(b).into())),
+            (">", "u4") => Some(self.each(|b| u32::from_be_bytes(b).into())),
+            ("<", "i4") => Some(self.each(|b| i32::from_le_bytes(b).into())),
+            (">", "i4") => Some(self.each(|b| i32::from_be_bytes(b).into())),
+            ("<", "u8") => Some(self.each(|b| u64::from_le_bytes(b).into())),
+            (">", "u8") => Some(self.each(|b| u64::from_be_bytes(b).into())),
+            ("<", "i8") => Some(self.each(|b| i64::from_le_bytes(b).into())),
+            (">", "i8") => Some(self.each(|b| i64::from_be_bytes(b).into())),
+            _ => None,
+        };
+        let (&[_], Some(wide)) = (self.shape.as_slice(), wide) else {
+            return Err(format!(
+                "expected labels [items] of a whole-number type, e.g. int64; got {} of shape {:?}; convert them",
+                self.descr, self.shape
+            ));
+        };
+        wide.iter()
+            .enumerate()
+            .map(|(row, &label)| {
+                u32::try_from(label).map_err(|_| {
+                    format!("label {label} in row {row} is out of range; labels are 0 to {}", u32::MAX)
+                })
+            })
+            .collect()
+    }
+
+    fn each<const N: usize, T>(&self, to: impl Fn([u8; N]) -> T) -> Vec<T> {
+        self.bytes.as_chunks().0.iter().map(|&b| to(b)).collect()
+    }
+}
+
+/// Type, whether columns run together, shape.
+fn parse(header: &str) -> Option<(String, bool, Vec<usize>)> {
+    let value = |key: &str| header.split_once(&format!("'{key}':")).map(|(_, rest)| rest.trim_start());
+    let descr = value("descr")?.strip_prefix('\'')?.split_once('\'')?.0;
+    let fortran = value("fortran_order")?.starts_with("True");
+    let shape = value("shape")?.strip_prefix('(')?.split_once(')')?.0;
+    let sizes = shape.split(',').map(str::trim).filter(|size| !size.is_empty());
+    Some((descr.to_owned(), fortran, sizes.map(|size| size.parse().ok()).collect::<Option<_>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::arr2;
+
+    fn file(header: &str, data: &[u8]) -> Vec<u8> {
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend_from_slice(&(header.len() as u16).to_le_bytes());
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend_from_slice(data);
+        bytes
+    }
+
+    fn header(descr: &str, fortran: &str, shape: &str) -> String {
+        format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}\n")
+    }
+
+    #[test]
+    fn types_and_orders() {
+        let values = [1.5f32, -2.0, 3.0, 4.0, 5.0, 6.0];
+        let little: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let wide: Vec<u8> = values.iter().flat_map(|&v| f64::from(v).to_be_bytes()).collect();
+        let rows = arr2(&[[1.5, -2.0, 3.0], [4.0, 5.0, 6.0]]);
+        let columns = arr2(&[[1.5, 3.0, 5.0], [-2.0, 4.0, 6.0]]);
+        for (descr, fortran, data, expected) in [
+            ("<f4", "False", &little, &rows),
+            ("<f4", "True", &little, &columns),
+            (">f8", "False", &wide, &rows),
+        ] {
+            let npy = Npy::read(file(&header(descr, fortran, "(2, 3)"), data).as_slice()).unwrap();
+            assert_eq!(npy.vectors().unwrap(), expected);
+            assert!(npy.labels().unwrap_err().contains("expected labels"));
+        }
+        for (descr, data, expected) in [
+            ("|u1", &[7u8, 200][..], [7, 200]),
+            (">i2", &[0, 7, 1, 0], [7, 256]),
+            ("<u4", &[7, 0, 0, 0, 255, 255, 255, 255], [7, u32::MAX]),
+            ("<i8", &[7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], [7, 256]),
+        ] {
+            let npy = Npy::read(file(&header(descr, "False", "(2,)"), data).as_slice()).unwrap();
+            assert_eq!(npy.labels().unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let nan = [1.0f32, f32::NAN].map(f32::to_le_bytes).concat();
+        let huge = [1.0, 1e300].map(f64::to_le_bytes).concat();
+        let good = file(&header("<f4", "False", "(1, 2)"), &nan);
+        for (bytes, expected) in [
+            (b"PK\x03\x04....".to_vec(), "not a .npy array"),
+            (good[..4].to_vec(), "truncated"),
+            (good[..40].to_vec(), "promises"),
+            (good[..good.len() - 1].to_vec(), "promises 8 bytes of data and 7 are there"),
+            ([good.clone(), vec![0]].concat(), "more than the 8 bytes"),
+            (good, "row 0, column 1 is NaN"),
+            (file(&header("<f8", "False", "(1, 2)"), &huge), "row 0, column 1 is inf as float32"),
+            (file(&header("<f4", "False", "(99999999999, 99999999999)"), &[]), "the file is damaged"),
+            (file(&header("<f4", "False", "(18446744073709551616, 1)"), &[]), "does not describe"),
+            (file(&header("|O", "False", "(1, 2)"), &[0; 16]), "not a plain number"),
+            (file("{'descr': [('a', '<f4')], }", &[]), "does not describe"),
+            (file(&header("<f4", "False", "(2,)"), &[0; 8]), "got <f4 of shape [2]"),
+            (file(&header("<f4", "False", "(2, 0)"), &[]), "at least one column"),
+            (file(&header("<U1", "False", "(2,)"), &[0; 8]), "not a plain number"),
+            (b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec(), "4294967295 bytes long"),
+        ] {
+            let message = Npy::read(bytes.as_slice()).and_then(|npy| npy.vectors()).unwrap_err();
+            assert!(message.contains(expected), "{message}\nlacks: {expected}");
+        }
+        let labels = file(&header("|i1", "False", "(2,)"), &[1, 255]);
+        let message = Npy::read(labels.as_slice()).unwrap().labels().unwrap_err();
+        assert!(message.contains("label -1 in row 1 is out of range"), "{message}");
+    }
+}
