@@ -24,7 +24,7 @@ pub(crate) enum Command {
     /// Train the triplet, ArcFace and CosFace losses from the same start; print a table, draw the picture.
     Compare(Compare),
     /// Train an encoder, or continue a run.
-    #[command(long_about = None)]
+    #[command(after_long_help = DATA)]
     Fit(Box<Fit>),
     /// Measure retrieval with a trained run.
     Evaluate(Evaluate),
@@ -33,6 +33,26 @@ pub(crate) enum Command {
     /// Nearest neighbours of one item among the others.
     Search(Search),
 }
+
+/// The end of `fit --help`.
+const DATA: &str = "\
+Data are a folder, recognised by its files' names:
+
+  images   train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
+           t10k-labels-idx1-ubyte (MNIST's files), gzipped or not
+  images of classes to train on and of others to measure on
+           *images-idx3*, *labels-idx1* (8 or 16 bits), gzipped or not, and *classes*.tsv with
+           columns class and split (background or evaluation)
+  text     train.csv and test.csv with a column text (or query, sentence, item, utterance) and
+           a column label (or category, intent, class, target)
+  vectors  train.npy, train_labels.npy, test.npy and test_labels.npy; or train.npz and test.npz
+           with an array vectors (or embeddings, x, data, arr_0) of float32 or float64,
+           [items, dim], and an array labels (or y, targets, arr_1) of whole numbers, [items]
+
+Evaluation items search each other; those of text search the training items. Without --data the
+program draws glyphs: 100 classes to train on and 50 others to measure on.
+
+Ctrl-C saves a checkpoint after the current batch; --resume continues from it to the same result.";
 
 #[derive(Args)]
 pub(crate) struct Compare {
@@ -59,25 +79,7 @@ pub(crate) struct Compare {
     pub(crate) json: bool,
 }
 
-/// Train an encoder, or continue a run.
-///
-/// What --data names is a folder, recognised by its files' names:
-///
-/// * images: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte (MNIST's
-///   files, gzipped or not);
-/// * images of classes to train on and others to measure on: *images-idx3*, *labels-idx1* (gzipped or not; labels of 8
-///   or 16 bits) and *classes*.tsv with columns class and split (background or evaluation);
-/// * text: train.csv and test.csv with a column text (or query, sentence, item, utterance) and a column label (or
-///   category, intent, class, target);
-/// * vectors: train.npy, train_labels.npy, test.npy, test_labels.npy; or train.npz and test.npz, each with an array
-///   vectors (or embeddings, x, data, arr_0) of float32 or float64 [items, dim] and one labels (or y, targets, arr_1) of
-///   whole numbers [items].
-///
-/// Test items search each other; for text they search the training items. Without --data the program draws glyphs.
-///
-/// Ctrl-C saves a checkpoint after the current batch; --resume continues from it to the same result.
 #[derive(Args)]
-#[command(verbatim_doc_comment)]
 pub(crate) struct Fit {
     #[command(flatten)]
     pub(crate) new: NewRun,

@@ -30,8 +30,10 @@ fn main() -> ExitCode {
     let installed = ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) || !trains {
             let _none = io::between_writes();
+            say("error: interrupted");
             std::process::exit(INTERRUPTED.into());
         }
+        say("stopping after this batch; Ctrl-C again stops at once");
     });
     if let Err(error) = installed {
         say(&format!("warning: Ctrl-C will not save a checkpoint: {error}"));

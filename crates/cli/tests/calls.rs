@@ -145,3 +145,15 @@ fn compare_writes_its_summary_figure_and_models() {
         assert!(svg.contains(title), "no panel `{title}`");
     }
 }
+
+#[test]
+fn help_names_every_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let help = run(folder.path(), "fit --help").done();
+    for name in
+        ["train-images-idx3-ubyte", "classes*.tsv", "train.csv", "train_labels.npy", "train.npz", "--resume"]
+    {
+        assert!(help.contains(name), "{help}\nlacks: {name}");
+    }
+    assert!(!run(folder.path(), "fit -h").done().contains("train.npz"), "the short help is short");
+}

@@ -61,7 +61,10 @@ fn configuration_files_are_read_strictly() {
         ("epochs = \"three\"", ["options.toml", "invalid type: string \"three\""]),
         ("epochs = ", ["options.toml", "line 1"]),
         ("encoder = \"text\"", ["encoder = text", "the data are images"]),
-        ("[loss_optimizer_options]\nlr = 0.1", ["loss_optimizer_options = { learning_rate = 0.1 }", "no class centres"]),
+        (
+            "[loss_optimizer_options]\nlr = 0.1",
+            ["loss_optimizer_options = { learning_rate = 0.1 }", "no class centres"],
+        ),
         ("[miner_options]\nmargin = 0.1", ["miner_options = { margin = 0.1 }", "no miner is given"]),
         (
             "miner = \"BatchHardMiner\"\n[miner_options]\nmargin = 0.1",

@@ -10,7 +10,7 @@ use super::layer::{Layer, Shape};
 use crate::{Error, Result};
 
 /// Values of one tensor, at most: a damaged specification must not ask for all of the memory.
-const LARGEST: usize = 1 << 30;
+pub(super) const LARGEST: usize = 1 << 30;
 
 fn dims(dims: &[usize]) -> Result<IxDyn> {
     match dims.iter().try_fold(1usize, |product, &n| product.checked_mul(n)) {

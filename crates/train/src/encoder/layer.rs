@@ -3,6 +3,7 @@
 use embedtune_pooling::{PoolerKind, PoolerOptions};
 use serde::{Deserialize, Serialize};
 
+use super::init::LARGEST;
 use crate::{Error, Result};
 
 /// One layer. Each is plain data, so that an encoder can be saved, compared and rebuilt.
@@ -121,13 +122,18 @@ impl Layer {
     /// The shape after this layer.
     pub(super) fn output(&self, shape: &Shape) -> Result<Shape> {
         Ok(match (self, *shape) {
-            (&Self::Conv { out, kernel, padding }, Shape::Map([_, h, w])) if out > 0 && kernel > 0 => {
+            // A border as wide as the kernel would be looked at alone, and give constants.
+            (&Self::Conv { out, kernel, padding }, Shape::Map([_, h, w])) if out > 0 && padding < kernel => {
                 let side = |length: usize| {
                     let padded = padding.checked_mul(2)?.checked_add(length)?;
                     Some(padded.checked_sub(kernel)? + 1)
                 };
-                let (Some(h), Some(w)) = (side(h), side(w)) else { return Err(self.misplaced(shape)) };
-                Shape::Map([out, h, w])
+                let map = side(h).zip(side(w)).map(|(h, w)| [out, h, w]);
+                let fits = |map: &[usize; 3]| {
+                    let values = map.iter().try_fold(1usize, |values, &side| values.checked_mul(side));
+                    values.is_some_and(|values| values <= LARGEST)
+                };
+                Shape::Map(map.filter(fits).ok_or_else(|| self.misplaced(shape))?)
             }
             (Self::BatchNorm, Shape::Map(_) | Shape::Vector(_))
             | (Self::LayerNorm | Self::Normalize, Shape::Vector(_))

@@ -259,6 +259,8 @@ fn wrong_specifications_and_items_are_errors_with_a_reason() {
         (on_images(vec![Layer::Relu]), "add a pooling layer"),
         (on_images(vec![Layer::Conv { out: 1, kernel: 5, padding: 0 }]), "cannot follow Map([1, 4, 4])"),
         (on_images(vec![Layer::Conv { out: 1, kernel: 1, padding: usize::MAX }]), "cannot follow"),
+        (on_images(vec![Layer::Conv { out: 1, kernel: 3, padding: 1 << 37 }]), "cannot follow"),
+        (on_images(vec![Layer::Conv { out: 1 << 10, kernel: 30_000, padding: 29_999 }]), "cannot follow"),
         (EncoderSpec { input: InputSpec::Vector { dim: 0 }, layers: vec![] }, "at least 1"),
         (
             EncoderSpec {
