@@ -1,9 +1,10 @@
 //! What the two layouts, feature maps and tokens, share.
 
 use embedtune_core::{Error, Result};
+use pulp::{Arch, Simd, WithSimd};
 
 use crate::Gem;
-use crate::rows::{self, Pooled};
+use crate::rows::{self, Pooled, Scratch};
 
 /// Values that one task pools at least: a size that does not depend on the number of threads.
 const BLOCK: usize = 16 * 1024;
@@ -91,36 +92,89 @@ impl Pooling<'_> {
         }
     }
 
-    #[inline(always)]
-    pub(crate) fn row(&self, channel: usize, x: &[f32]) -> Pooled {
-        match *self {
-            Self::GeM { p, options, learnable } => {
-                rows::gem_here(x, p[channel % p.len()], options, learnable)
-            }
-            Self::Avg => Pooled::average(x),
-            Self::Max => Pooled::maximum(x),
-        }
+    /// Pools rows of `length` values, the first of which has number `first`; a row's number gives its channel.
+    pub(crate) fn rows(
+        &self,
+        x: &[f32],
+        length: usize,
+        first: usize,
+        scratch: &mut Scratch,
+        pooled: &mut [Pooled],
+    ) {
+        Arch::new().dispatch(Forward { pooling: self, x, length, first, scratch, pooled });
     }
 
-    #[inline(always)]
-    pub(crate) fn row_backward(
+    /// Gradients of the values of the rows that [`rows`](Self::rows) pooled.
+    pub(crate) fn rows_backward(
         &self,
-        channel: usize,
         x: &[f32],
-        pooled: &Pooled,
-        upstream: f32,
+        length: usize,
+        first: usize,
+        pooled: &[Pooled],
+        upstream: &[f32],
         dx: &mut [f32],
     ) {
-        match *self {
-            Self::GeM { p, options, .. } => {
-                rows::gem_backward_here(x, p[channel % p.len()], options, pooled, upstream, dx);
-            }
-            Self::Avg => dx.fill(upstream / x.len() as f32),
-            Self::Max => {
+        if let Self::GeM { p, options, .. } = *self {
+            Arch::new().dispatch(Backward { p, options, x, length, first, pooled, upstream, dx });
+            return;
+        }
+        for ((dx, pooled), &upstream) in dx.chunks_exact_mut(length.max(1)).zip(pooled).zip(upstream) {
+            if let Self::Avg = self {
+                dx.fill(upstream / length as f32);
+            } else {
                 dx.fill(0.0);
                 pooled.give(upstream, dx);
             }
         }
+    }
+}
+
+/// [`Pooling::rows`] for one instruction set.
+struct Forward<'a> {
+    pooling: &'a Pooling<'a>,
+    x: &'a [f32],
+    length: usize,
+    first: usize,
+    scratch: &'a mut Scratch,
+    pooled: &'a mut [Pooled],
+}
+
+impl WithSimd for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { pooling, x, length, first, scratch, pooled } = self;
+        if let Pooling::GeM { p, options, learnable } = *pooling {
+            rows::gem_rows(simd, x, length, first, p, options, learnable, scratch, pooled);
+            return;
+        }
+        for (i, to) in pooled.iter_mut().enumerate() {
+            let x = &x[i * length..(i + 1) * length];
+            *to = if let Pooling::Avg = pooling { Pooled::average(x) } else { Pooled::maximum(simd, x) };
+        }
+    }
+}
+
+/// GeM's [`Pooling::rows_backward`] for one instruction set.
+struct Backward<'a> {
+    p: &'a [f32],
+    options: &'a Gem,
+    x: &'a [f32],
+    length: usize,
+    first: usize,
+    pooled: &'a [Pooled],
+    upstream: &'a [f32],
+    dx: &'a mut [f32],
+}
+
+impl WithSimd for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { p, options, x, length, first, pooled, upstream, dx } = self;
+        rows::gem_backward_rows::<S>(x, length, first, p, options, pooled, upstream, dx);
     }
 }
 

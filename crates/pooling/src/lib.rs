@@ -3,9 +3,11 @@
 
 mod layout;
 pub mod maps;
+mod math;
 #[cfg(feature = "autodiff")]
 pub mod ops;
 mod options;
+mod reduce;
 pub mod rows;
 pub mod tokens;
 

@@ -1,10 +1,11 @@
 //! Pooling of feature maps `[batch, channels, length]` (`length` is height times width) to `[batch, channels]`.
 
-use embedtune_core::{Result, simd};
+use embedtune_core::Result;
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3};
 use rayon::prelude::*;
 
 use crate::layout::{Pooling, Saved, row_major, rows_per_block, shape};
+use crate::rows::Scratch;
 
 /// Writes the pooled values of `x`, `[batch, channels, length]`, to `y`, `[batch, channels]`, and what
 /// [`backward`] needs to `saved`.
@@ -31,17 +32,12 @@ pub fn forward(
     let data = row_major(x.as_slice(), "the maps", x.shape())?;
     saved.resize(batch * channels);
     let block = rows_per_block(length);
-    y.par_chunks_mut(block).zip(saved.rows.par_chunks_mut(block)).enumerate().for_each(|(at, (y, saved))| {
-        simd::dispatch(
-            #[inline(always)]
-            || {
-                for (i, (y, saved)) in y.iter_mut().zip(saved).enumerate() {
-                    let row = at * block + i;
-                    *saved = pooling.row(row % channels, &data[row * length..(row + 1) * length]);
-                    *y = saved.value;
-                }
-            },
-        );
+    let blocks = y.par_chunks_mut(block).zip(saved.rows.par_chunks_mut(block)).enumerate();
+    blocks.for_each_init(Scratch::default, |scratch, (at, (y, saved))| {
+        let first = at * block;
+        let data = &data[first * length..(first + saved.len()) * length];
+        pooling.rows(data, length, first, scratch, saved);
+        y.iter_mut().zip(saved).for_each(|(y, saved)| *y = saved.value);
     });
     Ok(())
 }
@@ -87,16 +83,10 @@ pub fn backward(
     let data = row_major(x.as_slice(), "the maps", x.shape())?;
     let block = rows_per_block(length);
     dx.par_chunks_mut(block * length).enumerate().for_each(|(at, dx)| {
-        simd::dispatch(
-            #[inline(always)]
-            || {
-                for (i, dx) in dx.chunks_exact_mut(length).enumerate() {
-                    let row = at * block + i;
-                    let x = &data[row * length..(row + 1) * length];
-                    pooling.row_backward(row % channels, x, &saved.rows[row], upstream[row], dx);
-                }
-            },
-        );
+        let first = at * block;
+        let rows = first..first + dx.len() / length;
+        let x = &data[first * length..first * length + dx.len()];
+        pooling.rows_backward(x, length, first, &saved.rows[rows.clone()], &upstream[rows], dx);
     });
     Ok(())
 }

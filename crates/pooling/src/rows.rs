@@ -5,17 +5,19 @@
 //! divided by its largest term: every power lies in `[0, 1]`, so none overflows). Its gradients are
 //! `dy/dx_i = f'(S) p u_i^(p-1) / n` and `dy/dp = top (f'(S) mean(q_i u_i^p ln u_i) + df/dp)`.
 
-use embedtune_core::{simd, vecmath};
+use pulp::Simd;
 
+use crate::math::{exp_all, ln_all};
 use crate::options::Gem;
-use crate::{MIN_P, Sign};
+use crate::reduce::{Extremes, dot, extremes, sum};
+use crate::{MIN_P, Pooling, Sign};
 
 /// Where the signed root becomes a straight line, as a share of the largest magnitude's power.
 const STRAIGHT: f64 = 1e-3;
-/// Values that are worked on together; sums are kept in this many lanes.
+/// `f64` sums are kept in this many lanes.
 const LANES: usize = 16;
-/// Values whose `f32` lane sums are added to the row's `f64` sum at once.
-const PART: usize = 64 * LANES;
+/// Values that pass through all steps together: they stay in the first-level cache.
+const CHUNK: usize = 2048;
 /// No place in the row.
 const NOWHERE: usize = usize::MAX;
 
@@ -30,6 +32,8 @@ pub struct Pooled {
     top: f32,
     /// Smallest value, for [`Sign::Shift`].
     low: f32,
+    /// [`Magnitudes`]' scale.
+    scale: f32,
     /// `f'(S) p / n`.
     slope: f32,
     /// What the value at `place` receives beside its share of the powers.
@@ -40,7 +44,7 @@ pub struct Pooled {
 
 impl Pooled {
     pub(crate) const EMPTY: Self =
-        Self { value: 0.0, d_p: 0.0, top: 1.0, low: 0.0, slope: 0.0, extra: 0.0, place: NOWHERE };
+        Self { value: 0.0, d_p: 0.0, top: 1.0, low: 0.0, scale: 1.0, slope: 0.0, extra: 0.0, place: NOWHERE };
 
     fn not_a_number() -> Self {
         Self { value: f32::NAN, d_p: f32::NAN, slope: f32::NAN, ..Self::EMPTY }
@@ -52,35 +56,32 @@ impl Pooled {
 /// An empty row gives 0. Finite values give finite results, whatever their range; a row with NaN or infinity gives
 /// NaN in everything, never a number.
 pub fn gem(x: &[f32], p: f32, options: &Gem) -> Pooled {
-    simd::dispatch(
-        #[inline(always)]
-        || gem_here(x, p, options, true),
-    )
+    one(&Pooling::GeM { p: &[p], options, learnable: true }, x)
+}
+
+/// A single row.
+fn one(pooling: &Pooling<'_>, x: &[f32]) -> Pooled {
+    let mut pooled = [Pooled::EMPTY];
+    pooling.rows(x, x.len(), 0, &mut Scratch::default(), &mut pooled);
+    pooled[0]
 }
 
 /// Writes `upstream * d value / d x` to `dx`, of `x`'s length. `pooled` is what [`gem`] returned for the same `x`,
 /// `p` and `options`. A gradient beyond `f32` becomes the largest finite value of its sign.
 pub fn gem_backward(x: &[f32], p: f32, options: &Gem, pooled: &Pooled, upstream: f32, dx: &mut [f32]) {
-    simd::dispatch(
-        #[inline(always)]
-        || gem_backward_here(x, p, options, pooled, upstream, dx),
-    );
+    let pooling = Pooling::GeM { p: &[p], options, learnable: true };
+    pooling.rows_backward(x, x.len(), 0, &[*pooled], &[upstream], dx);
 }
 
 /// Arithmetic mean, summed in `f64`; 0 for an empty row.
 pub fn average(x: &[f32]) -> f32 {
-    simd::dispatch(
-        #[inline(always)]
-        || average_here(x),
-    )
+    one(&Pooling::Avg, x).value
 }
 
 /// Position of the largest value, the first of equals; of the first NaN, if there is one; `None` in an empty row.
 pub fn argmax(x: &[f32]) -> Option<usize> {
-    simd::dispatch(
-        #[inline(always)]
-        || argmax_here(x),
-    )
+    let place = one(&Pooling::Max, x).place;
+    (place != NOWHERE).then_some(place)
 }
 
 #[inline(always)]
@@ -96,56 +97,6 @@ fn sum_here(x: &[f32]) -> f64 {
         *sum += f64::from(v);
     }
     sums.iter().sum()
-}
-
-#[inline(always)]
-pub(crate) fn average_here(x: &[f32]) -> f32 {
-    (sum_here(x) / x.len().max(1) as f64) as f32
-}
-
-#[inline(always)]
-pub(crate) fn argmax_here(x: &[f32]) -> Option<usize> {
-    let (mut tops, mut odd) = ([f32::NEG_INFINITY; LANES], [false; LANES]);
-    for chunk in x.chunks(LANES) {
-        for ((top, odd), &v) in tops.iter_mut().zip(&mut odd).zip(chunk) {
-            *top = if v > *top { v } else { *top };
-            *odd |= v.is_nan();
-        }
-    }
-    if odd.contains(&true) {
-        return x.iter().position(|v| v.is_nan());
-    }
-    let top = tops.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-    x.iter().position(|&v| v == top)
-}
-
-/// What one pass over a row finds.
-struct Extremes {
-    low: f32,
-    high: f32,
-    finite: bool,
-}
-
-#[inline(always)]
-fn extremes(x: &[f32]) -> Extremes {
-    let (mut lows, mut highs, mut zeros) =
-        ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES], [0.0f32; LANES]);
-    let (full, tail) = x.as_chunks::<LANES>();
-    let mut padded = [x.first().copied().unwrap_or_default(); LANES];
-    padded[..tail.len()].copy_from_slice(tail);
-    for chunk in full.iter().chain([&padded]) {
-        for (lane, &v) in chunk.iter().enumerate() {
-            lows[lane] = if v < lows[lane] { v } else { lows[lane] };
-            highs[lane] = if v > highs[lane] { v } else { highs[lane] };
-            // NaN and infinity times 0 are NaN, and stay so.
-            zeros[lane] += v * 0.0;
-        }
-    }
-    Extremes {
-        low: lows.iter().fold(f32::INFINITY, |a, &b| if b < a { b } else { a }),
-        high: highs.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a }),
-        finite: zeros.iter().all(|&z| z == 0.0),
-    }
 }
 
 /// How values become magnitudes, see [`Sign`]. `scale` halves a shifted row whose spread is beyond `f32`.
@@ -166,6 +117,29 @@ impl Magnitudes {
     #[inline(always)]
     fn clamped(self, v: f32) -> f32 {
         if v > self.eps { v } else { self.eps }
+    }
+
+    /// Writes `c / top` of each value.
+    #[inline(always)]
+    fn relative(self, x: &[f32], sign: Sign, relative: Relative, u: &mut [f32]) {
+        let pairs = u.iter_mut().zip(x);
+        match sign {
+            Sign::Clamp => {
+                for (u, &v) in pairs {
+                    *u = relative.of(self.clamped(v));
+                }
+            }
+            Sign::Shift => {
+                for (u, &v) in pairs {
+                    *u = relative.of(self.shifted(v));
+                }
+            }
+            Sign::Signed => {
+                for (u, &v) in pairs {
+                    *u = relative.of(self.clamped(v.abs()));
+                }
+            }
+        }
     }
 
     #[inline(always)]
@@ -194,93 +168,141 @@ impl Relative {
     }
 }
 
-/// `u^k` for a whole `k` from 0 to 7. The bits of `k` do not change in a loop, so the choices leave it.
-#[inline(always)]
-fn whole_power(u: f32, k: u32) -> f32 {
-    let square = u * u;
-    let mut power = if k & 1 != 0 { u } else { 1.0 };
-    power *= if k & 2 != 0 { square } else { 1.0 };
-    power * if k & 4 != 0 { square * square } else { 1.0 }
+/// The whole power of all rows, if there is one that products make.
+fn whole(p: &[f32], less: f32) -> Option<u32> {
+    let &[p] = p else { return None };
+    let power = p.max(MIN_P) - less;
+    (power.fract() == 0.0 && (0.0..=4.0).contains(&power)).then_some(power as u32)
 }
 
-/// `Some(k)` if `p` is a whole number that [`whole_power`] can take.
-fn whole(p: f32) -> Option<u32> {
-    (p.fract() == 0.0 && (0.0..=7.0).contains(&p)).then_some(p as u32)
-}
-
+/// `u^k` of each value.
 #[inline(always)]
-pub(crate) fn gem_here(x: &[f32], p: f32, options: &Gem, want_d_p: bool) -> Pooled {
-    if x.is_empty() {
-        return Pooled::EMPTY;
+fn raise(values: &mut [f32], k: u32) {
+    match k {
+        0 => values.fill(1.0),
+        1 => {}
+        2 => {
+            for u in values {
+                *u *= *u;
+            }
+        }
+        3 => {
+            for u in values {
+                *u = *u * *u * *u;
+            }
+        }
+        _ => {
+            for u in values {
+                let square = *u * *u;
+                *u = square * square;
+            }
+        }
     }
-    let Extremes { low, high, finite } = extremes(x);
-    if !finite || !p.is_finite() {
+}
+
+/// Buffers of one task.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    powers: Vec<f32>,
+    logs: Vec<f32>,
+}
+
+/// Pools rows of `length` values that lie one after another. `p` holds one power, or one for each channel; `first` is
+/// the number of the first row, from which its channel follows.
+///
+/// Each step (magnitudes, logarithms, powers, sums) runs over a chunk of rows: loops without a reduction over many
+/// short rows are those that the compiler vectorises without a remainder for each row.
+#[inline(always)]
+pub(crate) fn gem_rows<S: Simd>(
+    simd: S,
+    x: &[f32],
+    length: usize,
+    first: usize,
+    p: &[f32],
+    options: &Gem,
+    want_d_p: bool,
+    scratch: &mut Scratch,
+    pooled: &mut [Pooled],
+) {
+    if length == 0 {
+        pooled.fill(Pooled::EMPTY);
+        return;
+    }
+    let rows = (CHUNK / length).max(1);
+    let whole = whole(p, 0.0);
+    for (at, (x, pooled)) in x.chunks(rows * length).zip(pooled.chunks_mut(rows)).enumerate() {
+        let power = |row: usize| p[(first + at * rows + row) % p.len()].max(MIN_P);
+        let Scratch { powers, logs } = scratch;
+        powers.resize(x.len(), 0.0);
+        for ((x, u), pooled) in x.chunks_exact(length).zip(powers.chunks_exact_mut(length)).zip(&mut *pooled)
+        {
+            *pooled = relate(simd, x, options, u);
+        }
+        if want_d_p || whole.is_none() {
+            logs.resize(x.len(), 0.0);
+            logs.copy_from_slice(powers);
+            ln_all::<S>(logs);
+        }
+        if let Some(k) = whole {
+            raise(powers, k);
+        } else {
+            for (row, (to, log)) in powers.chunks_exact_mut(length).zip(logs.chunks_exact(length)).enumerate()
+            {
+                let p = power(row);
+                for (to, &log) in to.iter_mut().zip(log) {
+                    *to = p * log;
+                }
+            }
+            exp_all::<S>(powers);
+        }
+        for (row, (x, pooled)) in x.chunks_exact(length).zip(pooled).enumerate() {
+            let of_row = row * length..(row + 1) * length;
+            let powers = &mut powers[of_row.clone()];
+            if options.sign == Sign::Signed {
+                let (eps, inverse) = (options.eps, 1.0 / options.eps);
+                // Below eps the signed power is a straight line: its slope at 0 is infinite for p < 1.
+                for (power, &v) in powers.iter_mut().zip(x) {
+                    let line = v * inverse;
+                    *power *= if v.abs() < eps { line } else { 1f32.copysign(v) };
+                }
+            }
+            let sum_logs = if want_d_p { dot(simd, powers, &logs[of_row]) } else { 0.0 };
+            finish(x, power(row), options, sum(simd, powers), sum_logs, want_d_p, pooled);
+        }
+    }
+}
+
+/// Writes `u_i` to `u`; `top` and `low`, or NaN in everything for a row that is not finite.
+#[inline(always)]
+fn relate<S: Simd>(simd: S, x: &[f32], options: &Gem, u: &mut [f32]) -> Pooled {
+    let Extremes { low, high, finite } = extremes(simd, x);
+    if !finite {
+        u.fill(1.0);
         return Pooled::not_a_number();
     }
-    let p = p.max(MIN_P);
     let magnitudes = Magnitudes::of(options, low, high);
-    let (top, sums) = match options.sign {
-        Sign::Clamp => {
-            let top = magnitudes.clamped(high);
-            let relative = Relative::to(top);
-            (
-                top,
-                sums(
-                    x,
-                    p,
-                    want_d_p,
-                    #[inline(always)]
-                    move |v| (relative.of(magnitudes.clamped(v)), 1.0),
-                ),
-            )
-        }
-        Sign::Shift => {
-            let top = magnitudes.shifted(high);
-            let relative = Relative::to(top);
-            (
-                top,
-                sums(
-                    x,
-                    p,
-                    want_d_p,
-                    #[inline(always)]
-                    move |v| (relative.of(magnitudes.shifted(v)), 1.0),
-                ),
-            )
-        }
-        Sign::Signed => {
-            let top = magnitudes.clamped(if high > -low { high } else { -low });
-            let relative = Relative::to(top);
-            let inverse_eps = 1.0 / options.eps;
-            (
-                top,
-                sums(
-                    x,
-                    p,
-                    want_d_p,
-                    #[inline(always)]
-                    move |v: f32| {
-                        // Below eps the signed power is a straight line: its slope at 0 is infinite for p < 1.
-                        let sign = if v.abs() < magnitudes.eps { v * inverse_eps } else { 1f32.copysign(v) };
-                        (relative.of(magnitudes.clamped(v.abs())), sign)
-                    },
-                ),
-            )
-        }
+    let top = match options.sign {
+        Sign::Clamp => magnitudes.clamped(high),
+        Sign::Shift => magnitudes.shifted(high),
+        Sign::Signed => magnitudes.clamped(if high > -low { high } else { -low }),
     };
+    magnitudes.relative(x, options.sign, Relative::to(top), u);
+    Pooled { top, low, scale: magnitudes.scale, ..Pooled::EMPTY }
+}
+
+/// The value of a row and its backward pass's numbers, from the sums of its powers.
+fn finish(x: &[f32], p: f32, options: &Gem, sum: f64, sum_logs: f64, want_d_p: bool, pooled: &mut Pooled) {
+    if pooled.slope.is_nan() {
+        return;
+    }
     let n = x.len() as f64;
-    let (mean, mean_log, p) = (sums.0 / n, sums.1 / n, f64::from(p));
+    let (mean, mean_log, p) = (sum / n, sum_logs / n, f64::from(p));
     let (root, d_root, root_d_p, extra) = root(mean, p, options.sign);
-    let wide_top = f64::from(top) / f64::from(magnitudes.scale);
-    let mut pooled = Pooled {
-        value: narrow(wide_top * root),
-        d_p: if want_d_p { narrow(wide_top * (d_root * mean_log + root_d_p)) } else { 0.0 },
-        top,
-        low,
-        slope: narrow(d_root * p / n),
-        extra: 0.0,
-        place: NOWHERE,
-    };
+    let (top, low) = (pooled.top, pooled.low);
+    let wide_top = f64::from(top) / f64::from(pooled.scale);
+    pooled.value = narrow(wide_top * root);
+    pooled.d_p = if want_d_p { narrow(wide_top * (d_root * mean_log + root_d_p)) } else { 0.0 };
+    pooled.slope = narrow(d_root * p / n);
     if options.sign == Sign::Shift {
         pooled.value = narrow(wide_top * root + f64::from(low) - f64::from(options.eps));
         pooled.place = x.iter().position(|&v| v == low).unwrap_or(NOWHERE);
@@ -291,7 +313,6 @@ pub(crate) fn gem_here(x: &[f32], p: f32, options: &Gem, want_d_p: bool) -> Pool
         pooled.place = at;
         pooled.extra = if x[at] < 0.0 { -narrow(extra) } else { narrow(extra) };
     }
-    pooled
 }
 
 /// To `f32`, beyond its range to its end.
@@ -313,127 +334,78 @@ fn root(mean: f64, p: f64, sign: Sign) -> (f64, f64, f64, f64) {
     (root, root / (p * mean), -root * log / (p * p), 0.0)
 }
 
-/// Sums of `q u^p` and `q u^p ln u` over a row (the second only where wanted).
+/// Gradients of the values of the rows that [`gem_rows`] pooled.
 #[inline(always)]
-fn sums(x: &[f32], p: f32, want_log: bool, part: impl Fn(f32) -> (f32, f32) + Copy) -> (f64, f64) {
-    match (whole(p), want_log) {
-        (Some(k), false) => lanes(
-            x,
-            #[inline(always)]
-            move |v| {
-                let (u, q) = part(v);
-                (whole_power(u, k) * q, 0.0)
-            },
-        ),
-        (Some(k), true) => lanes(
-            x,
-            #[inline(always)]
-            move |v| {
-                let (u, q) = part(v);
-                let power = whole_power(u, k) * q;
-                (power, power * vecmath::ln(u))
-            },
-        ),
-        (None, _) => lanes(
-            x,
-            #[inline(always)]
-            move |v| {
-                let (u, q) = part(v);
-                let log = vecmath::ln(u);
-                let power = vecmath::exp(p * log) * q;
-                (power, power * log)
-            },
-        ),
-    }
-}
-
-/// Sums two terms of each value: `f32` in lanes for a part of the row, `f64` over the parts.
-#[inline(always)]
-fn lanes(x: &[f32], terms: impl Fn(f32) -> (f32, f32)) -> (f64, f64) {
-    let (mut total, mut total_log) = (0.0f64, 0.0f64);
-    for part in x.chunks(PART) {
-        let (mut sums, mut logs) = ([0.0f32; LANES], [0.0f32; LANES]);
-        let (full, tail) = part.as_chunks::<LANES>();
-        for chunk in full {
-            for lane in 0..LANES {
-                let (power, log) = terms(chunk[lane]);
-                sums[lane] += power;
-                logs[lane] += log;
-            }
-        }
-        if let Some(&first) = tail.first() {
-            // A whole chunk costs less than its values one by one; only the tail's own are added.
-            let mut chunk = [first; LANES];
-            chunk[..tail.len()].copy_from_slice(tail);
-            let (mut powers, mut power_logs) = ([0.0f32; LANES], [0.0f32; LANES]);
-            for lane in 0..LANES {
-                (powers[lane], power_logs[lane]) = terms(chunk[lane]);
-            }
-            for lane in 0..tail.len() {
-                sums[lane] += powers[lane];
-                logs[lane] += power_logs[lane];
-            }
-        }
-        total += sums.iter().map(|&v| f64::from(v)).sum::<f64>();
-        total_log += logs.iter().map(|&v| f64::from(v)).sum::<f64>();
-    }
-    (total, total_log)
-}
-
-#[inline(always)]
-pub(crate) fn gem_backward_here(
+pub(crate) fn gem_backward_rows<S: Simd>(
     x: &[f32],
-    p: f32,
+    length: usize,
+    first: usize,
+    p: &[f32],
     options: &Gem,
-    pooled: &Pooled,
-    upstream: f32,
+    pooled: &[Pooled],
+    upstream: &[f32],
     dx: &mut [f32],
 ) {
-    let p = p.max(MIN_P);
-    let factor = pooled.slope * upstream;
-    // `top` of a shifted row carries the row's scale; its extremes give the same scale again.
-    let high = if options.sign == Sign::Shift { extremes(x).high } else { 0.0 };
-    let magnitudes = Magnitudes::of(options, pooled.low, high);
-    let relative = Relative::to(pooled.top);
+    if length == 0 {
+        return;
+    }
+    let rows = (CHUNK / length).max(1);
+    let whole = whole(p, 1.0);
+    for (at, (x, dx)) in x.chunks(rows * length).zip(dx.chunks_mut(rows * length)).enumerate() {
+        let from = at * rows;
+        let power = |row: usize| p[(first + from + row) % p.len()].max(MIN_P);
+        for ((x, dx), pooled) in x.chunks_exact(length).zip(dx.chunks_exact_mut(length)).zip(&pooled[from..])
+        {
+            let magnitudes = Magnitudes { eps: options.eps, low: pooled.low, scale: pooled.scale };
+            magnitudes.relative(x, options.sign, Relative::to(pooled.top), dx);
+        }
+        if let Some(k) = whole {
+            raise(dx, k);
+        } else {
+            ln_all::<S>(dx);
+            for (row, dx) in dx.chunks_exact_mut(length).enumerate() {
+                let power = power(row) - 1.0;
+                for v in dx {
+                    *v *= power;
+                }
+            }
+            exp_all::<S>(dx);
+        }
+        for (row, (x, dx)) in x.chunks_exact(length).zip(dx.chunks_exact_mut(length)).enumerate() {
+            slopes(x, power(row), options, &pooled[from + row], upstream[from + row], dx);
+        }
+    }
+}
+
+/// From `u_i^(p - 1)` to `dx_i`, in place.
+#[inline(always)]
+fn slopes(x: &[f32], p: f32, options: &Gem, pooled: &Pooled, upstream: f32, dx: &mut [f32]) {
+    // Within f32: infinity times a power that is 0 would be NaN.
+    let factor = (pooled.slope * upstream).clamp(-f32::MAX, f32::MAX);
+    let eps = options.eps;
+    // What is below eps has another share of the slope; of NaN, NaN.
+    let below = match options.sign {
+        Sign::Clamp => factor * 0.0,
+        Sign::Shift => factor,
+        Sign::Signed => factor / p,
+    };
+    let signed = options.sign == Sign::Signed;
+    for (d, &v) in dx.iter_mut().zip(x) {
+        let size = if signed { v.abs() } else { v };
+        let slope = if size < eps { below } else { factor };
+        *d = (slope * *d).clamp(-f32::MAX, f32::MAX);
+    }
     match options.sign {
-        Sign::Clamp => slopes(
-            x,
-            p,
-            factor,
-            dx,
-            #[inline(always)]
-            move |v| (relative.of(magnitudes.clamped(v)), if v >= magnitudes.eps { 1.0 } else { 0.0 }),
-        ),
+        Sign::Clamp => {}
+        // The minimum is subtracted everywhere and added back: it gets what the others leave.
         Sign::Shift => {
-            slopes(
-                x,
-                p,
-                factor,
-                dx,
-                #[inline(always)]
-                move |v| (relative.of(magnitudes.shifted(v)), 1.0),
-            );
-            // The minimum is subtracted everywhere and added back: it gets what the others leave.
-            let place = pooled.place;
-            if let Some(d) = dx.get_mut(place) {
+            if let Some(d) = dx.get_mut(pooled.place) {
                 *d = 0.0;
                 let others = sum_here(dx);
-                dx[place] = narrow(f64::from(upstream) - others);
+                dx[pooled.place] = narrow(f64::from(upstream) - others);
             }
         }
         Sign::Signed => {
-            let straight = 1.0 / p;
-            slopes(
-                x,
-                p,
-                factor,
-                dx,
-                #[inline(always)]
-                move |v| {
-                    let share = if v.abs() < magnitudes.eps { straight } else { 1.0 };
-                    (relative.of(magnitudes.clamped(v.abs())), share)
-                },
-            );
             if let Some(d) = dx.get_mut(pooled.place) {
                 *d = narrow(f64::from(*d) + f64::from(pooled.extra) * f64::from(upstream));
             }
@@ -441,63 +413,17 @@ pub(crate) fn gem_backward_here(
     }
 }
 
-/// `dx = factor * share * u^(p - 1)`.
-#[inline(always)]
-fn slopes(x: &[f32], p: f32, factor: f32, dx: &mut [f32], part: impl Fn(f32) -> (f32, f32) + Copy) {
-    match whole(p - 1.0) {
-        Some(k) => each(
-            x,
-            dx,
-            #[inline(always)]
-            move |v| {
-                let (u, share) = part(v);
-                factor * share * whole_power(u, k)
-            },
-        ),
-        None => {
-            let power = p - 1.0;
-            each(
-                x,
-                dx,
-                #[inline(always)]
-                move |v| {
-                    let (u, share) = part(v);
-                    let d = factor * share * vecmath::exp(power * vecmath::ln(u));
-                    d.clamp(-f32::MAX, f32::MAX)
-                },
-            );
-        }
-    }
-}
-
-#[inline(always)]
-fn each(x: &[f32], dx: &mut [f32], f: impl Fn(f32) -> f32) {
-    let ((full, tail), (d_full, d_tail)) = (x.as_chunks::<LANES>(), dx.as_chunks_mut::<LANES>());
-    for (chunk, d) in full.iter().zip(d_full) {
-        for lane in 0..LANES {
-            d[lane] = f(chunk[lane]);
-        }
-    }
-    if let Some(&first) = tail.first() {
-        let mut chunk = [first; LANES];
-        chunk[..tail.len()].copy_from_slice(tail);
-        let mut d = [0.0; LANES];
-        for lane in 0..LANES {
-            d[lane] = f(chunk[lane]);
-        }
-        d_tail.iter_mut().zip(d).for_each(|(to, d)| *to = d);
-    }
-}
-
 impl Pooled {
     #[inline(always)]
     pub(crate) fn average(x: &[f32]) -> Self {
-        Self { value: average_here(x), ..Self::EMPTY }
+        Self { value: (sum_here(x) / x.len().max(1) as f64) as f32, ..Self::EMPTY }
     }
 
     #[inline(always)]
-    pub(crate) fn maximum(x: &[f32]) -> Self {
-        match argmax_here(x) {
+    pub(crate) fn maximum<S: Simd>(simd: S, x: &[f32]) -> Self {
+        let Extremes { high, finite, .. } = extremes(simd, x);
+        let odd = if finite { None } else { x.iter().position(|v| v.is_nan()) };
+        match odd.or_else(|| x.iter().position(|&v| v == high)) {
             Some(place) => Self { value: x[place], place, ..Self::EMPTY },
             None => Self::EMPTY,
         }

@@ -3,11 +3,12 @@
 //! A token that the mask leaves out changes nothing, whatever it holds (NaN too), and its gradient is 0. An item
 //! without any token gives zeros and takes no gradient.
 
-use embedtune_core::{Result, simd};
+use embedtune_core::Result;
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3};
 use rayon::prelude::*;
 
 use crate::layout::{Pooling, Saved, row_major, rows_per_block, shape};
+use crate::rows::Scratch;
 
 /// Which tokens count.
 #[derive(Debug, Clone, Copy)]
@@ -107,13 +108,22 @@ impl Valid {
 }
 
 /// The item's valid tokens as rows `[dim, valid]`.
-#[inline(always)]
 fn gather(x: &[f32], dim: usize, valid: &[usize], rows: &mut Vec<f32>) {
     rows.clear();
     rows.resize(dim * valid.len(), 0.0);
     for (at, &token) in valid.iter().enumerate() {
         for (channel, &v) in x[token * dim..(token + 1) * dim].iter().enumerate() {
             rows[channel * valid.len() + at] = v;
+        }
+    }
+}
+
+/// The reverse of [`gather`]; zeros for the other tokens.
+fn scatter(rows: &[f32], dim: usize, valid: &[usize], x: &mut [f32]) {
+    x.fill(0.0);
+    for (at, &token) in valid.iter().enumerate() {
+        for (channel, v) in x[token * dim..(token + 1) * dim].iter_mut().enumerate() {
+            *v = rows[channel * valid.len() + at];
         }
     }
 }
@@ -146,29 +156,15 @@ pub fn forward(
     }
     let block = rows_per_block(tokens * dim);
     y.par_chunks_mut(block * dim).zip(saved.rows.par_chunks_mut(block * dim)).enumerate().for_each_init(
-        Vec::new,
-        |rows, (at, (y, saved))| {
-            simd::dispatch(
-                #[inline(always)]
-                || {
-                    for (i, (y, saved)) in
-                        y.chunks_exact_mut(dim).zip(saved.chunks_exact_mut(dim)).enumerate()
-                    {
-                        let item = at * block + i;
-                        let count = valid.item(item).len();
-                        gather(
-                            &data[item * tokens * dim..(item + 1) * tokens * dim],
-                            dim,
-                            valid.item(item),
-                            rows,
-                        );
-                        for (channel, (y, saved)) in y.iter_mut().zip(saved).enumerate() {
-                            *saved = pooling.row(channel, &rows[channel * count..(channel + 1) * count]);
-                            *y = saved.value;
-                        }
-                    }
-                },
-            );
+        <(Vec<f32>, Scratch)>::default,
+        |(rows, scratch), (at, (y, saved))| {
+            for (i, (y, saved)) in y.chunks_exact_mut(dim).zip(saved.chunks_exact_mut(dim)).enumerate() {
+                let item = at * block + i;
+                let kept = valid.item(item);
+                gather(&data[item * tokens * dim..(item + 1) * tokens * dim], dim, kept, rows);
+                pooling.rows(rows, kept.len(), item * dim, scratch, saved);
+                y.iter_mut().zip(saved).for_each(|(y, saved)| *y = saved.value);
+            }
         },
     );
     Ok(())
@@ -215,28 +211,18 @@ pub fn backward(
     let data = row_major(x.as_slice(), "the tokens", x.shape())?;
     let block = rows_per_block(size);
     dx.par_chunks_mut(block * size).enumerate().for_each_init(
-        || (Vec::new(), Vec::new()),
-        |(rows, d_row): &mut (Vec<f32>, Vec<f32>), (at, dx)| {
-            simd::dispatch(
-                #[inline(always)]
-                || {
-                    for (i, dx) in dx.chunks_exact_mut(size).enumerate() {
-                        let item = at * block + i;
-                        let kept = valid.item(item);
-                        gather(&data[item * size..(item + 1) * size], dim, kept, rows);
-                        d_row.resize(kept.len(), 0.0);
-                        dx.fill(0.0);
-                        for channel in 0..dim {
-                            let x = &rows[channel * kept.len()..(channel + 1) * kept.len()];
-                            let row = item * dim + channel;
-                            pooling.row_backward(channel, x, &saved.rows[row], upstream[row], d_row);
-                            for (&token, &d) in kept.iter().zip(d_row.iter()) {
-                                dx[token * dim + channel] = d;
-                            }
-                        }
-                    }
-                },
-            );
+        <(Vec<f32>, Vec<f32>)>::default,
+        |(rows, d_rows), (at, dx)| {
+            for (i, dx) in dx.chunks_exact_mut(size).enumerate() {
+                let item = at * block + i;
+                let kept = valid.item(item);
+                gather(&data[item * size..(item + 1) * size], dim, kept, rows);
+                d_rows.resize(rows.len(), 0.0);
+                let of_item = item * dim..(item + 1) * dim;
+                let (saved, upstream) = (&saved.rows[of_item.clone()], &upstream[of_item]);
+                pooling.rows_backward(rows, kept.len(), item * dim, saved, upstream, d_rows);
+                scatter(d_rows, dim, kept, dx);
+            }
         },
     );
     Ok(())

@@ -1,0 +1,126 @@
+//! `exp` and `ln` for powers, with fused products where the instruction set has them. Element by element, in loops
+//! that the compiler vectorises.
+
+use pulp::Simd;
+
+/// Adding and subtracting 1.5 * 2^23 rounds to the nearest whole number in any instruction set.
+const ROUND: f32 = 12_582_912.0;
+const LN2_HIGH: f32 = 0.693_359_4;
+const LN2_LOW: f32 = -2.121_944_4e-4;
+
+/// Replaces values above 0 by their logarithms.
+#[inline(always)]
+pub(crate) fn ln_all<S: Simd>(values: &mut [f32]) {
+    if fused::<S>() {
+        for v in values {
+            *v = ln::<true>(*v);
+        }
+    } else {
+        for v in values {
+            *v = ln::<false>(*v);
+        }
+    }
+}
+
+/// Replaces values by their exponentials.
+#[inline(always)]
+pub(crate) fn exp_all<S: Simd>(values: &mut [f32]) {
+    if fused::<S>() {
+        for v in values {
+            *v = exp::<true>(*v);
+        }
+    } else {
+        for v in values {
+            *v = exp::<false>(*v);
+        }
+    }
+}
+
+/// Whether the vectors are those of AVX2 with FMA or AVX-512; elsewhere `mul_add` might be a slow call.
+fn fused<S: Simd>() -> bool {
+    S::F32_LANES >= 8
+}
+
+#[inline(always)]
+fn mul_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Within 2 ulp (tested) by reduction to `[sqrt(1/2), sqrt(2)]` and the polynomial of Cephes' `logf`.
+#[inline(always)]
+fn ln<const FUSED: bool>(x: f32) -> f32 {
+    // Denormals are scaled up, so that their exponent field means what it says.
+    let small = x < f32::MIN_POSITIVE;
+    let x = if small { x * 8_388_608.0 } else { x };
+    // Centre the mantissa around 1 by moving the exponent's cut to sqrt(1/2).
+    let shifted = x.to_bits().wrapping_sub(0x3f35_04f3);
+    let exponent = ((shifted as i32) >> 23) as f32 - if small { 23.0 } else { 0.0 };
+    let m = f32::from_bits((shifted & 0x007f_ffff).wrapping_add(0x3f35_04f3)) - 1.0;
+    let square = m * m;
+    let p = 7.037_683_6e-2;
+    let p = mul_add::<FUSED>(p, m, -1.151_461e-1);
+    let p = mul_add::<FUSED>(p, m, 1.167_699_9e-1);
+    let p = mul_add::<FUSED>(p, m, -1.242_014_1e-1);
+    let p = mul_add::<FUSED>(p, m, 1.424_932_3e-1);
+    let p = mul_add::<FUSED>(p, m, -1.666_805_7e-1);
+    let p = mul_add::<FUSED>(p, m, 2.000_071_5e-1);
+    let p = mul_add::<FUSED>(p, m, -2.499_999_4e-1);
+    let p = mul_add::<FUSED>(p, m, 3.333_333e-1);
+    let low = mul_add::<FUSED>(p * m, square, exponent * LN2_LOW);
+    let low = mul_add::<FUSED>(square, -0.5, low);
+    mul_add::<FUSED>(exponent, LN2_HIGH, m + low)
+}
+
+/// Within 2 ulp on `[-87, 88]` (tested) by Cody-Waite reduction to `[-ln 2 / 2, ln 2 / 2]` and the Taylor polynomial
+/// of degree 7. Below -87.3 the result is 0 (denormals are flushed), above 88 that at 88.
+#[inline(always)]
+fn exp<const FUSED: bool>(x: f32) -> f32 {
+    let clamped = x.clamp(-87.336, 88.0);
+    let n = mul_add::<FUSED>(clamped, std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let r = mul_add::<FUSED>(n, -LN2_HIGH, clamped);
+    let r = mul_add::<FUSED>(n, -LN2_LOW, r);
+    let p = 1.0 / 5040.0;
+    let p = mul_add::<FUSED>(p, r, 1.0 / 720.0);
+    let p = mul_add::<FUSED>(p, r, 1.0 / 120.0);
+    let p = mul_add::<FUSED>(p, r, 1.0 / 24.0);
+    let p = mul_add::<FUSED>(p, r, 1.0 / 6.0);
+    let p = mul_add::<FUSED>(p, r, 0.5);
+    let p = mul_add::<FUSED>(p * r, r, r) + 1.0;
+    // 2^n: the last bits of `n + ROUND` are the whole number.
+    let power = f32::from_bits((n + ROUND).to_bits().wrapping_sub(ROUND.to_bits() - 127) << 23);
+    if x < -87.336 { 0.0 } else { p * power }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The largest error of `f` over `inputs`, in ulp of the exact value, but at least of `least`.
+    fn worst(inputs: impl Iterator<Item = f32>, f: fn(f32) -> f32, exact: fn(f64) -> f64, least: f64) -> f64 {
+        let error = |x: f32| {
+            let exact = exact(f64::from(x));
+            let ulp = f64::from(f32::EPSILON) * exact.abs().max(least).log2().floor().exp2();
+            (f64::from(f(x)) - exact).abs() / ulp
+        };
+        inputs.map(error).fold(0.0, |a, b| if b <= a { a } else { b })
+    }
+
+    #[test]
+    fn both_variants_are_within_two_ulp() {
+        for (ln, exp) in
+            [(ln::<true> as fn(f32) -> f32, exp::<true> as fn(f32) -> f32), (ln::<false>, exp::<false>)]
+        {
+            let positive = || (0..0x7f80_0000u32).step_by(1499).map(|bits| f32::from_bits(bits.max(1)));
+            let error = worst(positive(), ln, f64::ln, 1.0);
+            assert!(error <= 2.0, "ln: {error}");
+            // Near 1 the result is small and its ulp with it.
+            let near = (0..200_000).map(|i| 0.95 + i as f32 * 5e-7);
+            let error = worst(near, ln, f64::ln, 1e-3);
+            assert!(error <= 2.0, "ln near 1: {error}");
+            let error = worst((0..1_750_000).map(|i| -87.0 + i as f32 * 1e-4), exp, f64::exp, 0.0);
+            assert!(error <= 2.0, "exp: {error}");
+            assert_eq!((ln(1.0), exp(0.0), exp(-1e30), exp(f32::NEG_INFINITY)), (0.0, 1.0, 0.0, 0.0));
+            assert!(exp(1e30).is_finite());
+        }
+    }
+}
