@@ -15,7 +15,7 @@ import numpy
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-SUITES = ["losses", "triplets", "training", "retrieval"]
+SUITES = ["losses", "triplets", "pooling", "training", "retrieval"]
 # Rows compared at once: two arrays of a gigabyte need not be in memory together.
 BLOCK = 65536
 

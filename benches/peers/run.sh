@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs embedtune beside the systems that people use: benches/peers/run.sh {losses|triplets|training|retrieval|all}
-#   [--rounds N] [--only TEXT] [--json FILE] [--keep]
+# Runs embedtune beside the systems that people use:
+#   benches/peers/run.sh {losses|triplets|pooling|training|retrieval|all} [--rounds N] [--only TEXT] [--json FILE] [--keep]
 # Prints one table and writes one JSON file (target/peers/SUITE.json). README.md says what is measured.
 #
 # Python is EMBEDTUNE_PYTHON, or an environment with the pinned requirements made in target/peers/venv.
@@ -9,7 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
 
 case "${1:-}" in
-    losses | triplets | training | retrieval | all) ;;
+    losses | triplets | pooling | training | retrieval | all) ;;
     *)
         sed -n '2,3s/^# //p' "$0" >&2
         exit 2

@@ -1,6 +1,7 @@
 //! embedtune's side of the comparisons in `benches/peers`: one file a suite.
 
 mod losses;
+mod pooling;
 
 use std::path::Path;
 
@@ -32,6 +33,7 @@ pub fn load(suite: &str, folder: &Path) -> Outcome<Box<dyn Case>> {
     let case: Value = serde_json::from_slice(&std::fs::read(folder.join("case.json"))?)?;
     match suite {
         "losses" => Ok(Box::new(losses::Margin::load(&case, folder)?)),
+        "pooling" => Ok(Box::new(pooling::Maps::load(folder)?)),
         _ => Err(format!("no suite {suite:?}").into()),
     }
 }
