@@ -53,9 +53,12 @@ impl Pooled {
 
 /// Generalised mean of `x` with power `p` (raised to [`MIN_P`] if lower), with `d value / d p`.
 ///
-/// An empty row gives 0. Finite values give finite results, whatever their range; a row with NaN or infinity gives
-/// NaN in everything, never a number.
+/// An empty row gives 0. Finite values give finite results, whatever their range; a row or a power with NaN or
+/// infinity gives NaN in everything, never a number.
 pub fn gem(x: &[f32], p: f32, options: &Gem) -> Pooled {
+    if !p.is_finite() && !x.is_empty() {
+        return Pooled::not_a_number();
+    }
     one(&Pooling::GeM { p: &[p], options, learnable: true }, x)
 }
 

@@ -106,6 +106,9 @@ fn what_is_no_number_never_becomes_one() {
             assert!(!rows::average(&x).is_finite());
         }
     }
+    for p in [f32::NAN, f32::INFINITY] {
+        assert!(rows::gem(&[1.0, 2.0], p, &gem(Sign::Clamp)).value.is_nan());
+    }
     assert_eq!(rows::argmax(&[1.0, f32::NAN, 3.0]), Some(1));
     assert_eq!(rows::argmax(&[1.0, 3.0, 3.0]), Some(1));
     assert_eq!(rows::argmax(&[f32::NEG_INFINITY]), Some(0));
