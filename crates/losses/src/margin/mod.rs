@@ -2,6 +2,7 @@
 
 mod engine;
 mod plan;
+mod state;
 mod target;
 mod tile;
 
@@ -149,6 +150,15 @@ impl MarginSoftmax {
         }
         if options.sub_centers == 0 {
             return fail("sub_centers", "0".into(), "at least 1; 3 is usual");
+        }
+        // Labels are `u32`, and an array of centres counts its bytes in `isize`.
+        let values = classes.checked_mul(options.sub_centers).and_then(|rows| rows.checked_mul(dim));
+        if classes > u32::MAX as usize || values.is_none_or(|n| n > isize::MAX as usize / size_of::<f32>()) {
+            return fail(
+                "classes x sub_centers x dim",
+                format!("{classes} x {} x {dim}", options.sub_centers),
+                "no array holds so many centres",
+            );
         }
         match options.margin {
             Margin::Arc { angle, .. } if !(0.0..std::f64::consts::PI).contains(&angle.as_radians()) => fail(

@@ -47,13 +47,16 @@ impl Plan {
 
     /// Bytes of scratch for a batch of this plan at most, on `threads` threads.
     pub(super) fn bytes(&self, batch: usize, dim: usize, threads: usize) -> usize {
-        let (tiles, groups) = (self.rows.div_ceil(self.tile), self.groups());
-        let kept = if self.keep { batch * self.rows + batch * tiles } else { 0 };
+        // In u128, where no sizes overflow.
+        let [batch, dim, threads] = [batch, dim, threads].map(|n| n as u128);
+        let (rows, tile, groups) = (self.rows as u128, self.tile as u128, self.groups() as u128);
+        let tiles = rows.div_ceil(tile);
+        let kept = if self.keep { batch * (rows + tiles) } else { 0 };
         let matrices = batch * dim * (2 + groups);
         // Logits where they are not kept, the raw gradient, and a copy of centres of extreme norm.
-        let scratch = threads.min(groups) * self.tile * (batch + 2 * dim);
-        let floats = kept + matrices + scratch + self.rows;
-        // Beside them a few numbers for each row of the batch, in every group.
-        floats * size_of::<f32>() + batch * (256 + 16 * groups) + tiles
+        let scratch = threads.min(groups) * tile * (batch + 2 * dim);
+        // Beside the matrices a few numbers for each row of the batch, in every group.
+        let bytes = 4 * (kept + matrices + scratch + rows) + batch * (256 + 16 * groups) + tiles;
+        usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 }

@@ -129,8 +129,7 @@ pub(super) fn logits(
     z: &mut [f32],
 ) -> Result<()> {
     let batch = tops.len();
-    let shaped =
-        ArrayViewMut2::from_shape((centres.nrows(), batch), &mut *z).map_err(super::engine::shape)?;
+    let shaped = ArrayViewMut2::from_shape((centres.nrows(), batch), &mut *z).map_err(super::state::shape)?;
     linalg::matmul_serial(1.0, centres, left, 0.0, shaped)?;
     let mut own = owners.from(class);
     let mut best = vec![0.0f32; if k > 1 { batch } else { 0 }];

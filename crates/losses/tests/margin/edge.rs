@@ -278,7 +278,19 @@ fn the_workspace_stays_below_its_bound() {
             loss.forward_backward(input, grads, &mut work).unwrap();
             held.push(work.pool().free_bytes());
         }
+        assert_eq!(loss.workspace_bytes(usize::MAX, 0, usize::MAX), usize::MAX);
         let bound = loss.workspace_bytes(batch, 0, dim);
         assert!(held.iter().all(|&held| held > 0 && held <= bound), "{held:?} {bound}");
+    }
+}
+
+#[test]
+fn more_centres_than_memory_can_address_are_an_error() {
+    for (classes, sub_centers, dim) in
+        [(usize::MAX, 1, 1), (1 << 33, 1, 1), (1 << 31, usize::MAX, 2), (1 << 31, 3, 1 << 30)]
+    {
+        let options = MarginOptions { sub_centers, ..MarginOptions::arcface() };
+        let error = MarginSoftmax::new(classes, dim, options).unwrap_err();
+        assert!(matches!(error, Error::Option { option: "classes x sub_centers x dim", .. }), "{error}");
     }
 }
