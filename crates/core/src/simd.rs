@@ -7,12 +7,20 @@
 
 use std::sync::OnceLock;
 
-use pulp::Arch;
+pub use pulp;
+use pulp::{Arch, WithSimd};
 
 /// Runs `f` compiled for the widest instructions available. The choice is made once for the process.
 #[inline(always)]
 pub fn dispatch<R>(f: impl FnOnce() -> R) -> R {
     arch().dispatch(f)
+}
+
+/// Runs `op` with the widest vectors available as explicit types: for kernels whose accumulators must stay in
+/// registers, which the compiler does not see to by itself.
+#[inline(always)]
+pub fn with_simd<Op: WithSimd>(op: Op) -> Op::Output {
+    arch().dispatch(op)
 }
 
 fn arch() -> Arch {

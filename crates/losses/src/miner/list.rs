@@ -63,7 +63,7 @@ pub fn mine(miner: &Miner, input: Input<'_>) -> Result<Triplets> {
     let positions = groups.batch_positions();
     let others = groups.reference();
     if *miner == Miner::BatchHard {
-        let hardest = hardest_triplets(&groups, &rows, &pool)?;
+        let hardest = hardest_triplets(&groups, &rows, &pool);
         for (anchor, &position) in (0u32..).zip(&positions) {
             if let Some((positive, negative)) = hardest[position as usize] {
                 triplets.reserve(1)?;
@@ -78,7 +78,7 @@ pub fn mine(miner: &Miner, input: Input<'_>) -> Result<Triplets> {
     let mut negatives: Vec<(u32, f32)> = Vec::new();
     for (row, &position) in (0u32..).zip(&positions) {
         let anchor = &groups.anchors[position as usize];
-        let mut line = distances(&rows, position as usize, &pool)?;
+        let mut line = distances(&rows, position as usize, &pool);
         let near: Vec<(u32, f32)> = anchor.positives().map(|at| (others[at], line[at])).collect();
         anchor.mask(&mut line, others.len());
         negatives.clear();

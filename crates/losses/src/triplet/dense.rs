@@ -13,9 +13,8 @@ use super::Distance;
 use super::buffer::Buffer;
 use super::count::{Mining, Tally, chain};
 use super::groups::{Anchor, Groups};
-use super::rows::{Rows, padded};
+use super::rows::{Rows, line};
 use super::softplus::softplus;
-use crate::Result;
 
 /// Positives whose distances are at hand at a time.
 pub(crate) const POSITIVES: usize = 32;
@@ -77,8 +76,8 @@ impl Dense<'_> {
         strip: &mut [f32],
         mut mine_strip: Option<&mut [f32]>,
         tallies: &mut [Tally],
-    ) -> Result<()> {
-        let width = padded(self.rows.reference_len());
+    ) {
+        let width = line(self.rows.reference_len());
         let anchors = &self.groups.anchors[positions.clone()];
         let mut coefficients = Buffer::zeros(self.pool, strip.len());
         let mut start = 0;
@@ -92,10 +91,9 @@ impl Dense<'_> {
                 mine_strip.as_deref_mut().map(|strip| &mut strip[rows.clone()]),
                 &mut coefficients[rows],
                 &mut tallies[members],
-            )?;
+            );
             start += class.len();
         }
-        Ok(())
     }
 
     #[inline(always)]
@@ -107,12 +105,12 @@ impl Dense<'_> {
         mine_strip: Option<&mut [f32]>,
         coefficients: &mut [f32],
         tallies: &mut [Tally],
-    ) -> Result<()> {
-        let width = padded(self.rows.reference_len());
+    ) {
+        let width = line(self.rows.reference_len());
         let class = anchors.first().map_or(0..0, Anchor::class);
         if class.is_empty() {
             strip.fill(0.0);
-            return Ok(());
+            return;
         }
         let near = self.take_class(anchors, strip);
         let mine_near = mine_strip.map(|strip| (self.take_class(anchors, strip), &*strip));
@@ -124,10 +122,10 @@ impl Dense<'_> {
         for chunk in class.clone().step_by(POSITIVES) {
             let chunk = chunk..(chunk + POSITIVES).min(class.end);
             if let Some(between) = &mut between {
-                self.between(self.rows, self.distance, chunk.clone(), between)?;
+                self.between(self.rows, self.distance, chunk.clone(), between);
             }
             if let (Some(between), Some(rows)) = (&mut mine_between, self.mine_rows) {
-                self.between(rows, Distance::L2, chunk.clone(), between)?;
+                self.between(rows, Distance::L2, chunk.clone(), between);
             }
             for (i, anchor) in anchors.iter().enumerate() {
                 let own = i * width..(i + 1) * width;
@@ -172,7 +170,6 @@ impl Dense<'_> {
                 }
             }
         }
-        Ok(())
     }
 
     /// Each anchor's dissimilarities to its class, `[anchors, class]`; then hides them from the kernels.
@@ -180,7 +177,7 @@ impl Dense<'_> {
     fn take_class(&self, anchors: &[Anchor], strip: &mut [f32]) -> Vec<f32> {
         let reference = self.rows.reference_len();
         let mut near = Vec::new();
-        for (anchor, row) in anchors.iter().zip(strip.chunks_exact_mut(padded(reference))) {
+        for (anchor, row) in anchors.iter().zip(strip.chunks_exact_mut(line(reference))) {
             near.extend_from_slice(&row[anchor.class()]);
             anchor.mask(row, reference);
         }
@@ -188,21 +185,9 @@ impl Dense<'_> {
     }
 
     /// Dissimilarities of the positives at `positions` to all of the reference.
-    #[inline(always)]
-    fn between(
-        &self,
-        rows: &Rows,
-        distance: Distance,
-        positions: Range<usize>,
-        strip: &mut [f32],
-    ) -> Result<()> {
-        let width = padded(rows.reference_len());
-        let strip = &mut strip[..positions.len() * width];
-        rows.reference_products(positions.clone(), strip)?;
-        for (position, row) in positions.zip(strip.chunks_exact_mut(width)) {
-            rows.reference_dissimilarities(distance, position, row);
-        }
-        Ok(())
+    fn between(&self, rows: &Rows, distance: Distance, positions: Range<usize>, strip: &mut [f32]) {
+        let strip = &mut strip[..positions.len() * line(rows.reference_len())];
+        rows.reference_dissimilarities(distance, positions, strip);
     }
 
     #[inline(always)]

@@ -3,16 +3,45 @@
 use ndarray::{ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
+use embedtune_core::Pool;
+
+use super::buffer::Buffer;
 use super::groups::Groups;
-use super::rows::{NORM_FLOOR, Rows, contiguous, norm};
+use super::rows::{NORM_FLOOR, Rows, contiguous, norm, stride};
 use super::{Distance, TripletMarginOptions};
-use crate::{Input, Result, Write};
+use crate::{Input, Write};
 
 const BLOCK: usize = 64;
 
-/// Writes `factor` times the gradient. `sums` is `[batch, dim + 1]` in class order: with coefficients `w_ij` of the
-/// differences `y_i - y_j`, row `i` holds `sum_j w_ij y_j`, then `sum_j w_ij`, and so the gradient of `y_i` is
-/// `y_i sum_j w_ij - sum_j w_ij y_j`; a cosine's has no first term. Through `y = x / max(|x|, 1e-12)` the part along
+/// Sums over pairs in class order, with coefficients `w_ij` of the differences `y_i - y_j`.
+pub(crate) struct Sums {
+    /// `sum_j w_ij y_j`, `[batch, stride]`.
+    pub(crate) rows: Buffer,
+    /// `sum_j w_ij`.
+    pub(crate) totals: Vec<f64>,
+    pub(crate) stride: usize,
+}
+
+impl Sums {
+    pub(crate) fn new(batch: usize, dim: usize, pool: &Pool) -> Self {
+        let stride = stride(dim);
+        Self { rows: Buffer::zeros(pool, batch * stride), totals: vec![0.0; batch], stride }
+    }
+
+    pub(crate) fn bytes(batch: usize, dim: usize) -> usize {
+        Buffer::bytes(batch * stride(dim)) + size_of::<f64>() * batch
+    }
+
+    /// Adds `coefficient * row` to row `at`.
+    pub(crate) fn add(&mut self, at: usize, row: &[f32], coefficient: f32) {
+        let sum = &mut self.rows[at * self.stride..][..row.len()];
+        sum.iter_mut().zip(row).for_each(|(sum, &value)| *sum += coefficient * value);
+        self.totals[at] += f64::from(coefficient);
+    }
+}
+
+/// Writes `factor` times the gradient: that of `y_i` is `y_i sum_j w_ij - sum_j w_ij y_j`; a cosine's has no first
+/// term. Through `y = x / max(|x|, 1e-12)` the part along
 /// `x` drops out, but where the floor applies. Values beyond `f32` saturate.
 ///
 /// Returns whether any entry differs from 0, before the factor.
@@ -21,26 +50,26 @@ pub(crate) fn write(
     input: &Input<'_>,
     groups: &Groups,
     rows: &Rows,
-    sums: &[f32],
+    sums: &Sums,
     factor: f64,
     write: Write,
     mut out: ArrayViewMut2<'_, f32>,
-) -> Result<bool> {
+) -> bool {
     let dim = input.embeddings.ncols();
     let positions = groups.batch_positions();
-    let prepared = rows.batch(0..positions.len())?;
     let cosine = options.distance == Distance::Cosine;
     let blocks: Vec<_> = out.axis_chunks_iter_mut(Axis(0), BLOCK).zip(positions.chunks(BLOCK)).collect();
-    let moves = blocks
+    blocks
         .into_par_iter()
         .enumerate()
         .map(|(block, (mut out, positions))| {
             let mut moves = false;
             let mut gradient = vec![0.0f64; dim];
             for (i, (mut out, &position)) in out.rows_mut().into_iter().zip(positions).enumerate() {
-                let row = &sums[position as usize * (dim + 1)..][..dim + 1];
-                let total = if cosine { 0.0 } else { f64::from(row[dim]) };
-                let own = prepared.row(position as usize);
+                let position = position as usize;
+                let row = &sums.rows[position * sums.stride..][..dim];
+                let total = if cosine { 0.0 } else { sums.totals[position] };
+                let own = rows.batch_row(position);
                 for ((g, &y), &sum) in gradient.iter_mut().zip(own).zip(row) {
                     *g = total * f64::from(y) - f64::from(sum);
                     moves |= *g != 0.0;
@@ -56,8 +85,7 @@ pub(crate) fn write(
             }
             moves
         })
-        .reduce(|| false, |a, b| a | b);
-    Ok(moves)
+        .reduce(|| false, |a, b| a | b)
 }
 
 /// Turns the gradient of `x / max(|x|, 1e-12)` into that of `x`.

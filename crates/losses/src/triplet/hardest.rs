@@ -1,13 +1,11 @@
 //! Batch-hard mining: each anchor's farthest positive and nearest negative, and the losses of those triplets.
 
-use ndarray::ArrayView1;
-
 use super::TripletMarginOptions;
 use super::count::{Tally, chain};
+use super::gradient::Sums;
 use super::groups::Groups;
 use super::rows::{LANES, Rows};
 use super::softplus::softplus;
-use crate::Result;
 
 /// Positions of an anchor's farthest positive and nearest negative, by squared distances of unit vectors: the order
 /// of the distances, without the ties that a root makes. The first row on ties; `None` without either.
@@ -38,8 +36,7 @@ pub(crate) fn hardest(groups: &Groups, anchor: usize, squares: &mut [f32]) -> Op
     Some((positive?.0, negative))
 }
 
-/// The losses of one triplet an anchor, and their coefficients added to `sums`: `[batch, dim + 1]`, the sum of
-/// coefficient times other row, and last the sum of coefficients.
+/// The losses of one triplet an anchor, and what they add to `sums`.
 pub(crate) fn losses(
     options: &TripletMarginOptions,
     rows: &Rows,
@@ -47,17 +44,15 @@ pub(crate) fn losses(
     triplets: &[Option<(usize, usize)>],
     (weights, own): (&[f32], bool),
     tallies: &mut [Tally],
-    mut sums: Option<&mut [f32]>,
-) -> Result<()> {
-    let (batch, reference) = (rows.batch(0..triplets.len())?, rows.reference(0..rows.reference_len())?);
+    mut sums: Option<&mut Sums>,
+) {
     let distance = options.distance;
-    let dim = batch.ncols() - 1;
+    let (batch, reference) = (|at| rows.batch_row(at), |at| rows.reference_row(at));
     for (a, triplet) in triplets.iter().enumerate() {
         let Some((p, n)) = *triplet else { continue };
-        let ap = rows.dissimilarity(distance, batch.row(a), reference.row(p));
-        let an = rows.dissimilarity(distance, batch.row(a), reference.row(n));
-        let pn =
-            if options.swap { rows.dissimilarity(distance, reference.row(p), reference.row(n)) } else { an };
+        let ap = rows.dissimilarity(distance, batch(a), reference(p));
+        let an = rows.dissimilarity(distance, batch(a), reference(n));
+        let pn = if options.swap { rows.dissimilarity(distance, reference(p), reference(n)) } else { an };
         let v = ap + margin - an.min(pn);
         let (loss, rise) = match options.smooth {
             true => softplus(v),
@@ -74,25 +69,20 @@ pub(crate) fn losses(
         } else {
             0.0
         };
-        let mut add = |to: usize, other: ArrayView1<'_, f32>, coefficient: f32| {
-            let sum = &mut sums[to * (dim + 1)..(to + 1) * (dim + 1)];
-            sum.iter_mut().zip(other).for_each(|(s, &o)| *s += coefficient * o);
-        };
-        let mut pull = |i: Option<usize>, row_i: ArrayView1<'_, f32>, j: usize, slope: f32, d: f32| {
+        let mut pull = |i: Option<usize>, row_i: &[f32], j: usize, slope: f32, d: f32| {
             let coefficient = slope * chain(distance, d);
             if coefficient == 0.0 {
                 return;
             }
             if let Some(i) = i {
-                add(i, reference.row(j), coefficient);
+                sums.add(i, reference(j), coefficient);
             }
             if own {
-                add(j, row_i, coefficient);
+                sums.add(j, row_i, coefficient);
             }
         };
-        pull(Some(a), batch.row(a), p, rise, ap);
-        pull(Some(a), batch.row(a), n, -rise * from_anchor, an);
-        pull(own.then_some(p), reference.row(p), n, -rise * (1.0 - from_anchor), pn);
+        pull(Some(a), batch(a), p, rise, ap);
+        pull(Some(a), batch(a), n, -rise * from_anchor, an);
+        pull(own.then_some(p), reference(p), n, -rise * (1.0 - from_anchor), pn);
     }
-    Ok(())
 }

@@ -2,10 +2,10 @@
 
 use embedtune_core::Pool;
 
-use super::buffer::Buffer;
 use super::count::Tally;
+use super::gradient::Sums;
 use super::groups::Groups;
-use super::rows::{Frame, Rows, prepared_len};
+use super::rows::{Frame, Rows, prepared_bytes};
 use super::stream::{self, Path, Stream};
 use super::{Distance, Reduction, TripletMarginOptions, check, gradient, hardest};
 use crate::{GradsMut, Input, Result, Stats};
@@ -13,9 +13,9 @@ use crate::{GradsMut, Input, Result, Stats};
 /// A bound on the bytes of scratch.
 pub(super) fn workspace_bytes(o: &TripletMarginOptions, batch: usize, reference: usize, dim: usize) -> usize {
     let (other, own) = if reference == 0 { (batch, 0) } else { (reference, batch) };
-    let prepared = size_of::<f32>() * (prepared_len(other, dim) + prepared_len(own, dim));
+    let prepared = prepared_bytes(own, other, dim);
     let sets = 1 + usize::from(stream::needs_mine_rows(o));
-    let sums = size_of::<f32>() * batch * (dim + 1);
+    let sums = Sums::bytes(batch, dim);
     // Orders, anchors, weights, tallies, hardest triplets; the means' partial sums.
     let lists = 96 * batch + 12 * other + 8 * (other.div_ceil(256) + 1) * dim;
     sets * prepared + sums + lists + stream::strip_bytes(o, batch, other)
@@ -42,16 +42,15 @@ pub(super) fn forward_backward(
     };
     let margin = (options.margin * unit) as f32;
     let mut tallies = vec![Tally::default(); batch];
-    let mut sums = grads.embeddings.as_ref().map(|_| Buffer::zeros(pool, batch * (dim + 1)));
+    let mut sums = grads.embeddings.as_ref().map(|_| Sums::new(batch, dim, pool));
     let own = input.reference.is_none();
     if Path::of(options) == Path::Hardest {
-        let triplets = stream::hardest_triplets(&groups, mine_rows.as_ref().unwrap_or(&rows), pool)?;
-        let sums = sums.as_deref_mut();
-        hardest::losses(options, &rows, margin, &triplets, (&weights, own), &mut tallies, sums)?;
+        let triplets = stream::hardest_triplets(&groups, mine_rows.as_ref().unwrap_or(&rows), pool);
+        hardest::losses(options, &rows, margin, &triplets, (&weights, own), &mut tallies, sums.as_mut());
     } else {
         let (mine_rows, weights) = (mine_rows.as_ref(), &weights);
         Stream { options, groups: &groups, rows: &rows, mine_rows, margin, weights, own, pool }
-            .run(&mut tallies, sums.as_deref_mut())?;
+            .run(&mut tallies, sums.as_mut());
     }
 
     let (mut total, mut triplets, mut active) = (0.0, 0u64, 0u64);
@@ -75,7 +74,7 @@ pub(super) fn forward_backward(
     let mut zero_signal = active == 0;
     if let (Some(out), Some(sums)) = (grads.embeddings, &sums) {
         let factor = f64::from(grads.upstream) * rows.scale / unit / divisor;
-        zero_signal |= !gradient::write(options, &input, &groups, &rows, sums, factor, grads.write, out)?;
+        zero_signal |= !gradient::write(options, &input, &groups, &rows, sums, factor, grads.write, out);
     }
     Ok(Stats {
         value: total / unit / divisor,

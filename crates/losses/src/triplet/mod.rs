@@ -9,6 +9,7 @@ mod groups;
 mod hardest;
 mod loss;
 mod options;
+mod product;
 mod rows;
 mod softplus;
 mod stream;

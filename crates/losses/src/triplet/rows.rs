@@ -8,16 +8,16 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use embedtune_core::{Pool, linalg, parallel};
-use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis};
+use embedtune_core::{Pool, parallel};
+use ndarray::{ArrayView1, ArrayView2};
 use rayon::prelude::*;
 
 use super::Distance;
 use super::buffer::Buffer;
-use crate::{Error, Result};
+use super::product::{self, Matrix, PANEL, UNIT};
 
-/// Columns of a distance row that one step of a kernel takes; rows are padded to a multiple of it.
-pub(crate) const LANES: usize = 64;
+/// Columns of a distance row that one step of a kernel takes.
+pub(crate) const LANES: usize = PANEL;
 /// `torch.nn.functional.normalize`'s: rows are divided by at least this.
 pub(crate) const NORM_FLOOR: f64 = 1e-12;
 const NEAR: f32 = 1e-3;
@@ -44,30 +44,44 @@ impl Frame {
     }
 }
 
-/// Prepared rows of the batch and the reference, each in class order and followed by a 1, so that a product
-/// with a matrix of coefficients yields their sums in its last column.
+/// Prepared rows of the batch and the reference, each in class order.
 pub(crate) struct Rows {
     batch: Option<Side>,
     reference: Side,
+    /// The reference transposed, `[panels, dim, PANEL]`.
+    panels: Buffer,
     dim: usize,
     /// Rows were multiplied by this power of two so that no square overflows; 1 but for huge values.
     pub(crate) scale: f64,
 }
 
+/// Rows of [`stride`] floats, zeros beyond their columns, and their squared lengths.
 struct Side {
     rows: usize,
     values: Buffer,
     squares: Buffer,
 }
 
-/// Length of a padded row of distances.
-pub(crate) fn padded(reference: usize) -> usize {
+/// Floats of a prepared row of `dim` columns.
+pub(crate) fn stride(dim: usize) -> usize {
+    dim.max(1).next_multiple_of(UNIT)
+}
+
+/// Columns of whole panels.
+fn padded(reference: usize) -> usize {
     reference.next_multiple_of(LANES)
 }
 
-/// Floats that [`Rows`] of `rows` rows hold.
-pub(crate) fn prepared_len(rows: usize, dim: usize) -> usize {
-    rows * (dim + 1) + padded(rows)
+/// Length of a row of a strip. An odd number of cache lines: rows a power of two apart would evict each other from the
+/// cache where they are read side by side.
+pub(crate) fn line(reference: usize) -> usize {
+    padded(reference) + UNIT
+}
+
+/// Bytes that [`Rows`] hold; `batch` is 0 where the batch is the reference.
+pub(crate) fn prepared_bytes(batch: usize, reference: usize, dim: usize) -> usize {
+    let side = |rows| Buffer::bytes(rows * stride(dim)) + Buffer::bytes(padded(rows));
+    side(batch) + side(reference) + Buffer::bytes(padded(reference) * dim)
 }
 
 impl Rows {
@@ -115,7 +129,8 @@ impl Rows {
             Some(reference) => (Some(side(batch)), side(reference)),
             None => (None, side(batch)),
         };
-        Self { batch, reference, dim, scale }
+        let panels = reference.transposed(dim, pool);
+        Self { batch, reference, panels, dim, scale }
     }
 
     fn batch_side(&self) -> &Side {
@@ -127,64 +142,65 @@ impl Rows {
         self.reference.rows
     }
 
-    /// The batch's prepared rows, `[positions, dim + 1]`.
-    pub(crate) fn batch(&self, positions: Range<usize>) -> Result<ArrayView2<'_, f32>> {
-        self.batch_side().view(positions, self.dim + 1)
+    /// The batch's row at `position`.
+    pub(crate) fn batch_row(&self, position: usize) -> &[f32] {
+        self.batch_side().row(position, self.dim)
     }
 
-    /// The reference's prepared rows, `[positions, dim + 1]`.
-    pub(crate) fn reference(&self, positions: Range<usize>) -> Result<ArrayView2<'_, f32>> {
-        self.reference.view(positions, self.dim + 1)
+    /// The reference's row at `position`.
+    pub(crate) fn reference_row(&self, position: usize) -> &[f32] {
+        self.reference.row(position, self.dim)
     }
 
-    /// Products of the batch's rows at `positions` with all of the reference, on all threads, into rows of
-    /// [`padded`] length.
-    pub(crate) fn products(&self, positions: Range<usize>, strip: &mut [f32]) -> Result<()> {
-        let (rows, others) = (self.batch(positions)?, self.reference(0..self.reference.rows)?);
-        let (rows, others) = (columns(rows, self.dim), columns(others, self.dim));
-        let out = self.unpadded(rows.nrows(), strip)?;
-        Ok(linalg::matmul(1.0, rows, others.t(), 0.0, out)?)
+    /// The batch's rows at `positions`, [`stride`] floats each.
+    pub(crate) fn batch(&self, positions: Range<usize>) -> Matrix<'_> {
+        self.batch_side().matrix(positions, stride(self.dim))
     }
 
-    /// The same for rows of the reference, on this thread.
-    pub(crate) fn reference_products(&self, positions: Range<usize>, strip: &mut [f32]) -> Result<()> {
-        let (rows, others) = (self.reference(positions)?, self.reference(0..self.reference.rows)?);
-        let (rows, others) = (columns(rows, self.dim), columns(others, self.dim));
-        let out = self.unpadded(rows.nrows(), strip)?;
-        Ok(linalg::matmul_serial(1.0, rows, others.t(), 0.0, out)?)
+    /// The reference's rows, [`stride`] floats each.
+    pub(crate) fn reference(&self) -> Matrix<'_> {
+        self.reference.matrix(0..self.reference.rows, stride(self.dim))
     }
 
-    fn unpadded<'s>(&self, rows: usize, strip: &'s mut [f32]) -> Result<ArrayViewMut2<'s, f32>> {
-        let width = padded(self.reference.rows);
-        let view = ArrayViewMut2::from_shape((rows, width), strip).map_err(|_| scratch_error(rows, width))?;
-        Ok(view.split_at(Axis(1), self.reference.rows).0)
+    /// Dissimilarities of the batch's rows at `positions` to all of the reference, in rows of [`line`] floats.
+    pub(crate) fn dissimilarities(&self, distance: Distance, positions: Range<usize>, strip: &mut [f32]) {
+        self.measure(distance, self.batch_side(), positions, strip);
     }
 
-    /// Turns the products of the batch's row `position` into dissimilarities.
-    #[inline(always)]
-    pub(crate) fn dissimilarities(&self, distance: Distance, position: usize, products: &mut [f32]) {
-        self.finish(distance, self.batch_side(), position, products);
-    }
-
-    /// Turns the products of the reference's row `position` into dissimilarities.
-    #[inline(always)]
+    /// The same for rows of the reference.
     pub(crate) fn reference_dissimilarities(
         &self,
         distance: Distance,
-        position: usize,
-        products: &mut [f32],
+        positions: Range<usize>,
+        strip: &mut [f32],
     ) {
-        self.finish(distance, &self.reference, position, products);
+        self.measure(distance, &self.reference, positions, strip);
     }
 
-    /// The dissimilarity of two prepared rows (of either side, with their last 1), from their differences.
-    pub(crate) fn dissimilarity(
-        &self,
-        distance: Distance,
-        a: ArrayView1<'_, f32>,
-        b: ArrayView1<'_, f32>,
-    ) -> f32 {
-        let pairs = a.iter().zip(b).take(self.dim).map(|(&a, &b)| (f64::from(a), f64::from(b)));
+    #[inline(always)]
+    fn measure(&self, distance: Distance, side: &Side, positions: Range<usize>, strip: &mut [f32]) {
+        let (left, width) = (side.matrix(positions.clone(), stride(self.dim)), line(self.reference.rows));
+        product::products(
+            left,
+            positions.len(),
+            self.dim,
+            &self.panels,
+            strip,
+            width,
+            #[inline(always)]
+            |panel, strip| {
+                for (position, row) in positions.clone().zip(strip.chunks_exact_mut(width)) {
+                    if let Some(products) = row[panel * PANEL..].first_chunk_mut() {
+                        self.finish(distance, side, position, panel, products);
+                    }
+                }
+            },
+        );
+    }
+
+    /// The dissimilarity of two prepared rows (of either side), from their differences.
+    pub(crate) fn dissimilarity(&self, distance: Distance, a: &[f32], b: &[f32]) -> f32 {
+        let pairs = a.iter().zip(b).map(|(&a, &b)| (f64::from(a), f64::from(b)));
         match distance {
             Distance::L2 => pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt() as f32,
             Distance::SquaredL2 => pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f64>() as f32,
@@ -192,36 +208,39 @@ impl Rows {
         }
     }
 
+    /// From products to dissimilarities, for one row and one panel.
     #[inline(always)]
-    fn finish(&self, distance: Distance, side: &Side, position: usize, products: &mut [f32]) {
-        let square = side.squares[position];
+    fn finish(
+        &self,
+        distance: Distance,
+        side: &Side,
+        position: usize,
+        panel: usize,
+        products: &mut [f32; PANEL],
+    ) {
         if distance == Distance::Cosine {
             products.iter_mut().for_each(|v| *v = -*v);
             return;
         }
-        let root = distance == Distance::L2;
-        let chunks = products.as_chunks_mut::<LANES>().0.iter_mut();
-        for (chunk, (row, squares)) in chunks.zip(self.reference.squares.as_chunks::<LANES>().0).enumerate() {
-            let mut near = 0u32;
-            for (v, &other) in row.iter_mut().zip(squares) {
-                let scale = square + other;
-                *v = scale - 2.0 * *v;
-                near |= u32::from(*v < NEAR * scale);
-            }
-            if near != 0 {
-                for (lane, v) in row.iter_mut().enumerate() {
-                    let at = chunk * LANES + lane;
-                    if at < self.reference.rows && *v < NEAR * (square + squares[lane]) {
-                        *v = squared_difference(
-                            side.row(position, self.dim),
-                            self.reference.row(at, self.dim),
-                        );
-                    }
+        let square = side.squares[position];
+        let squares = &self.reference.squares[panel * PANEL..][..PANEL];
+        let mut near = 0u32;
+        for (v, &other) in products.iter_mut().zip(squares) {
+            let scale = square + other;
+            *v = scale - 2.0 * *v;
+            near |= u32::from(*v < NEAR * scale);
+        }
+        if near != 0 {
+            for (lane, v) in products.iter_mut().enumerate() {
+                let at = panel * PANEL + lane;
+                if at < self.reference.rows && *v < NEAR * (square + squares[lane]) {
+                    let row = side.row(position, self.dim);
+                    *v = squared_difference(row, self.reference.row(at, self.dim));
                 }
             }
-            if root {
-                row.iter_mut().for_each(|v| *v = v.sqrt());
-            }
+        }
+        if distance == Distance::L2 {
+            products.iter_mut().for_each(|v| *v = v.sqrt());
         }
     }
 }
@@ -236,14 +255,15 @@ impl Side {
     ) -> Self {
         const BLOCK: usize = 64;
         let (rows, dim) = x.dim();
-        let mut values = Buffer::take(pool, rows * (dim + 1));
+        let stride = stride(dim);
+        let mut values = Buffer::take(pool, rows * stride);
         let mut squares = Buffer::zeros(pool, padded(rows));
         values
-            .par_chunks_mut(BLOCK * (dim + 1))
+            .par_chunks_mut(BLOCK * stride)
             .zip(squares.par_chunks_mut(BLOCK))
             .zip(order.par_chunks(BLOCK))
             .for_each(|((values, squares), order)| {
-                for ((out, square), &i) in values.chunks_exact_mut(dim + 1).zip(squares).zip(order) {
+                for ((out, square), &i) in values.chunks_exact_mut(stride).zip(squares).zip(order) {
                     let row = contiguous(x.row(i as usize));
                     let factor = factor(&row);
                     let mut sum = 0.0;
@@ -251,32 +271,39 @@ impl Side {
                         *o = (f64::from(v) * factor - m) as f32;
                         sum += f64::from(*o) * f64::from(*o);
                     }
-                    out[dim] = 1.0;
+                    out[dim..].fill(0.0);
                     *square = sum as f32;
                 }
             });
         Self { rows, values, squares }
     }
 
-    fn view(&self, positions: Range<usize>, width: usize) -> Result<ArrayView2<'_, f32>> {
-        let slice = &self.values[positions.start * width..positions.end * width];
-        ArrayView2::from_shape((positions.len(), width), slice)
-            .map_err(|_| scratch_error(positions.len(), width))
+    /// In panels of [`PANEL`] rows, each transposed; zeros beyond the rows.
+    fn transposed(&self, dim: usize, pool: &Pool) -> Buffer {
+        let mut panels = Buffer::take(pool, padded(self.rows) * dim);
+        if dim == 0 {
+            return panels;
+        }
+        panels.par_chunks_mut(dim * PANEL).enumerate().for_each(|(panel, out)| {
+            out.fill(0.0);
+            for lane in 0..PANEL.min(self.rows - panel * PANEL) {
+                let row = self.row(panel * PANEL + lane, dim);
+                for (out, &value) in out.iter_mut().skip(lane).step_by(PANEL).zip(row) {
+                    *out = value;
+                }
+            }
+        });
+        panels
+    }
+
+    fn matrix(&self, positions: Range<usize>, stride: usize) -> Matrix<'_> {
+        Matrix { values: &self.values[positions.start * stride..positions.end * stride], stride }
     }
 
     #[inline(always)]
     fn row(&self, position: usize, dim: usize) -> &[f32] {
-        &self.values[position * (dim + 1)..][..dim]
+        &self.values[position * stride(dim)..][..dim]
     }
-}
-
-pub(crate) fn scratch_error(rows: usize, width: usize) -> Error {
-    Error::Shape { what: "scratch", expected: format!("[{rows}, {width}]"), got: vec![] }
-}
-
-/// The first `count` columns.
-pub(crate) fn columns(x: ArrayView2<'_, f32>, count: usize) -> ArrayView2<'_, f32> {
-    x.split_at(Axis(1), count).0
 }
 
 #[inline(always)]

@@ -1,28 +1,33 @@
 //! Anchors in blocks: one strip of distances, turned into coefficients in place, and the products that make the
 //! gradient of them. Memory is that of the strip, whatever the batch.
 
-use embedtune_core::{Pool, linalg, simd};
-use ndarray::{ArrayView2, ArrayViewMut2};
+use std::ops::Range;
+
+use embedtune_core::{Pool, simd};
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
 use super::count::{Counter, Mining, Tally};
 use super::dense::{Dense, POSITIVES};
+use super::gradient::Sums;
 use super::groups::Groups;
 use super::hardest::hardest;
-use super::rows::{Frame, Rows, columns, padded};
+use super::product::{self, Matrix, SUMMED};
+use super::rows::{Frame, Rows, line};
 use super::{Distance, TripletMarginOptions};
-use crate::{Miner, Result};
+use crate::Miner;
 
 /// Floats of a strip, unless that is too few for [`LEAST_ROWS`].
 const STRIP: usize = 4 << 20;
-const LEAST_ROWS: usize = 128;
-/// Anchors that one thread takes at a time.
-pub(crate) const TASK: usize = 16;
+/// Each strip reads and writes every row's sums once, which must cost little beside its products.
+const LEAST_ROWS: usize = 8 * TASK;
+/// Anchors that one thread takes at a time: enough to read the embeddings seldom, few enough for the second cache.
+/// Whole register tiles, and whole classes of the usual sizes.
+pub(crate) const TASK: usize = 48;
 
-/// Anchors of one strip: as many as fit the budget, in whole blocks of the matrix product.
+/// Anchors of one strip: as many as fit the budget, in whole tasks.
 pub(crate) fn strip_rows(batch: usize, reference: usize) -> usize {
-    let fit = STRIP / padded(reference).max(1) / LEAST_ROWS * LEAST_ROWS;
+    let fit = STRIP / line(reference).max(1) / TASK * TASK;
     fit.max(LEAST_ROWS).min(batch)
 }
 
@@ -55,8 +60,7 @@ pub(crate) fn mines_apart(options: &TripletMarginOptions) -> bool {
 
 /// Bytes of the strips and of what the tasks on one strip hold at most.
 pub(crate) fn strip_bytes(options: &TripletMarginOptions, batch: usize, reference: usize) -> usize {
-    let (width, rows) = (padded(reference), strip_rows(batch, reference));
-    let row = size_of::<f32>() * width;
+    let (width, rows) = (line(reference), strip_rows(batch, reference));
     let strips = 1 + usize::from(mines_apart(options));
     let tasks = rows.div_ceil(TASK);
     // Per positive of an anchor: bounds, hits and search tables, or distances and slopes.
@@ -65,11 +69,11 @@ pub(crate) fn strip_bytes(options: &TripletMarginOptions, batch: usize, referenc
         Path::Hardest => 0,
         Path::Count => positives,
         Path::Dense => {
-            let between = usize::from(options.swap) * strips * POSITIVES * row;
-            TASK * row + between + 16 * TASK * width
+            let between = usize::from(options.swap) * strips * Buffer::bytes(POSITIVES * width);
+            Buffer::bytes(TASK * width) + between + 16 * TASK * width
         }
     };
-    strips * rows * row + tasks * task
+    strips * Buffer::bytes(rows * width) + tasks * task
 }
 
 /// What all strips share.
@@ -88,62 +92,74 @@ pub(crate) struct Stream<'a> {
 type Task<'t> = (usize, &'t mut [f32], Option<&'t mut [f32]>, &'t mut [Tally]);
 
 impl Stream<'_> {
-    /// Fills the tallies, and adds to `sums` (`[batch, dim + 1]`) each row's sum of coefficient times other row,
-    /// with the sum of coefficients last.
-    pub(crate) fn run(&self, tallies: &mut [Tally], mut sums: Option<&mut [f32]>) -> Result<()> {
+    /// Fills the tallies, and adds to `sums`.
+    pub(crate) fn run(&self, tallies: &mut [Tally], mut sums: Option<&mut Sums>) {
         let (batch, reference) = (tallies.len(), self.rows.reference_len());
         if batch == 0 || reference == 0 {
-            return Ok(());
+            return;
         }
-        let (width, block) = (padded(reference), strip_rows(batch, reference));
+        let (width, block) = (line(reference), strip_rows(batch, reference));
         let mut strip = Buffer::take(self.pool, block * width);
         let mut mine_strip = self.mine_rows.map(|_| Buffer::take(self.pool, block * width));
         for start in (0..batch).step_by(block) {
             let positions = start..(start + block).min(batch);
             let strip = &mut strip[..positions.len() * width];
-            self.rows.products(positions.clone(), strip)?;
-            let mut mine = mine_strip.as_mut().map(|mine| &mut mine[..positions.len() * width]);
-            if let (Some(mine), Some(rows)) = (&mut mine, self.mine_rows) {
-                rows.products(positions.clone(), mine)?;
-            }
+            let mine = mine_strip.as_mut().map(|mine| &mut mine[..positions.len() * width]);
             let mut mine = mine.map(|mine| mine.chunks_mut(TASK * width));
-            let tasks: Vec<Task<'_>> = strip
-                .chunks_mut(TASK * width)
-                .zip(tallies[positions.clone()].chunks_mut(TASK))
-                .enumerate()
-                .map(|(i, (strip, tallies))| {
-                    (start + i * TASK, strip, mine.as_mut().and_then(Iterator::next), tallies)
-                })
-                .collect();
-            let gradient = sums.is_some();
-            tasks.into_par_iter().try_for_each(|task| {
-                simd::dispatch(
-                    #[inline(always)]
-                    || self.task(gradient, task),
-                )
-            })?;
-            if let Some(sums) = sums.as_deref_mut() {
-                self.products(positions, strip, sums)?;
+            let tasks = strip.chunks_mut(TASK * width).zip(tallies[positions.clone()].chunks_mut(TASK));
+            let tasks = tasks.enumerate().map(|(i, (strip, tallies))| {
+                (start + i * TASK, strip, mine.as_mut().and_then(Iterator::next), tallies)
+            });
+            match sums.as_deref_mut() {
+                None => {
+                    tasks.collect::<Vec<Task<'_>>>().into_par_iter().for_each(|task| self.task(None, task))
+                }
+                Some(sums) => {
+                    let of_anchors =
+                        sums.rows[positions.start * sums.stride..].chunks_mut(TASK * sums.stride);
+                    let totals = sums.totals[positions.start..].chunks_mut(TASK);
+                    let tasks: Vec<_> = tasks.zip(of_anchors.zip(totals)).collect();
+                    tasks.into_par_iter().for_each(|(task, sums)| self.task(Some(sums), task));
+                    if self.own {
+                        self.mirror(positions, strip, sums);
+                    }
+                }
             }
         }
-        Ok(())
+    }
+
+    fn task(&self, sums: Option<(&mut [f32], &mut [f64])>, (first, strip, mut mine, tallies): Task<'_>) {
+        let width = line(self.rows.reference_len());
+        let positions = first..first + tallies.len();
+        self.rows.dissimilarities(self.options.distance, positions.clone(), strip);
+        if let (Some(mine), Some(rows)) = (mine.as_deref_mut(), self.mine_rows) {
+            rows.dissimilarities(Distance::L2, positions.clone(), mine);
+        }
+        let gradient = sums.is_some();
+        simd::dispatch(
+            #[inline(always)]
+            || self.coefficients(gradient, positions.clone(), strip, mine, tallies),
+        );
+        let Some((sums, totals)) = sums else { return };
+        let (right, reference) = (self.rows.reference(), self.rows.reference_len());
+        let coefficients = Matrix { values: strip, stride: width };
+        product::sums_of_anchors(coefficients, positions.len(), right, reference, sums);
+        for (total, row) in totals.iter_mut().zip(strip.chunks_exact(width)) {
+            *total += product::total(&row[..reference]);
+        }
     }
 
     #[inline(always)]
-    fn task(&self, gradient: bool, (first, strip, mut mine, tallies): Task<'_>) -> Result<()> {
+    fn coefficients(
+        &self,
+        gradient: bool,
+        positions: Range<usize>,
+        strip: &mut [f32],
+        mine: Option<&mut [f32]>,
+        tallies: &mut [Tally],
+    ) {
         let reference = self.rows.reference_len();
-        let width = padded(reference);
-        let distance = self.options.distance;
-        let positions = first..first + tallies.len();
-        for (position, row) in positions.clone().zip(strip.chunks_exact_mut(width)) {
-            self.rows.dissimilarities(distance, position, row);
-        }
-        if let (Some(mine), Some(rows)) = (mine.as_deref_mut(), self.mine_rows) {
-            for (position, row) in positions.clone().zip(mine.chunks_exact_mut(width)) {
-                rows.dissimilarities(Distance::L2, position, row);
-            }
-        }
-        let mining = Mining::of(&self.options.miner);
+        let (distance, mining) = (self.options.distance, Mining::of(&self.options.miner));
         if Path::of(self.options) == Path::Dense {
             let dense = Dense {
                 rows: self.rows,
@@ -159,71 +175,61 @@ impl Stream<'_> {
                 own: self.own,
                 pool: self.pool,
             };
-            return dense.task(positions, strip, mine, tallies);
+            dense.task(positions, strip, mine, tallies);
+            return;
         }
         let mut counter = Counter::new(distance, self.margin, mining, gradient);
-        for ((position, row), tally) in positions.zip(strip.chunks_exact_mut(width)).zip(tallies) {
+        let rows = strip.chunks_exact_mut(line(reference));
+        for ((position, row), tally) in positions.zip(rows).zip(tallies) {
             let (anchor, weight) = (&self.groups.anchors[position], self.weights[position]);
             *tally = counter.anchor(anchor, reference, weight, row);
         }
-        Ok(())
     }
 
-    /// Each anchor's sums over the reference, and within a batch each row's sums over its anchors.
-    fn products(&self, positions: std::ops::Range<usize>, strip: &[f32], sums: &mut [f32]) -> Result<()> {
-        let reference = self.rows.reference(0..self.rows.reference_len())?;
-        let (width, dim) = (padded(reference.nrows()), reference.ncols());
-        let strip = columns(matrix(strip, positions.len(), width)?, reference.nrows());
-        let of_anchors = &mut sums[positions.start * dim..positions.end * dim];
-        linalg::matmul(1.0, strip, reference, 1.0, matrix_mut(of_anchors, positions.len(), dim)?)?;
-        if self.own {
-            let anchors = self.rows.batch(positions)?;
-            linalg::matmul(1.0, strip.t(), anchors, 1.0, matrix_mut(sums, reference.nrows(), dim)?)?;
-        }
-        Ok(())
+    /// Within a batch: each row's sums over the anchors of the strip.
+    fn mirror(&self, positions: Range<usize>, strip: &[f32], sums: &mut Sums) {
+        let strip = Matrix { values: strip, stride: line(self.rows.reference_len()) };
+        let anchors = self.rows.batch(positions);
+        let rows = sums.rows.par_chunks_mut(SUMMED * sums.stride);
+        rows.zip(sums.totals.par_chunks_mut(SUMMED)).enumerate().for_each(|(i, (sums, totals))| {
+            product::sums_over_anchors(strip, i * SUMMED, anchors, sums, totals);
+        });
     }
 }
 
 /// The hardest triplet of each anchor; `rows` are centred unit rows.
-pub(crate) fn hardest_triplets(
-    groups: &Groups,
-    rows: &Rows,
-    pool: &Pool,
-) -> Result<Vec<Option<(usize, usize)>>> {
-    let batch = groups.anchors.len();
-    if batch == 0 || rows.reference_len() == 0 {
-        return Ok(vec![None; batch]);
-    }
-    let (width, block) = (padded(rows.reference_len()), strip_rows(batch, rows.reference_len()));
+pub(crate) fn hardest_triplets(groups: &Groups, rows: &Rows, pool: &Pool) -> Vec<Option<(usize, usize)>> {
+    let (batch, reference) = (groups.anchors.len(), rows.reference_len());
     let mut triplets = vec![None; batch];
+    if batch == 0 || reference == 0 {
+        return triplets;
+    }
+    let (width, block) = (line(reference), strip_rows(batch, reference));
     let mut strip = Buffer::take(pool, block * width);
-    for (block_index, triplets) in triplets.chunks_mut(block.max(1)).enumerate() {
-        let start = block_index * block;
-        let strip = &mut strip[..triplets.len() * width];
-        rows.products(start..start + triplets.len(), strip)?;
-        let tasks = strip.par_chunks_mut(width).zip(triplets.par_iter_mut()).enumerate();
-        tasks.with_min_len(TASK).for_each(|(i, (row, triplet))| {
+    for (i, triplets) in triplets.chunks_mut(block).enumerate() {
+        let tasks = strip.par_chunks_mut(TASK * width).zip(triplets.par_chunks_mut(TASK)).enumerate();
+        tasks.for_each(|(task, (strip, triplets))| {
+            let first = i * block + task * TASK;
+            let strip = &mut strip[..triplets.len() * width];
+            rows.dissimilarities(Distance::SquaredL2, first..first + triplets.len(), strip);
             simd::dispatch(
                 #[inline(always)]
                 || {
-                    rows.dissimilarities(Distance::SquaredL2, start + i, row);
-                    *triplet = hardest(groups, start + i, row);
+                    for (i, (row, triplet)) in strip.chunks_exact_mut(width).zip(triplets).enumerate() {
+                        *triplet = hardest(groups, first + i, row);
+                    }
                 },
             );
         });
     }
-    Ok(triplets)
+    triplets
 }
 
 /// The L2 distances of one anchor to all of the reference, padded.
-pub(crate) fn distances(rows: &Rows, position: usize, pool: &Pool) -> Result<Buffer> {
-    let mut line = Buffer::take(pool, padded(rows.reference_len()));
-    rows.products(position..position + 1, &mut line)?;
-    simd::dispatch(
-        #[inline(always)]
-        || rows.dissimilarities(Distance::L2, position, &mut line),
-    );
-    Ok(line)
+pub(crate) fn distances(rows: &Rows, position: usize, pool: &Pool) -> Buffer {
+    let mut line = Buffer::take(pool, line(rows.reference_len()));
+    rows.dissimilarities(Distance::L2, position..position + 1, &mut line);
+    line
 }
 
 /// Rows to mine on where those of the loss do not serve.
@@ -232,12 +238,4 @@ pub(crate) fn needs_mine_rows(options: &TripletMarginOptions) -> bool {
         Miner::BatchHard => Frame::of(options.distance, options.normalize) != Frame::CentredUnit,
         _ => mines_apart(options),
     }
-}
-
-pub(crate) fn matrix(values: &[f32], rows: usize, columns: usize) -> Result<ArrayView2<'_, f32>> {
-    ArrayView2::from_shape((rows, columns), values).map_err(|_| super::rows::scratch_error(rows, columns))
-}
-
-fn matrix_mut(values: &mut [f32], rows: usize, columns: usize) -> Result<ArrayViewMut2<'_, f32>> {
-    ArrayViewMut2::from_shape((rows, columns), values).map_err(|_| super::rows::scratch_error(rows, columns))
 }
