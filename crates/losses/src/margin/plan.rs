@@ -47,16 +47,18 @@ impl Plan {
 
     /// Bytes of scratch for a batch of this plan at most, on `threads` threads.
     pub(super) fn bytes(&self, batch: usize, dim: usize, threads: usize) -> usize {
-        // In u128, where no sizes overflow.
+        // In u128, saturating: sizes that no memory holds give the largest bound instead of a small wrong one.
         let [batch, dim, threads] = [batch, dim, threads].map(|n| n as u128);
         let (rows, tile, groups) = (self.rows as u128, self.tile as u128, self.groups() as u128);
         let tiles = rows.div_ceil(tile);
-        let kept = if self.keep { batch * (rows + tiles) } else { 0 };
-        let matrices = batch * dim * (2 + groups);
+        let kept = if self.keep { batch.saturating_mul(rows.saturating_add(tiles)) } else { 0 };
+        let matrices = batch.saturating_mul(dim).saturating_mul(2 + groups);
         // Logits where they are not kept, the raw gradient, and a copy of centres of extreme norm.
-        let scratch = threads.min(groups) * tile * (batch + 2 * dim);
+        let scratch = threads.min(groups).saturating_mul(tile).saturating_mul(batch + 2 * dim);
+        let floats = kept.saturating_add(matrices).saturating_add(scratch).saturating_add(rows);
         // Beside the matrices a few numbers for each row of the batch, in every group.
-        let bytes = 4 * (kept + matrices + scratch + rows) + batch * (256 + 16 * groups) + tiles;
+        let numbers = batch.saturating_mul(256 + 16 * groups).saturating_add(tiles);
+        let bytes = floats.saturating_mul(4).saturating_add(numbers);
         usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 }
