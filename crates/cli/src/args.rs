@@ -32,6 +32,10 @@ pub(crate) enum Command {
     Embed(Embed),
     /// Nearest neighbours of one item among the others.
     Search(Search),
+    /// What a loss computes: formula, parameters and logits of a preset, beside another's.
+    Explain(crate::advice::Explain),
+    /// Which margin and scale so many classes in so many dimensions allow.
+    Advise(crate::advice::Advise),
 }
 
 /// The end of `fit --help`.

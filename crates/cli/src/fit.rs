@@ -87,7 +87,7 @@ fn set<T>(option: &mut T, given: Option<T>) {
     }
 }
 
-fn word<T: for<'de> Deserialize<'de>>(field: &str, text: &Option<String>) -> Result<Option<T>> {
+pub(crate) fn word<T: for<'de> Deserialize<'de>>(field: &str, text: &Option<String>) -> Result<Option<T>> {
     let Some(text) = text else { return Ok(None) };
     T::deserialize(StrDeserializer::<WordError>::new(text)).map(Some).map_err(|e| {
         // Some kinds say "name = value: " themselves.
@@ -97,7 +97,7 @@ fn word<T: for<'de> Deserialize<'de>>(field: &str, text: &Option<String>) -> Res
     })
 }
 
-fn margin(text: &Option<String>) -> Result<Option<MarginValue>> {
+pub(crate) fn margin(text: &Option<String>) -> Result<Option<MarginValue>> {
     match text.as_deref().map(str::parse::<f64>) {
         Some(Ok(number)) => Ok(Some(number.into())),
         _ => word("margin", text),

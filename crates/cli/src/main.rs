@@ -3,6 +3,7 @@
 // They panic where the reader has gone away (`2>&1 | head`) or the disk is full.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod advice;
 mod apply;
 mod args;
 mod compare;
@@ -58,6 +59,8 @@ fn run(arguments: Arguments, stop: &Arc<AtomicBool>) -> Result<()> {
         Command::Evaluate(options) => apply::evaluate(&options),
         Command::Embed(options) => apply::embed(&options),
         Command::Search(options) => apply::search(&options),
+        Command::Explain(options) => advice::run_explain(&options),
+        Command::Advise(options) => advice::run_advise(&options),
     }
 }
 

@@ -288,23 +288,8 @@ pub fn build(
     classes: usize,
     dim: usize,
 ) -> Result<Box<dyn Loss>> {
-    options.check(kind)?;
-    let defaults = options.preset.unwrap_or_default().defaults();
     if kind == LossKind::TripletMarginLoss {
-        let squared = defaults.squared_triplet;
-        let loss = TripletMarginOptions {
-            margin: options.number(defaults.triplet_margin, "a distance")?,
-            distance: options.distance.unwrap_or(if squared { Distance::SquaredL2 } else { Distance::L2 }),
-            normalize: options.normalize.unwrap_or(true),
-            swap: options.swap.unwrap_or(false),
-            smooth: options.smooth.unwrap_or(false),
-            reduction: options.reduction.unwrap_or(if squared {
-                Reduction::Mean
-            } else {
-                Reduction::MeanNonZero
-            }),
-            miner: miner_of(miner)?,
-        };
+        let loss = TripletMarginOptions { miner: miner_of(miner)?, ..triplet_options(options)? };
         return Ok(Box::new(loss.build()?));
     }
     if miner.is_some() {
@@ -316,6 +301,39 @@ pub fn build(
             ),
         });
     }
+    Ok(Box::new(MarginSoftmax::new(classes, dim, margin_options(kind, options)?)?))
+}
+
+/// The options of `TripletMarginLoss`, the preset's where none are given; without a miner.
+///
+/// # Errors
+/// [`Error::Option`] for a margin in the wrong unit or an option of another loss.
+pub fn triplet_options(options: &LossOptions) -> Result<TripletMarginOptions> {
+    options.check(LossKind::TripletMarginLoss)?;
+    let defaults = options.preset.unwrap_or_default().defaults();
+    let squared = defaults.squared_triplet;
+    Ok(TripletMarginOptions {
+        margin: options.number(defaults.triplet_margin, "a distance")?,
+        distance: options.distance.unwrap_or(if squared { Distance::SquaredL2 } else { Distance::L2 }),
+        normalize: options.normalize.unwrap_or(true),
+        swap: options.swap.unwrap_or(false),
+        smooth: options.smooth.unwrap_or(false),
+        reduction: options.reduction.unwrap_or(if squared {
+            Reduction::Mean
+        } else {
+            Reduction::MeanNonZero
+        }),
+        miner: Miner::All,
+    })
+}
+
+/// The options of a loss with class centres, the preset's where none are given.
+///
+/// # Errors
+/// [`Error::Option`] for a margin in the wrong unit, an option of another loss, or a loss without centres.
+pub fn margin_options(kind: LossKind, options: &LossOptions) -> Result<MarginOptions> {
+    options.check(kind)?;
+    let defaults = options.preset.unwrap_or_default().defaults();
     let mut margin = match kind {
         LossKind::CosFaceLoss => {
             let cosine = options.number(defaults.cos_margin, "a cosine")?;
@@ -336,7 +354,14 @@ pub fn build(
                 ..MarginOptions::sphereface()
             }
         }
-        _ => {
+        LossKind::TripletMarginLoss => {
+            return Err(Error::Option {
+                option: "loss",
+                value: kind.to_string(),
+                reason: "it has no class centres, so none of these options".to_owned(),
+            });
+        }
+        LossKind::ArcFaceLoss | LossKind::SubCenterArcFaceLoss => {
             let arc = Margin::Arc {
                 angle: options.angle(defaults.arc_margin)?,
                 edge: options.edge.unwrap_or(defaults.edge),
@@ -349,7 +374,7 @@ pub fn build(
     };
     margin.scale = options.scale.unwrap_or(margin.scale);
     margin.logits_budget_bytes = options.logits_budget_bytes.unwrap_or(margin.logits_budget_bytes);
-    Ok(Box::new(MarginSoftmax::new(classes, dim, margin)?))
+    Ok(margin)
 }
 
 fn miner_of(miner: Option<(MinerKind, &MinerOptions)>) -> Result<Miner> {

@@ -14,7 +14,9 @@ pub mod tape;
 pub mod triplet;
 mod units;
 
-pub use config::{LossKind, LossOptions, MarginValue, MinerKind, MinerOptions, build};
+pub use config::{
+    LossKind, LossOptions, MarginValue, MinerKind, MinerOptions, build, margin_options, triplet_options,
+};
 pub use embedtune_core::Pool;
 pub use error::{Error, Result};
 pub use loss::{GradsMut, Input, Loss, Output, Reference, Sampling, Stats, Workspace, Write};

@@ -56,6 +56,20 @@ pub struct Defaults {
 }
 
 impl Preset {
+    /// Every preset.
+    pub const ALL: [Self; 5] = [Self::Finetuner, Self::Pml2, Self::Pml3, Self::Insightface, Self::Paper];
+
+    /// The name in configuration files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Finetuner => "finetuner",
+            Self::Pml2 => "pml2",
+            Self::Pml3 => "pml3",
+            Self::Insightface => "insightface",
+            Self::Paper => "paper",
+        }
+    }
+
     /// The table. Scales are the same everywhere: 64 for ArcFace and CosFace, 1 for SphereFace (multiplier 4).
     pub fn defaults(self) -> Defaults {
         let finetuner = Defaults {

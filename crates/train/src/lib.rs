@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod advice;
 pub mod data;
 pub mod encoder;
 mod error;

@@ -31,6 +31,42 @@ pub(super) fn length(v: ArrayView1<'_, f32>) -> f64 {
     v.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
 }
 
+impl Margin {
+    /// The target's logit before the scale, and its slope in the cosine, at `theta` (radians, 0 to pi) between a unit
+    /// embedding and its centre: what training computes. The slope is `-1 / sin(theta)` times the one in `theta`; at
+    /// 0 and pi it may be infinite, and 0 stands for a direction that has no tangent.
+    pub fn target(&self, theta: f64) -> [f64; 2] {
+        let sine = theta.sin();
+        let [value, slope, _] = self.target_at(theta, theta.cos(), sine, 1.0);
+        [value, slope / sine]
+    }
+
+    /// Logit (before the scale), `-d logit / d theta` (per unit norm for SphereFace), and SphereFace's `psi`.
+    fn target_at(&self, theta: f64, cosine: f64, sine: f64, x_norm: f64) -> [f64; 3] {
+        match *self {
+            Margin::Cos { cosine: m } => [cosine - m, sine, 0.0],
+            Margin::Arc { angle, edge, gradient } => {
+                let m = angle.as_radians();
+                let beyond = theta > std::f64::consts::PI - m;
+                let value = match edge {
+                    Edge::Jump if beyond => cosine - m * m.sin(),
+                    Edge::Continuous if beyond => cosine - (1.0 - m.cos()),
+                    _ => (theta + m).cos(),
+                };
+                let plain = gradient == MarginGradient::StraightThrough || (beyond && edge != Edge::None);
+                [value, if plain { sine } else { (theta + m).sin() }, 0.0]
+            }
+            Margin::Sphere { multiplier } => {
+                let m = f64::from(multiplier);
+                let k = (m * theta / std::f64::consts::PI).floor().min(m - 1.0);
+                let sign = if (k as u64).is_multiple_of(2) { 1.0 } else { -1.0 };
+                let psi = sign * (m * theta).cos() - 2.0 * k;
+                [x_norm * psi, m * sign * (m * theta).sin(), psi]
+            }
+        }
+    }
+}
+
 impl Target {
     pub(super) fn new(
         loss: &MarginSoftmax,
@@ -61,27 +97,7 @@ impl Target {
             .sum::<f64>()
             .sqrt();
         let theta = sine.atan2(cosine);
-        let (value, slope, along) = match loss.options.margin {
-            Margin::Cos { cosine: m } => (cosine - m, sine, 0.0),
-            Margin::Arc { angle, edge, gradient } => {
-                let m = angle.as_radians();
-                let beyond = theta > std::f64::consts::PI - m;
-                let value = match edge {
-                    Edge::Jump if beyond => cosine - m * m.sin(),
-                    Edge::Continuous if beyond => cosine - (1.0 - m.cos()),
-                    _ => (theta + m).cos(),
-                };
-                let plain = gradient == MarginGradient::StraightThrough || (beyond && edge != Edge::None);
-                (value, if plain { sine } else { (theta + m).sin() }, 0.0)
-            }
-            Margin::Sphere { multiplier } => {
-                let m = f64::from(multiplier);
-                let k = (m * theta / std::f64::consts::PI).floor().min(m - 1.0);
-                let sign = if (k as u64).is_multiple_of(2) { 1.0 } else { -1.0 };
-                let psi = sign * (m * theta).cos() - 2.0 * k;
-                (x_norm * psi, m * sign * (m * theta).sin(), psi)
-            }
-        };
+        let [value, slope, along] = loss.options.margin.target_at(theta, cosine, sine, x_norm);
         let logit = loss.options.scale * value;
         Self { row, cosine, logit, along, slope, norms: [x_norm, w_norm], sine }
     }

@@ -35,6 +35,6 @@ pub use options::{DEFAULT_CENTRE_RATE, Device, EncoderChoice, RunOptions};
 pub use quality::Quality;
 pub use raw::raw_vectors;
 pub use resume::{Resumed, resume};
-pub use scale::auto_scale;
+pub use scale::{auto_scale, default_scale};
 pub use schedule::{Schedule, SchedulerKind, SchedulerOptions, SchedulerStep};
 pub use trainer::{Trained, Trainer};

@@ -27,7 +27,7 @@ pub fn auto_scale(classes: usize, own_cosine: f64) -> f64 {
 ///
 /// A preset that is named, `finetuner` included, keeps its fixed scale; SphereFace's scale is 1 with feature norms
 /// that are learnt.
-pub(super) fn default_scale(loss: LossKind, options: &LossOptions, classes: usize) -> Option<f64> {
+pub fn default_scale(loss: LossKind, options: &LossOptions, classes: usize) -> Option<f64> {
     if options.preset.is_some() || options.scale.is_some() {
         return None;
     }
