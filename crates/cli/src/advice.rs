@@ -7,7 +7,7 @@ use embedtune_train::advice::{Advice, Explanation, Question, Source, advise, exp
 use embedtune_train::losses::{LossKind, LossOptions, Preset};
 use embedtune_train::{Error, Result};
 
-use crate::fit::{margin, word};
+use crate::fit::margin;
 use crate::{print, print_json};
 
 /// What `explain` and `advise` share.

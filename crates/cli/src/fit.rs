@@ -87,7 +87,7 @@ fn set<T>(option: &mut T, given: Option<T>) {
     }
 }
 
-pub(crate) fn word<T: for<'de> Deserialize<'de>>(field: &str, text: &Option<String>) -> Result<Option<T>> {
+fn word<T: for<'de> Deserialize<'de>>(field: &str, text: &Option<String>) -> Result<Option<T>> {
     let Some(text) = text else { return Ok(None) };
     T::deserialize(StrDeserializer::<WordError>::new(text)).map(Some).map_err(|e| {
         // Some kinds say "name = value: " themselves.

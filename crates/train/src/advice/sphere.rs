@@ -161,7 +161,7 @@ mod tests {
             (3, 2, 120.0, Source::Simplex),
             (4, 2, 90.0, Source::Circle),
             (10, 2, 36.0, Source::Circle),
-            (10, 9, 96.379_370_208_442_79, Source::Simplex),
+            (10, 9, 96.379_370_208_442_8, Source::Simplex),
             (10, 8, 90.0, Source::Rankin),
             (10, 5, 90.0, Source::Rankin),
             (3, 1, 0.0, Source::Line),
