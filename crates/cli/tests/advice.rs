@@ -40,7 +40,7 @@ fn advise_gives_the_bound_and_refuses_what_is_impossible() {
     }
     refused.refused(1, &["margin = 0.35: impossible for 10 classes in 2 dimensions", "0.191"]);
     for (line, part) in [
-        ("advise --classes 10 --dim 9 --loss CosFaceLoss --margin 0.35", "needed scale       8.88,"),
+        ("advise --classes 10 --dim 9 --loss CosFaceLoss --margin 0.35", "needed scale       8.92,"),
         ("advise --classes 10 --dim 9 --loss ArcFaceLoss", "Rankin 1955, theorem 1"),
         ("advise --classes 10 --dim 5 --loss ArcFaceLoss", "Rankin 1955, theorem 2"),
         ("advise --classes 1000 --dim 64 --loss ArcFaceLoss", "an estimate"),
