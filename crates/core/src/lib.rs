@@ -1,10 +1,9 @@
-//! Tensors, an autodiff tape, linear algebra on rows and deterministic parallel helpers.
-//!
-//! This crate knows no loss and no model. It is what embedtune's losses, pooling and encoders stand on, and it
-//! can be used alone: [`tape`] to differentiate, [`linalg`] for fast products whose bits do not depend on the
-//! number of threads, [`gradcheck`] to test a gradient of one's own.
-//!
-//! Without the default feature `autodiff` only [`linalg`], [`parallel`], [`pool`] and [`simd`] are compiled.
+// The front page's example needs the tape.
+#![cfg_attr(feature = "autodiff", doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(feature = "autodiff"),
+    doc = "Linear algebra on rows and deterministic parallel helpers: embedtune-core without its feature `autodiff`."
+)]
 
 mod error;
 pub mod linalg;

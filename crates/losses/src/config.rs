@@ -115,6 +115,7 @@ pub struct MinerOptions {
 
 /// A margin with its unit: an angle (`"28.6deg"`, `"0.5rad"`) or a plain number (a cosine, a distance, a multiplier).
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum MarginValue {
     /// ArcFace's.
     Angle(Angle),

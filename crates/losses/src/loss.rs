@@ -161,6 +161,44 @@ impl Default for GradsMut<'_> {
     }
 }
 
+impl<'a> GradsMut<'a> {
+    /// Both gradients into row-major slices of `dim` columns; `None` for what is not wanted. Gradients are replaced;
+    /// set [`write`](Self::write) to add to what is there.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a length that is not a multiple of `dim`.
+    ///
+    /// ```
+    /// use embedtune_losses::{GradsMut, Input, Loss, MarginOptions, MarginSoftmax, Workspace};
+    ///
+    /// let (x, w, labels) = ([0.9f32, 0.1, 0.2, 1.0], [1.0f32, 0.0, 0.0, 1.0], [0, 1]);
+    /// let (mut dx, mut dw) = ([0.0f32; 4], [0.0f32; 4]);
+    /// let loss = MarginSoftmax::new(2, 2, MarginOptions::cosface())?;
+    /// let input = Input::from_slices(&x, 2, &labels)?.with_weight_slice(&w)?;
+    /// let grads = GradsMut::from_slices(Some(&mut dx), Some(&mut dw), 2)?;
+    /// let stats = loss.forward_backward(input, grads, &mut Workspace::default())?;
+    /// assert!(stats.value > 0.0 && dx.iter().chain(&dw).all(|g| g.is_finite()));
+    /// # Ok::<(), embedtune_losses::Error>(())
+    /// ```
+    pub fn from_slices(
+        embeddings: Option<&'a mut [f32]>,
+        weights: Option<&'a mut [f32]>,
+        dim: usize,
+    ) -> Result<Self> {
+        let embeddings = embeddings.map(|d| rows_mut("gradient of the embeddings", d, dim)).transpose()?;
+        let weights = weights.map(|d| rows_mut("gradient of the class centres", d, dim)).transpose()?;
+        Ok(Self { embeddings, weights, ..Self::default() })
+    }
+}
+
+fn rows_mut<'a>(what: &'static str, data: &'a mut [f32], dim: usize) -> Result<ArrayViewMut2<'a, f32>> {
+    let length = data.len();
+    let count = length.checked_div(dim).unwrap_or(0);
+    ArrayViewMut2::from_shape((count, dim), data).ok().filter(|_| count * dim == length).ok_or_else(|| {
+        Error::Shape { what, expected: format!("rows of {dim} columns, row-major"), got: vec![length] }
+    })
+}
+
 /// The caller's scratch memory, kept between steps so that a step allocates nothing new.
 #[derive(Debug, Default, Clone)]
 pub struct Workspace {
@@ -206,4 +244,12 @@ pub struct Output {
     pub d_embeddings: Array2<f32>,
     /// Gradient of the class centres, for losses that have them.
     pub d_weights: Option<Array2<f32>>,
+}
+
+impl Output {
+    /// The statistics and the gradients as row-major vectors, without a copy.
+    pub fn into_vecs(self) -> (Stats, Vec<f32>, Option<Vec<f32>>) {
+        let flat = |gradient: Array2<f32>| gradient.into_raw_vec_and_offset().0;
+        (self.stats, flat(self.d_embeddings), self.d_weights.map(flat))
+    }
 }

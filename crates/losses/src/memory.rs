@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::{Error, Reference, Result, check};
+use crate::{Error, Input, Reference, Result, check};
 
 /// A queue of the last `capacity` embeddings and their labels.
 ///
@@ -148,6 +148,15 @@ impl CrossBatchMemory {
             self.next = (self.next + 1) % self.capacity;
         }
         Ok(())
+    }
+
+    /// [`push`](Self::push) of a row-major slice with one row for each label.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn push_slice(&mut self, embeddings: &[f32], labels: &[u32]) -> Result<()> {
+        let input = Input::from_slices(embeddings, self.embeddings.ncols(), labels)?;
+        self.push(input.embeddings, labels)
     }
 
     /// The queue as the reference of the batch that was pushed last.

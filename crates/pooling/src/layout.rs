@@ -11,6 +11,7 @@ const BLOCK: usize = 16 * 1024;
 
 /// A pooling and its parameters.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub enum Pooling<'a> {
     /// Generalised mean.
     GeM {

@@ -9,8 +9,10 @@ pub mod ops;
 mod options;
 mod reduce;
 pub mod rows;
+pub mod slices;
 pub mod tokens;
 
+pub use embedtune_core as core;
 pub use layout::{Pooling, Saved};
 pub use ndarray;
 pub use options::{Error, Gem, GemOptions, MIN_P, PoolerKind, PoolerOptions, Result, Sign, keep_powers};

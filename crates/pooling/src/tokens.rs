@@ -12,6 +12,7 @@ use crate::rows::Scratch;
 
 /// Which tokens count.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub enum Mask<'a> {
     /// The first so many of each item, `[batch]`.
     Lengths(&'a [usize]),

@@ -46,6 +46,7 @@ pub(crate) fn naive(o: &TripletMarginOptions, input: Input<'_>) -> Naive {
                     TripletKind::Hard => tm <= 0.0,
                     TripletKind::Semihard => tm > 0.0 && tm <= margin,
                     TripletKind::Easy => tm > margin,
+                    _ => unreachable!("a kind that this reference does not know"),
                 }
             }
             _ => true,
