@@ -1,8 +1,6 @@
 //! `embedtune compare`.
 
 use std::fmt::Write;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use embedtune_train::run::{CompareOptions, Comparison, compare};
 use embedtune_train::{Error, Result, io};
@@ -11,12 +9,12 @@ use crate::args::Compare;
 use crate::figure::{self, Panel};
 use crate::source::Source;
 use crate::watch::Watch;
-use crate::{print, say};
+use crate::{Stop, print, say};
 
 /// Epochs on the built-in data: three losses take about a minute and a half on two cores.
 const GLYPH_EPOCHS: usize = 10;
 
-pub(crate) fn run(args: &Compare, quiet: bool, stop: &Arc<AtomicBool>) -> Result<()> {
+pub(crate) fn run(args: &Compare, quiet: bool, stop: &Stop) -> Result<()> {
     let source = Source::new(args.data.as_deref(), args.seed)?;
     let split = source.load()?;
     let mut options = CompareOptions::for_data(&split);
@@ -28,7 +26,7 @@ pub(crate) fn run(args: &Compare, quiet: bool, stop: &Arc<AtomicBool>) -> Result
     options.run.seed = args.seed;
     options.source = source.describe();
     options.run.check()?;
-    options.stop = Some(stop.clone());
+    options.stop = Some(stop.asked.clone());
     options.folder = Some(args.out.clone());
     std::fs::create_dir_all(&args.out).map_err(Error::io(&args.out, "creating the folder"))?;
     let picture = args.out.join("figure.svg");
@@ -42,7 +40,7 @@ pub(crate) fn run(args: &Compare, quiet: bool, stop: &Arc<AtomicBool>) -> Result
             split.queries.labels.len()
         ));
     }
-    let comparison = compare(&split, &options, &mut Watch::new(quiet)).inspect_err(|error| {
+    let comparison = compare(&split, &options, &mut Watch::new(quiet, stop)).inspect_err(|error| {
         if matches!(error, Error::Interrupted { .. }) {
             say("note: no summary is written; `compare` starts over when it is run again");
         }

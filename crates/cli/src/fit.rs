@@ -1,8 +1,6 @@
 //! `embedtune fit`.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use embedtune_train::losses::MarginValue;
 use embedtune_train::run::{Report, Resumed, RunFolder, RunOptions, Trainer, resume};
@@ -13,9 +11,9 @@ use serde::de::value::{Error as WordError, StrDeserializer};
 use crate::args::{Fit, NewRun};
 use crate::source::Source;
 use crate::watch::Watch;
-use crate::{print, print_json, say};
+use crate::{Stop, print, print_json, say};
 
-pub(crate) fn run(args: &Fit, quiet: bool, stop: &Arc<AtomicBool>) -> Result<()> {
+pub(crate) fn run(args: &Fit, quiet: bool, stop: &Stop) -> Result<()> {
     if let Some(folder) = &args.resume {
         return continue_run(folder, args.json, quiet, stop);
     }
@@ -30,17 +28,17 @@ pub(crate) fn run(args: &Fit, quiet: bool, stop: &Arc<AtomicBool>) -> Result<()>
         .source(source.describe())
         .folder(&new.out)
         .overwrite(new.overwrite)
-        .stop(stop.clone())
+        .stop(stop.asked.clone())
         .build(&split)?;
-    let report = trainer.fit(&mut Watch::new(quiet))?.report;
+    let report = trainer.fit(&mut Watch::new(quiet, stop))?.report;
     finish(&report, &new.out, args.json)
 }
 
-fn continue_run(folder: &Path, json: bool, quiet: bool, stop: &Arc<AtomicBool>) -> Result<()> {
+fn continue_run(folder: &Path, json: bool, quiet: bool, stop: &Stop) -> Result<()> {
     let run = RunFolder::new(folder);
     let source = Source::recall(&run.read_run_file()?.data.source)?;
     let split = source.load()?;
-    match resume(&run, &split, Some(stop.clone()))? {
+    match resume(&run, &split, Some(stop.asked.clone()))? {
         Resumed::Finished(report) => {
             if !quiet {
                 say(&format!("{}: this run is finished; nothing to do", folder.display()));
@@ -48,7 +46,7 @@ fn continue_run(folder: &Path, json: bool, quiet: bool, stop: &Arc<AtomicBool>) 
             finish(&report, folder, json)
         }
         Resumed::Ready(trainer) => {
-            let report = trainer.fit(&mut Watch::new(quiet))?.report;
+            let report = trainer.fit(&mut Watch::new(quiet, stop))?.report;
             finish(&report, folder, json)
         }
     }

@@ -23,13 +23,12 @@ use args::{Arguments, Command};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    // Training stops after the current batch and saves; a second Ctrl-C does not wait for it, and commands that do
-    // not train have nothing to save. Either way no file is left half-written.
-    let trains = matches!(arguments.command, Command::Compare(_) | Command::Fit(_));
+    let stop = Stop::default();
+    let Stop { asked, training } = stop.clone();
+    // Training stops after the current batch and saves; a second Ctrl-C does not wait for it, and where nothing is
+    // trained yet there is nothing to save. Either way no file is left half-written.
     let installed = ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) || !trains {
+        if asked.swap(true, Ordering::Relaxed) || !training.load(Ordering::Relaxed) {
             let _none = io::between_writes();
             say("error: interrupted");
             std::process::exit(INTERRUPTED.into());
@@ -48,10 +47,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// Between the handler of Ctrl-C and the work.
+#[derive(Debug, Clone, Default)]
+struct Stop {
+    /// Ctrl-C was pressed.
+    asked: Arc<AtomicBool>,
+    /// Batches are being trained on: an end would lose something.
+    training: Arc<AtomicBool>,
+}
+
 /// What shells report for a program that Ctrl-C ended: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
 
-fn run(arguments: Arguments, stop: &Arc<AtomicBool>) -> Result<()> {
+fn run(arguments: Arguments, stop: &Stop) -> Result<()> {
     let quiet = arguments.quiet;
     match arguments.command {
         Command::Compare(options) => compare::run(&options, quiet, stop),

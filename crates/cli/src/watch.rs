@@ -1,7 +1,12 @@
 //! Progress on standard error.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use embedtune_train::run::{BatchReport, EpochRecord, Observer, Start};
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::Stop;
 
 /// A bar for each run on a terminal; one line an epoch elsewhere (indicatif hides the bar there).
 pub(crate) struct Watch {
@@ -9,11 +14,13 @@ pub(crate) struct Watch {
     name: String,
     epochs: usize,
     bar: ProgressBar,
+    training: Arc<AtomicBool>,
 }
 
 impl Watch {
-    pub(crate) fn new(quiet: bool) -> Self {
-        Self { quiet, name: String::new(), epochs: 0, bar: ProgressBar::hidden() }
+    pub(crate) fn new(quiet: bool, stop: &Stop) -> Self {
+        let training = stop.training.clone();
+        Self { quiet, name: String::new(), epochs: 0, bar: ProgressBar::hidden(), training }
     }
 
     fn say(&self, line: &str) {
@@ -44,11 +51,14 @@ impl Observer for Watch {
     }
 
     fn on_batch(&mut self, batch: &BatchReport) {
+        self.training.store(true, Ordering::Relaxed);
         self.bar.inc(1);
         self.bar.set_message(format!("loss {:.4}", batch.loss));
     }
 
     fn on_epoch(&mut self, epoch: &EpochRecord) {
+        // That of the state before training comes just before the first batch.
+        self.training.store(true, Ordering::Relaxed);
         let Some(loss) = epoch.loss else { return };
         let recall = epoch.metrics.map_or(String::new(), |m| format!(", Recall@1 {:.4}", m.recall_at_1));
         let (done, all, rate) = (epoch.epoch, self.epochs, epoch.items_per_second);

@@ -64,6 +64,21 @@ fn a_run_without_a_checkpoint_starts_over() {
     assert!(model("cut") == model("whole"));
 }
 
+/// Measuring the state before training takes seconds, and no batch comes before it.
+#[test]
+fn before_the_first_batch_nothing_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for (line, left) in [("fit --epochs 1 --out run", "run"), ("compare --epochs 1 --out C", "C")] {
+        let mark = if left == "run" { "device = auto" } else { "items to measure on" };
+        let said = interrupted(at, line, mark);
+        said.refused(130, &["error: interrupted\n"]);
+        assert!(!said.err.contains("stopping after this batch"), "{}", said.err);
+        let left = files(&at.join(left));
+        assert!(left.iter().all(|name| name == "run.toml"), "{left:?}");
+    }
+}
+
 #[test]
 fn an_interrupted_comparison_leaves_no_summary() {
     let folder = tempfile::tempdir().unwrap();
