@@ -4,7 +4,7 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 use rayon::prelude::*;
 
 use super::im2col::{Geometry, fold, unfold};
-use super::{array, contiguous, shape_error, slice, standard};
+use super::{addressable, array, contiguous, shape_error, slice, standard, window_steps};
 use crate::{Error, Grad, Pool, Result, Value, Var, linalg, simd};
 
 /// How a convolution moves over the image: `[vertical, horizontal]`.
@@ -50,7 +50,7 @@ impl Plan {
             ));
         };
         let Conv2d { stride, padding, dilation, groups } = *options;
-        if groups == 0 || per_group * groups != channels || out % groups != 0 {
+        if groups == 0 || per_group.checked_mul(groups) != Some(channels) || out % groups != 0 {
             return Err(shape_error(
                 "conv2d",
                 format!(
@@ -72,8 +72,8 @@ impl Plan {
             }
         }
         let side = |length: usize, axis: usize, kernel: usize| {
-            let reach = dilation[axis] * (kernel - 1) + 1;
-            (length + 2 * padding[axis]).checked_sub(reach).map(|room| room / stride[axis] + 1)
+            let reach = dilation[axis].checked_mul(kernel - 1)?.checked_add(1)?;
+            window_steps(length, padding[axis], reach, stride[axis])
         };
         let (Some(rows), Some(columns)) = (side(height, 0, kernel_rows), side(width, 1, kernel_columns))
         else {
@@ -85,6 +85,15 @@ impl Plan {
                 x,
             ));
         };
+        let unfolded = [per_group, kernel_rows, kernel_columns, rows, columns];
+        if !addressable(&[images, out, rows, columns]) || !addressable(&unfolded) {
+            return Err(Error::Parameter {
+                op: "conv2d",
+                name: "padding",
+                value: format!("{padding:?}"),
+                expected: format!("an output of {rows} x {columns} fits no array; pad less"),
+            });
+        }
         let group = Geometry {
             channels: per_group,
             input: [height, width],

@@ -27,7 +27,8 @@ impl Geometry {
         let offset = kernel_column * self.dilation[1];
         let first = padding.saturating_sub(offset).div_ceil(stride).min(self.output[1]);
         let end = (self.input[1] + padding).saturating_sub(offset).div_ceil(stride).min(self.output[1]);
-        (first, end.max(first), first * stride + offset)
+        // Beyond `usize` no output is left that would read it.
+        (first, end.max(first), first.saturating_mul(stride).saturating_add(offset))
     }
 
     fn input_row(&self, output_row: usize, kernel_row: usize) -> Option<usize> {

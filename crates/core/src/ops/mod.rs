@@ -51,6 +51,19 @@ pub(crate) fn slice<'a>(op: &'static str, array: &'a Value) -> Result<&'a [f32]>
     })
 }
 
+/// How many steps of `stride` a window of `reach` takes over an axis of `length` between borders of `padding`; `None`
+/// if it does not fit once, or if the numbers leave `usize`.
+pub(crate) fn window_steps(length: usize, padding: usize, reach: usize, stride: usize) -> Option<usize> {
+    let room = length.checked_add(padding.checked_mul(2)?)?.checked_sub(reach)?;
+    room.checked_div(stride)?.checked_add(1)
+}
+
+/// Whether an array of this shape can exist: it counts its bytes in `isize`.
+pub(crate) fn addressable(shape: &[usize]) -> bool {
+    let elements = shape.iter().try_fold(size_of::<f32>(), |product, &side| product.checked_mul(side));
+    elements.is_some_and(|bytes| isize::try_from(bytes).is_ok())
+}
+
 pub(crate) fn shape_error(op: &'static str, expected: impl Into<String>, got: &[usize]) -> Error {
     Error::Shape { op, expected: expected.into(), got: got.to_vec() }
 }

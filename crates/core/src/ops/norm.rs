@@ -153,7 +153,7 @@ impl<'t> Var<'t> {
                     })
                 })
                 .collect();
-            let dx = if to_x && plane > 0 {
+            let dx = if to_x && plane > 0 && channels > 0 {
                 let mut dx = pool.take(data.len());
                 dx.par_chunks_mut(plane * channels)
                     .zip(dys.par_chunks(plane * channels))

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{array, contiguous, shape_error, slice, standard};
+use super::{addressable, array, contiguous, shape_error, slice, standard, window_steps};
 use crate::{Error, Grad, Result, Var};
 
 /// A window that moves over the image: `[vertical, horizontal]`.
@@ -23,12 +23,15 @@ impl Pool2d {
     }
 
     fn output(&self, op: &'static str, shape: &[usize]) -> Result<[usize; 2]> {
-        let &[_, _, height, width] = shape else {
+        let &[batch, channels, height, width] = shape else {
             return Err(shape_error(op, "[batch, channels, height, width]", shape));
         };
+        if height == 0 || width == 0 {
+            return Err(shape_error(op, "images with pixels", shape));
+        }
         let side = |length: usize, axis: usize| {
             let (kernel, stride, padding) = (self.kernel[axis], self.stride[axis], self.padding[axis]);
-            if kernel == 0 || stride == 0 || padding * 2 > kernel {
+            if kernel == 0 || stride == 0 || padding > kernel / 2 {
                 return Err(Error::Parameter {
                     op,
                     name: "window",
@@ -36,11 +39,19 @@ impl Pool2d {
                     expected: "kernel and stride at least 1, padding at most half the kernel".into(),
                 });
             }
-            (length + 2 * padding).checked_sub(kernel).map(|room| room / stride + 1).ok_or_else(|| {
+            window_steps(length, padding, kernel, stride).ok_or_else(|| {
                 shape_error(op, format!("an image at least as large as {:?}", self.kernel), shape)
             })
         };
-        Ok([side(height, 0)?, side(width, 1)?])
+        let [rows, columns] = [side(height, 0)?, side(width, 1)?];
+        if !addressable(&[batch, channels, rows, columns]) {
+            return Err(shape_error(
+                op,
+                format!("an output that fits an array, not {rows} x {columns}"),
+                shape,
+            ));
+        }
+        Ok([rows, columns])
     }
 
     /// The window's part inside an axis of `length`.
@@ -54,7 +65,7 @@ impl<'t> Var<'t> {
     /// The maximum of each window; ties go to the first element in row-major order. NaN wins over every number.
     ///
     /// # Errors
-    /// Not four axes, an impossible window, an image smaller than it.
+    /// Not four axes, an impossible window, an image without pixels or smaller than the window.
     pub fn max_pool2d(self, window: &Pool2d) -> Result<Var<'t>> {
         let x = standard(&self.value());
         let shape = x.shape().to_vec();
@@ -112,14 +123,14 @@ impl<'t> Var<'t> {
     /// The mean of each window, padding counted as zeros.
     ///
     /// # Errors
-    /// Not four axes, an impossible window, an image smaller than it.
+    /// Not four axes, an impossible window, an image without pixels or smaller than the window.
     pub fn avg_pool2d(self, window: &Pool2d) -> Result<Var<'t>> {
         let x = standard(&self.value());
         let shape = x.shape().to_vec();
         let [rows, columns] = window.output("avg_pool2d", &shape)?;
         let (height, width) = (shape[2], shape[3]);
         let window = *window;
-        let weight = 1.0 / (window.kernel[0] * window.kernel[1]) as f32;
+        let weight = 1.0 / (window.kernel[0] as f32 * window.kernel[1] as f32);
         let data = slice("avg_pool2d", &x)?;
         let mut y = vec![0.0; shape[0] * shape[1] * rows * columns];
         for (index, y) in y.iter_mut().enumerate() {
