@@ -57,7 +57,7 @@ pub(crate) fn labels(labels: &[u32], classes: usize) -> Result<()> {
     }
 }
 
-/// Gradient buffers of the inputs' shapes.
+/// Gradient buffers of the inputs' shapes, and a factor on them that is a number.
 pub(crate) fn outputs(grads: &GradsMut<'_>, x: (usize, usize), w: Option<(usize, usize)>) -> Result<()> {
     let fail =
         |what, expected: String, got: &[usize]| Err(Error::Shape { what, expected, got: got.to_vec() });
@@ -70,6 +70,9 @@ pub(crate) fn outputs(grads: &GradsMut<'_>, x: (usize, usize), w: Option<(usize,
     }
     if let Some(out) = grads.per_sample.as_ref().filter(|out| out.len() != x.0) {
         return fail("per_sample", format!("[{}]", x.0), &[out.len()]);
+    }
+    if !grads.upstream.is_finite() {
+        return Err(Error::NotFinite { what: "upstream", row: 0, column: 0, value: grads.upstream });
     }
     Ok(())
 }

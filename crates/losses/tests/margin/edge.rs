@@ -225,6 +225,10 @@ fn errors_name_the_row_and_leave_the_gradients_alone() {
     input.sample_weights = None;
     input.class_weights = Some(&weights[..2]);
     assert!(matches!(loss.evaluate(input), Err(Error::Label { row: 1, label: 299, .. })));
+    input.class_weights = None;
+    let grads = GradsMut { upstream: f32::NAN, ..GradsMut::default() };
+    let error = loss.forward_backward(input, grads, &mut Workspace::default()).unwrap_err();
+    assert!(matches!(error, Error::NotFinite { what: "upstream", .. }), "{error}");
 }
 
 #[test]
