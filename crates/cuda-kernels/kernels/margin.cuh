@@ -1,0 +1,47 @@
+// What the margin-softmax kernels share.
+//
+// With unit vectors x^ and w^, cosines c_ij and the row's scale s_i (the loss's scale; for SphereFace times |x_i|), the
+// logits are z_ij = s_i c_ij but for the target's, which carries the margin. The bulk kernels know no margin: they leave
+// the target's column out. With l_i = log sum_{j != y_i} exp(z_ij) and the target's logit z_i,
+//   loss_i = softplus(l_i - z_i),  sigma_i = sigmoid(l_i - z_i),  q_ij = exp(z_ij - l_i),
+//   dL_i/dz_ij = sigma_i q_ij for j != y_i,
+// without cancellation when a sample is already right. q is kept apart from sigma: q's rows sum to 1 whatever the loss,
+// so it fits f16 where sigma q would vanish.
+#pragma once
+#include "product.cuh"
+#include "rows.cuh"
+
+// q is stored times this: with f16's subnormals down to 2^-39.
+constexpr float SHARE = 32768.0f;
+constexpr float LOG2_E = 1.44269504f;
+constexpr float LN_2 = 0.693147181f;
+
+enum MarginKind { ARC, COS, SPHERE };
+enum MarginEdge { JUMP, CONTINUOUS, NONE };
+
+// Mirrored by `launch::margin::MarginArgument`.
+struct Margin {
+  int kind;
+  int edge;        // ARC: what happens beyond pi - m
+  int straight;    // ARC: the slope in the cosine taken as 1
+  int multiplier;  // SPHERE
+  double scale;
+  double m;        // ARC: radians; COS: a cosine
+  double cos_m;    // ARC
+  double sin_m;    // ARC
+};
+
+// What the target kernel finds of each row, a row of doubles.
+enum TargetField {
+  TARGET_COSINE,  // to the own centre
+  TARGET_SINE,    // |w^ - c x^|
+  TARGET_SLOPE,   // -d(logit / scale) / d theta (per unit norm for SphereFace)
+  TARGET_ALONG,   // SphereFace: psi, the part along the embedding; else 0
+  TARGET_LOGIT,   // with margin
+  TARGET_X_NORM,
+  TARGET_W_NORM,
+  TARGET_FIELDS = 8,
+};
+
+// Below this length the tangent has no direction; its gradient is then 0.
+constexpr double NO_TANGENT = 1e-12;

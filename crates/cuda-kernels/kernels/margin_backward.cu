@@ -1,0 +1,123 @@
+// Margin softmax, backward, for a tile of classes: its shares q, and q's two products.
+#include "margin.cuh"
+
+// q [n, pitch] of a tile of classes, times SHARE, as f16 (+ low): 0 in the target's column and beyond `classes`
+// (up to `pitch`, a multiple of 128). Arguments as of margin_lse; lse [n] from margin_loss. grid: (n / TILE, pitch / TILE).
+template <bool SPLIT>
+__device__ __forceinline__ void margin_shares(const f16* xh, const f16* xl, const f16* wh, const f16* wl,
+                                              const unsigned* labels, const float* row_scale, const float* lse,
+                                              f16* qh, f16* ql, int n, int classes, int first_class, int padded,
+                                              int pitch) {
+  DYNAMIC_SHARED(shared);
+  const int row_start = blockIdx.x * TILE, class_start = blockIdx.y * TILE;
+  const Operand x{xh, xl, padded, n, padded}, w{wh, wl, padded, classes, padded};
+  Sums products;
+  products.clear();
+  add_product<SPLIT, ALONG, ALONG>(products, shared, x, row_start, w, class_start, 0, padded);
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int row = row_start + tile_row(i, half);
+      if (row >= n) continue;
+      const float scale = row_scale[row], less = lse[row];
+      const unsigned label = labels[row];
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        const int column = class_start + tile_column(j);
+        unsigned high = 0, low = 0;
+#pragma unroll
+        for (int next = 0; next < 2; next++) {
+          const bool counts = column + next < classes && (unsigned)(first_class + column + next) != label;
+          const float share = counts ? SHARE * exp2_fast(products.of[i][j][2 * half + next] * scale - less) : 0.0f;
+          const f16 rounded = to_f16(share);
+          high |= (unsigned)rounded.bits << (16 * next);
+          if (SPLIT) low |= (unsigned)to_f16(share - to_f32(rounded)).bits << (16 * next);
+        }
+        const long long at = (long long)row * pitch + column;
+        *reinterpret_cast<unsigned*>(qh + at) = high;
+        if (SPLIT) *reinterpret_cast<unsigned*>(ql + at) = low;
+      }
+    }
+}
+
+// A tile of a product to memory, [rows, padded], plus what is there if `add`.
+__device__ __forceinline__ void store_product(const Sums& products, float* out, int row_start, int column_start,
+                                              int rows, int padded, bool add) {
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int row = row_start + tile_row(i, half);
+      if (row >= rows) continue;
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        const int column = column_start + tile_column(j);
+        if (column >= padded) continue;
+        float2* to = reinterpret_cast<float2*>(out + (long long)row * padded + column);
+        float2 sum = make_float2(products.of[i][j][2 * half], products.of[i][j][2 * half + 1]);
+        if (add) {
+          const float2 before = *to;
+          sum = make_float2(before.x + sum.x, before.y + sum.y);
+        }
+        *to = sum;
+      }
+    }
+}
+
+// raw [parts, n, padded] of the embeddings' gradient: part p gets (or, with `add`, adds) the tile's classes
+// [p share, (p + 1) share), `share` a multiple of STEP. Parts fill the device where n padded has few tiles; they are
+// added up in order at the end. grid: (padded / TILE rounded up, n / TILE rounded up, parts).
+template <bool SPLIT>
+__device__ __forceinline__ void margin_raw_embeddings(const f16* qh, const f16* ql, const f16* wh, const f16* wl,
+                                                      float* raw, int n, int classes, int padded, int pitch, int share,
+                                                      int add) {
+  DYNAMIC_SHARED(shared);
+  const int row_start = blockIdx.y * TILE, column_start = blockIdx.x * TILE, part = blockIdx.z;
+  // q is 0 beyond `classes`, w ends there.
+  const Operand q{qh, ql, pitch, n, pitch}, w{wh, wl, padded, classes, padded};
+  const int from = min(part * share, pitch), to = min(from + share, pitch);
+  Sums products;
+  products.clear();
+  if (from < to) add_product<SPLIT, ALONG, ACROSS>(products, shared, q, row_start, w, column_start, from, to);
+  store_product(products, raw + (long long)part * n * padded, row_start, column_start, n, padded, add);
+}
+
+// raw [classes, padded] of the centres' gradient: q^T (column x^), x being the unit rows times `column` (margin_loss).
+// grid: (padded / TILE rounded up, classes / TILE rounded up).
+template <bool SPLIT>
+__device__ __forceinline__ void margin_raw_centres(const f16* qh, const f16* ql, const f16* xh, const f16* xl,
+                                                   float* raw, int n, int classes, int padded, int pitch) {
+  DYNAMIC_SHARED(shared);
+  const int row_start = blockIdx.y * TILE, column_start = blockIdx.x * TILE;
+  const Operand q{qh, ql, pitch, n, pitch}, x{xh, xl, padded, n, padded};
+  Sums products;
+  products.clear();
+  add_product<SPLIT, ACROSS, ACROSS>(products, shared, q, row_start, x, column_start, 0, n);
+  store_product(products, raw, row_start, column_start, classes, padded, false);
+}
+
+#define FOR_PRECISION(suffix, SPLIT)                                                                                \
+  extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) margin_shares_##suffix(                          \
+      const f16* __restrict__ xh, const f16* __restrict__ xl, const f16* __restrict__ wh,                           \
+      const f16* __restrict__ wl, const unsigned* __restrict__ labels, const float* __restrict__ row_scale,         \
+      const float* __restrict__ lse, f16* __restrict__ qh, f16* __restrict__ ql, int n, int classes,                \
+      int first_class, int padded, int pitch) {                                                                     \
+    margin_shares<SPLIT>(xh, xl, wh, wl, labels, row_scale, lse, qh, ql, n, classes, first_class, padded, pitch);   \
+  }                                                                                                                 \
+  EXPORT_KERNEL(margin_shares_##suffix)                                                                             \
+  extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) margin_raw_embeddings_##suffix(                  \
+      const f16* __restrict__ qh, const f16* __restrict__ ql, const f16* __restrict__ wh,                           \
+      const f16* __restrict__ wl, float* __restrict__ raw, int n, int classes, int padded, int pitch, int share,    \
+      int add) {                                                                                                    \
+    margin_raw_embeddings<SPLIT>(qh, ql, wh, wl, raw, n, classes, padded, pitch, share, add);                       \
+  }                                                                                                                 \
+  EXPORT_KERNEL(margin_raw_embeddings_##suffix)                                                                     \
+  extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) margin_raw_centres_##suffix(                     \
+      const f16* __restrict__ qh, const f16* __restrict__ ql, const f16* __restrict__ xh,                           \
+      const f16* __restrict__ xl, float* __restrict__ raw, int n, int classes, int padded, int pitch) {             \
+    margin_raw_centres<SPLIT>(qh, ql, xh, xl, raw, n, classes, padded, pitch);                                      \
+  }                                                                                                                 \
+  EXPORT_KERNEL(margin_raw_centres_##suffix)
+FOR_PRECISION(f16, false)
+FOR_PRECISION(f32, true)

@@ -1,0 +1,131 @@
+// Margin softmax: a tile of the centres' gradient, written out or spent at once by the optimizer, in which case it
+// never exists for all classes.
+#include "margin.cuh"
+
+// What the tile's kernels read of the batch.
+struct Centres {
+  const float* raw;          // [classes of the tile, padded]: sums of SHARE q UNIT column x^
+  const float* norms;        // [classes of the tile]
+  const float* x;            // [n, dim]
+  const double* targets;     // [n, TARGET_FIELDS]
+  const float* sigma;        // [n]
+  const double* stats;       // stats[1] is the gain that `column` was divided by
+  const int* order;          // [n], rows in the order of their labels
+  const unsigned* sorted;    // [n], labels in that order
+  int n, dim, padded, first_class;
+  int sphere;
+  double scale;
+};
+
+// The first place in `sorted` that is not below `label`.
+__device__ __forceinline__ int lower_bound(const unsigned* sorted, int n, unsigned label) {
+  int low = 0, high = n;
+  while (low < high) {
+    const int middle = (low + high) >> 1;
+    if (sorted[middle] < label) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+// Hands the gradient of a centre, dimension by dimension, to `use(d, gradient)`. By a warp; `w` is the centre's row.
+// bulk: (s / |w|) (r - w^ (w^ . r)), r = sum_i sigma_i q_i x^_i; then the rows of this class in their order.
+template <class T, class Use>
+__device__ __forceinline__ void centre_gradient(const Centres& of, int row, const T* w, Use use) {
+  const int lane = threadIdx.x & 31;
+  const float* raw = of.raw + (long long)row * of.padded;
+  const float norm = of.norms[row], sw = 1.0f / fmaxf(norm, SHORTEST);
+  const float gain = (float)(of.stats[1] / ((double)SHARE * UNIT) * of.scale * sw);
+  float dot = 0.0f;
+  for (int d = lane; d < of.dim; d += 32) dot = fmaf(raw[d], to_f32(w[d]) * sw, dot);
+  dot = norm > SHORTEST ? warp_sum(dot) : 0.0f;
+  const unsigned label = (unsigned)(of.first_class + row);
+  const int first = lower_bound(of.sorted, of.n, label);
+  for (int d = lane; d < of.dim; d += 32) {
+    const float wu = to_f32(w[d]) * sw;
+    float gradient = gain * fmaf(-dot, wu, raw[d]);
+    // Few centres have rows of their own; for them f64, as the target's part wants.
+    for (int at = first; at < of.n && of.sorted[at] == label; at++) {
+      const int i = of.order[at];
+      const double* target = of.targets + (long long)i * TARGET_FIELDS;
+      if (target[TARGET_SINE] < NO_TANGENT) continue;
+      const double x_norm = target[TARGET_X_NORM], sx = 1.0 / fmax(x_norm, (double)SHORTEST);
+      const double pull = (double)of.sigma[i] * of.scale * target[TARGET_SLOPE] / target[TARGET_SINE] * sw *
+                          (of.sphere ? x_norm : 1.0);
+      const double xu = (double)of.x[(long long)i * of.dim + d] * sx;
+      const double unit = (double)to_f32(w[d]) / fmax(target[TARGET_W_NORM], (double)SHORTEST);
+      gradient -= (float)(pull * (xu - target[TARGET_COSINE] * unit));
+    }
+    use(d, gradient);
+  }
+}
+
+// A loss that is no number, or a label that is no class, moves nothing.
+__device__ __forceinline__ bool moves(const double* stats) { return stats[0] - stats[0] == 0.0; }
+
+#define CENTRES_PARAMETERS                                                                                          \
+  const float *__restrict__ raw, const float *__restrict__ norms, const float *__restrict__ x,                      \
+      const double *__restrict__ targets, const float *__restrict__ sigma, const double *__restrict__ stats,        \
+      const int *__restrict__ order, const unsigned *__restrict__ sorted, int n, int dim, int padded,               \
+      int first_class, int classes, int sphere, double scale
+#define CENTRES {raw, norms, x, targets, sigma, stats, order, sorted, n, dim, padded, first_class, sphere, scale}
+
+// dw [classes of the tile, dim], added to if `accumulate`. A warp a centre, as below.
+#define CENTRE_GRADIENT(name, T)                                                                                    \
+  extern "C" __global__ void __launch_bounds__(256, 4)                                                                 \
+      name(CENTRES_PARAMETERS, const T* __restrict__ w, float* __restrict__ dw, int accumulate) {                   \
+    const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5);                                            \
+    if (row >= classes) return;                                                                                     \
+    const Centres of CENTRES;                                                                                       \
+    float* out = dw + (long long)row * dim;                                                                         \
+    centre_gradient(of, row, w + (long long)row * dim,                                                              \
+                    [&](int d, float g) { out[d] = (accumulate ? out[d] : 0.0f) + g; });                            \
+  }                                                                                                                 \
+  EXPORT_KERNEL(name)
+CENTRE_GRADIENT(centre_gradient_f32, float)
+CENTRE_GRADIENT(centre_gradient_f16, f16)
+CENTRE_GRADIENT(centre_gradient_bf16, bf16)
+
+// Stochastic gradient descent: g += decay w; b = keep b + take g; w -= rate (nesterov ? g + momentum b : b), in
+// PyTorch's form. Without momentum `momentum_buffer` is null; at the first step keep is 0 and take 1.
+extern "C" __global__ void __launch_bounds__(256, 4)
+    centre_sgd(CENTRES_PARAMETERS, float* w, float* momentum_buffer, float rate, float decay, float momentum,
+               float keep, float take, int nesterov) {
+  const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5);
+  if (row >= classes || !moves(stats)) return;
+  const Centres of CENTRES;
+  const long long start = (long long)row * dim;
+  centre_gradient(of, row, w + start, [&](int d, float g) {
+    float* value = w + start + d;
+    g += decay * *value;
+    if (momentum_buffer) {
+      const float b = (keep == 0.0f ? 0.0f : keep * momentum_buffer[start + d]) + take * g;
+      momentum_buffer[start + d] = b;
+      g = nesterov ? g + momentum * b : b;
+    }
+    *value -= rate * g;
+  });
+}
+EXPORT_KERNEL(centre_sgd)
+
+// Adam (Kingma and Ba 2015, algorithm 1) with decay added to the gradient, and AdamW (Loshchilov and Hutter 2019,
+// algorithm 2) with `shrink` = 1 - rate decay on the centre: m += take1 (g - m); v = keep2 v + take2 g^2;
+// w -= size m / (sqrt(v) / root + eps), size = rate / (1 - b1^t), root = sqrt(1 - b2^t).
+extern "C" __global__ void __launch_bounds__(256, 4)
+    centre_adam(CENTRES_PARAMETERS, float* w, float* first_moment, float* second_moment, float size, float root,
+                float eps, float shrink, float decay, float take1, float keep2, float take2) {
+  const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5);
+  if (row >= classes || !moves(stats)) return;
+  const Centres of CENTRES;
+  const long long start = (long long)row * dim;
+  centre_gradient(of, row, w + start, [&](int d, float g) {
+    const float value = w[start + d] * shrink;
+    g += decay * value;
+    const float m = first_moment[start + d] + take1 * (g - first_moment[start + d]);
+    const float v = keep2 * second_moment[start + d] + take2 * g * g;
+    first_moment[start + d] = m;
+    second_moment[start + d] = v;
+    w[start + d] = value - size * m / (sqrtf(v) / root + eps);
+  });
+}
+EXPORT_KERNEL(centre_adam)

@@ -1,0 +1,103 @@
+// Margin softmax, forward: log-sum-exp of the logits without the target's, none of which leaves the registers.
+#include "margin.cuh"
+
+// Takes a tile of classes into each row's running maximum and sum of powers of 2 (logits times log2 e).
+//
+// x, w: unit rows (rows.cu), [n, padded] and [classes, padded]; `classes` is the tile's, `first_class` its first.
+// row_scale [n]: times the sum of products, the logit times log2 e. tops, sums: [splits, n], the maximum and the sum of
+// 2^(z - maximum) over the classes of each split; read unless `start`. grid: (n / TILE, splits); a split takes every
+// splits-th tile of 128 classes, whatever the device, so that the bits do not depend on it.
+template <bool SPLIT>
+__device__ __forceinline__ void margin_lse(const f16* xh, const f16* xl, const f16* wh, const f16* wl,
+                                           const unsigned* labels, const float* row_scale, float* tops, float* sums,
+                                           int n, int classes, int first_class, int padded, int start) {
+  DYNAMIC_SHARED(shared);
+  const int row_start = blockIdx.x * TILE, split = blockIdx.y, splits = gridDim.y, lane = threadIdx.x & 31;
+  const Operand x{xh, xl, padded, n, padded}, w{wh, wl, padded, classes, padded};
+  const int tiles = (classes + TILE - 1) / TILE;
+  float top[4][2], sum[4][2], scale[4][2];
+  unsigned label[4][2];
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int row = row_start + tile_row(i, half);
+      top[i][half] = -LARGEST;
+      sum[i][half] = 0.0f;
+      scale[i][half] = row < n ? row_scale[row] : 0.0f;
+      label[i][half] = row < n ? labels[row] : 0u;
+    }
+  for (int tile = split; tile < tiles; tile += splits) {
+    const int class_start = tile * TILE;
+    Sums products;
+    products.clear();
+    add_product<SPLIT, ALONG, ALONG>(products, shared, x, row_start, w, class_start, 0, padded);
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        // One rescaling of the sum for the thread's eight columns of a row.
+        float z[8], most = top[i][half];
+        bool counts[8];
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+          const int column = class_start + tile_column(j >> 1) + (j & 1);
+          counts[j] = column < classes && (unsigned)(first_class + column) != label[i][half];
+          z[j] = products.of[i][j >> 1][2 * half + (j & 1)] * scale[i][half];
+          most = counts[j] ? fmaxf(most, z[j]) : most;
+        }
+        float total = sum[i][half] * exp2_fast(top[i][half] - most);
+#pragma unroll
+        for (int j = 0; j < 8; j++) total += counts[j] ? exp2_fast(z[j] - most) : 0.0f;
+        top[i][half] = most;
+        sum[i][half] = total;
+      }
+  }
+  // A row's columns lie with four lanes of each of four warps. The ring is free: add_product has ended.
+  float* warp_tops = reinterpret_cast<float*>(shared);
+  float* warp_sums = warp_tops + 4 * TILE;
+  const int warp_column = threadIdx.x >> 5 & 3;
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+#pragma unroll
+      for (int step = 1; step < 4; step <<= 1) {
+        const float other_top = __shfl_xor_sync(ALL_LANES, top[i][half], step);
+        const float other_sum = __shfl_xor_sync(ALL_LANES, sum[i][half], step);
+        const float most = fmaxf(top[i][half], other_top);
+        sum[i][half] = sum[i][half] * exp2_fast(top[i][half] - most) + other_sum * exp2_fast(other_top - most);
+        top[i][half] = most;
+      }
+      if ((lane & 3) == 0) {
+        warp_tops[warp_column * TILE + tile_row(i, half)] = top[i][half];
+        warp_sums[warp_column * TILE + tile_row(i, half)] = sum[i][half];
+      }
+    }
+  __syncthreads();
+  const int row = row_start + (int)threadIdx.x;
+  if (threadIdx.x < TILE && row < n) {
+    const long long at = (long long)split * n + row;
+    float most = start ? -LARGEST : tops[at], total = start ? 0.0f : sums[at];
+#pragma unroll
+    for (int warp = 0; warp < 4; warp++) {
+      const float next = warp_tops[warp * TILE + threadIdx.x], above = fmaxf(most, next);
+      total = total * exp2_fast(most - above) + warp_sums[warp * TILE + threadIdx.x] * exp2_fast(next - above);
+      most = above;
+    }
+    tops[at] = most;
+    sums[at] = total;
+  }
+}
+
+#define MARGIN_LSE(name, SPLIT)                                                                                   \
+  extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1)                                                \
+      name(const f16* __restrict__ xh, const f16* __restrict__ xl, const f16* __restrict__ wh,                    \
+           const f16* __restrict__ wl, const unsigned* __restrict__ labels, const float* __restrict__ row_scale,  \
+           float* __restrict__ tops, float* __restrict__ sums, int n, int classes, int first_class, int padded,   \
+           int start) {                                                                                           \
+    margin_lse<SPLIT>(xh, xl, wh, wl, labels, row_scale, tops, sums, n, classes, first_class, padded, start);     \
+  }                                                                                                               \
+  EXPORT_KERNEL(name)
+MARGIN_LSE(margin_lse_f16, false)
+MARGIN_LSE(margin_lse_f32, true)

@@ -1,0 +1,63 @@
+// Pooling of masked tokens [batch, tokens, dim] to [batch, dim], a thread a row (an item's channel): neighbouring
+// threads read neighbouring channels. A token that the mask leaves out changes nothing, whatever it holds, and its
+// gradient is 0; an item without any gives zeros.
+#include "pool.cuh"
+
+template <class T> struct TokenRow {
+  const T* values;            // the item's first token, at the channel
+  const unsigned char* mask;  // the item's tokens, null for all
+  int tokens, dim;
+  __device__ __forceinline__ bool counts(int token) const { return !mask || mask[token]; }
+  template <class F> __device__ __forceinline__ void each(F f) const {
+#pragma unroll 4
+    for (int token = 0; token < tokens; token++)
+      if (counts(token)) f(token, to_f32(values[(long long)token * dim]));
+  }
+  template <class F> __device__ __forceinline__ void map(T* out, F f) const {
+#pragma unroll 4
+    for (int token = 0; token < tokens; token++) {
+      const long long at = (long long)token * dim;
+      out[at] = from_f32<T>(counts(token) ? f(token, to_f32(values[at])) : 0.0f);
+    }
+  }
+};
+
+// x, dx [batch, tokens, dim]; mask [batch, tokens] bytes or null; y, dy, saved [batch, dim]; p [options.powers], read by
+// GeM only. grid: (batch, dim / 128 rounded up).
+#define POOL_TOKENS(name, KIND, T)                                                                                  \
+  extern "C" __global__ void __launch_bounds__(128, 8)                                                                 \
+      pool_tokens_##name(const T* __restrict__ x, const unsigned char* __restrict__ mask,                           \
+                         const float* __restrict__ p, GemOptions options, T* __restrict__ y,                        \
+                         Saved* __restrict__ saved, int tokens, int dim) {                                          \
+    const int channel = (int)(blockIdx.y * blockDim.x + threadIdx.x), item = blockIdx.x;                            \
+    if (channel >= dim) return;                                                                                     \
+    const long long row = (long long)item * dim + channel;                                                          \
+    const float power = KIND == GEM ? p[channel % options.powers] : 1.0f;                                           \
+    const TokenRow<T> values{x + (long long)item * tokens * dim + channel,                                          \
+                             mask ? mask + (long long)item * tokens : nullptr, tokens, dim};                        \
+    const Saved pooled = pool_forward<KIND, Alone>(values, power, options);                                         \
+    saved[row] = pooled;                                                                                            \
+    y[row] = from_f32<T>(pooled.value);                                                                             \
+  }                                                                                                                 \
+  EXPORT_KERNEL(pool_tokens_##name)                                                                                 \
+  extern "C" __global__ void __launch_bounds__(128, 8) pool_tokens_backward_##name(                                    \
+      const T* __restrict__ x, const unsigned char* __restrict__ mask, const float* __restrict__ p,                 \
+      GemOptions options, const Saved* __restrict__ saved, const T* __restrict__ dy, T* __restrict__ dx,            \
+      int tokens, int dim) {                                                                                        \
+    const int channel = (int)(blockIdx.y * blockDim.x + threadIdx.x), item = blockIdx.x;                            \
+    if (channel >= dim) return;                                                                                     \
+    const long long row = (long long)item * dim + channel, start = (long long)item * tokens * dim + channel;        \
+    const float power = KIND == GEM ? p[channel % options.powers] : 1.0f;                                           \
+    const TokenRow<T> values{x + start, mask ? mask + (long long)item * tokens : nullptr, tokens, dim};             \
+    pool_backward<KIND, Alone>(values, power, options, saved[row], to_f32(dy[row]), dx + start);                    \
+  }                                                                                                                 \
+  EXPORT_KERNEL(pool_tokens_backward_##name)
+POOL_TOKENS(gem_f32, GEM, float)
+POOL_TOKENS(gem_f16, GEM, f16)
+POOL_TOKENS(gem_bf16, GEM, bf16)
+POOL_TOKENS(average_f32, AVERAGE, float)
+POOL_TOKENS(average_f16, AVERAGE, f16)
+POOL_TOKENS(average_bf16, AVERAGE, bf16)
+POOL_TOKENS(maximum_f32, MAXIMUM, float)
+POOL_TOKENS(maximum_f16, MAXIMUM, f16)
+POOL_TOKENS(maximum_bf16, MAXIMUM, bf16)

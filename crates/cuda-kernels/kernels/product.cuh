@@ -1,0 +1,152 @@
+// The matrix product under every kernel that multiplies: a block computes a 128 x 128 tile of A B^T in registers.
+//
+// Operands are f16. With SPLIT each is a sum of two, high + low (22 bits of mantissa between them), and three products
+// give the result of f32 operands to about 2^-21: high high + high low + low high; low low is below that.
+// Steps of 32 along the shared dimension go through a ring of shared-memory stages filled by asynchronous copies.
+// Each of the 8 warps owns 64 x 32 of the tile as 4 x 4 fragments of mma.m16n8k16.
+#pragma once
+#include "tensor.cuh"
+
+constexpr int TILE = 128;
+constexpr int STEP = 32;
+constexpr int PRODUCT_THREADS = 256;
+
+// How an operand lies in memory.
+enum Layout {
+  ALONG,   // [tile, shared]: the shared dimension is contiguous
+  ACROSS,  // [shared, tile]: the tile's dimension is contiguous
+};
+
+// Rows of a stage are padded by 16 bytes: the eight rows that one ldmatrix reads then lie in different banks.
+constexpr int ALONG_PITCH = STEP + 8;
+constexpr int ACROSS_PITCH = TILE + 8;
+constexpr int STAGE_VALUES = TILE * ALONG_PITCH;  // the larger of the two layouts
+
+template <bool SPLIT> struct Ring {
+  static constexpr int parts = SPLIT ? 2 : 1;
+  // Split operands take twice the room; two stages of them fit the 99 KiB of the smallest sm_8x device.
+  static constexpr int stages = SPLIT ? 2 : 3;
+  static constexpr int bytes = stages * 2 * parts * STAGE_VALUES * 2;
+};
+
+// `rows` x `columns` as they lie in memory, `pitch` values from row to row. Columns, pitch and pointers are multiples
+// of 8 values (16 bytes), the unit of a copy; rows beyond `rows` read as zero.
+struct Operand {
+  const f16* high;
+  const f16* low;  // SPLIT only
+  long long pitch;
+  int rows;
+  int columns;
+};
+
+template <Layout LAYOUT>
+__device__ __forceinline__ void fill_stage(f16* stage, const f16* values, const Operand& operand, int tile_start,
+                                           int step_start) {
+  constexpr int columns = LAYOUT == ALONG ? STEP : TILE;
+  constexpr int pitch = LAYOUT == ALONG ? ALONG_PITCH : ACROSS_PITCH;
+  const int row_start = LAYOUT == ALONG ? tile_start : step_start;
+  const int column_start = LAYOUT == ALONG ? step_start : tile_start;
+#pragma unroll
+  for (int i = 0; i < TILE * STEP / 8 / PRODUCT_THREADS; i++) {
+    const int copy = (int)threadIdx.x + i * PRODUCT_THREADS, row = copy / (columns / 8), column = copy % (columns / 8) * 8;
+    const bool inside = row_start + row < operand.rows && column_start + column < operand.columns;
+    const long long from = inside ? (row_start + row) * operand.pitch + column_start + column : 0;
+    copy_16(stage + row * pitch + column, values + from, inside);
+  }
+}
+
+// Where a lane's ldmatrix row starts: the 16 x 16 values at (`tile`, `step`) of a stage, as A's fragment (FIRST) or as
+// two of B's.
+template <Layout LAYOUT, bool FIRST>
+__device__ __forceinline__ const f16* fragment_row(const f16* stage, int tile, int step) {
+  const int lane = threadIdx.x & 31, in_eight = lane & 7, second = (lane >> 3) & 1, third = lane >> 4;
+  // The four 8 x 8 matrices: A's go down the tile first, then along the step; B's the other way.
+  const int down = FIRST ? second : third, along = FIRST ? third : second;
+  if (LAYOUT == ALONG) return stage + (tile + down * 8 + in_eight) * ALONG_PITCH + step + along * 8;
+  return stage + (step + along * 8 + in_eight) * ACROSS_PITCH + tile + down * 8;
+}
+
+template <Layout LAYOUT>
+__device__ __forceinline__ void load_fragment(unsigned (&to)[4], const f16* row) {
+  if (LAYOUT == ALONG) load_matrices(to, row);
+  else load_matrices_transposed(to, row);
+}
+
+// A thread's part of the tile: 4 x 4 fragments of two adjacent columns in two rows.
+struct Sums {
+  float of[4][4][4];
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+      for (int j = 0; j < 4; j++)
+#pragma unroll
+        for (int k = 0; k < 4; k++) of[i][j][k] = 0.0f;
+  }
+};
+// The tile's row of of[i][..][2 half ..], and the column of of[..][j][.. 2 half + 0]; the next column follows.
+__device__ __forceinline__ int tile_row(int i, int half) {
+  return (int)(threadIdx.x >> 7) * 64 + i * 16 + half * 8 + (int)(threadIdx.x & 31) / 4;
+}
+__device__ __forceinline__ int tile_column(int j) {
+  return (int)(threadIdx.x >> 5 & 3) * 32 + j * 8 + (int)(threadIdx.x & 3) * 2;
+}
+
+// Adds to `sums` the product of the tiles that start at `a_start` and `b_start`, over [from, to) of the shared dimension
+// (`from` a multiple of 8; beyond `to` an operand must end or hold zeros up to the next multiple of STEP). `shared`:
+// Ring<SPLIT>::bytes. On return all threads have read the ring.
+template <bool SPLIT, Layout A, Layout B>
+__device__ __forceinline__ void add_product(Sums& sums, unsigned char* shared, const Operand& a, int a_start,
+                                            const Operand& b, int b_start, int from, int to) {
+  using R = Ring<SPLIT>;
+  f16* ring = reinterpret_cast<f16*>(shared);
+  const int steps = (to - from + STEP - 1) / STEP;
+  const int warp_row = (int)(threadIdx.x >> 7) * 64, warp_column = (int)(threadIdx.x >> 5 & 3) * 32;
+  auto stage = [&](int step, int part) { return ring + ((step % R::stages) * 2 * R::parts + part) * STAGE_VALUES; };
+  auto fill = [&](int step) {
+    if (step < steps) {
+      const int at = from + step * STEP;
+      fill_stage<A>(stage(step, 0), a.high, a, a_start, at);
+      fill_stage<B>(stage(step, R::parts), b.high, b, b_start, at);
+      if (SPLIT) {
+        fill_stage<A>(stage(step, 1), a.low, a, a_start, at);
+        fill_stage<B>(stage(step, R::parts + 1), b.low, b, b_start, at);
+      }
+    }
+    copy_commit();
+  };
+#pragma unroll
+  for (int step = 0; step < R::stages - 1; step++) fill(step);
+  for (int step = 0; step < steps; step++) {
+    copy_wait<R::stages - 2>();
+    __syncthreads();  // the step's data is there, and the stage that is filled next has been read
+    fill(step + R::stages - 1);
+#pragma unroll
+    for (int k = 0; k < STEP; k += 16) {
+      unsigned fa[R::parts][4][4], fb[R::parts][2][4];
+#pragma unroll
+      for (int part = 0; part < R::parts; part++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+          load_fragment<A>(fa[part][i], fragment_row<A, true>(stage(step, part), warp_row + i * 16, k));
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+          load_fragment<B>(fb[part][j], fragment_row<B, false>(stage(step, R::parts + part), warp_column + j * 16, k));
+      }
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          const int pair = j >> 1, side = (j & 1) * 2;
+          if (SPLIT) {
+            constexpr int low = SPLIT ? 1 : 0;
+            multiply_add(sums.of[i][j], fa[low][i], fb[0][pair][side], fb[0][pair][side + 1]);
+            multiply_add(sums.of[i][j], fa[0][i], fb[low][pair][side], fb[low][pair][side + 1]);
+          }
+          multiply_add(sums.of[i][j], fa[0][i], fb[0][pair][side], fb[0][pair][side + 1]);
+        }
+    }
+  }
+  copy_wait<0>();
+  __syncthreads();
+}

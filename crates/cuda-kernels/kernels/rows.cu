@@ -1,0 +1,53 @@
+// Rows as unit vectors for the tensor cores, and changes of storage.
+#include "rows.cuh"
+
+// Norms of `rows` x `dim` values and their unit vectors times UNIT (and times `factors[row]` if given), as f16 `high`
+// (+ `low`, if not null) of `padded` columns, zeros beyond `dim`. A warp a row.
+template <class T>
+__device__ __forceinline__ void unit_rows(const T* values, const float* factors, f16* high, f16* low, float* norms,
+                                          int rows, int dim, int padded) {
+  const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5), lane = threadIdx.x & 31;
+  if (row >= rows) return;
+  const T* of = values + (long long)row * dim;
+  const float norm = row_norm(of, dim);
+  const float factor = (factors ? factors[row] : 1.0f) * UNIT;
+  const float inverse = 1.0f / fmaxf(norm, SHORTEST);
+  for (int d = lane; d < padded; d += 32) {
+    const float v = d < dim ? to_f32(of[d]) * inverse * factor : 0.0f;
+    const f16 rounded = to_f16(v);
+    high[(long long)row * padded + d] = rounded;
+    if (low) low[(long long)row * padded + d] = to_f16(v - to_f32(rounded));
+  }
+  if (lane == 0 && norms) norms[row] = norm;
+}
+
+#define UNIT_ROWS(name, T)                                                                                        \
+  extern "C" __global__ void __launch_bounds__(256)                                                               \
+      name(const T* __restrict__ values, const float* __restrict__ factors, f16* __restrict__ high,               \
+           f16* __restrict__ low, float* __restrict__ norms, int rows, int dim, int padded) {                     \
+    unit_rows(values, factors, high, low, norms, rows, dim, padded);                                              \
+  }                                                                                                               \
+  EXPORT_KERNEL(name)
+UNIT_ROWS(unit_rows_f32, float)
+UNIT_ROWS(unit_rows_f16, f16)
+UNIT_ROWS(unit_rows_bf16, bf16)
+
+// 16-bit storage to f32 and back, value by value.
+template <class From, class To>
+__device__ __forceinline__ void convert(const From* from, To* to, long long count) {
+  const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+  if (at < count) to[at] = from_f32<To>(to_f32(from[at]));
+}
+
+#define CONVERT(name, From, To)                                                                                   \
+  extern "C" __global__ void __launch_bounds__(256)                                                               \
+      name(const From* __restrict__ from, To* __restrict__ to, long long count) {                                 \
+    convert(from, to, count);                                                                                     \
+  }                                                                                                               \
+  EXPORT_KERNEL(name)
+CONVERT(widen_f32, float, float)
+CONVERT(widen_f16, f16, float)
+CONVERT(widen_bf16, bf16, float)
+CONVERT(narrow_f32, float, float)
+CONVERT(narrow_f16, float, f16)
+CONVERT(narrow_bf16, float, bf16)
