@@ -28,6 +28,65 @@ pub enum Error {
         /// The driver's reason, or the missing function.
         reason: String,
     },
+    /// The GPU lacks instructions that the kernels use.
+    #[error(
+        "this GPU has compute capability {}.{}, the kernels need {}.{} or later; run on the CPU",
+        capability.0, capability.1, needs.0, needs.1
+    )]
+    DeviceTooOld {
+        /// The GPU's.
+        capability: (i32, i32),
+        /// The lowest that will do.
+        needs: (i32, i32),
+    },
+    /// A buffer of another length than the sizes say.
+    #[error("{what} must have {expected} values, got {got}")]
+    Length {
+        /// Which buffer.
+        what: &'static str,
+        /// The length it must have.
+        expected: usize,
+        /// The length it has.
+        got: usize,
+    },
+    /// A buffer that starts where vector loads cannot.
+    #[error(
+        "{what} must start at a multiple of {needs} bytes, it starts {past} past one; copy the view into its own slice"
+    )]
+    Alignment {
+        /// Which buffer.
+        what: &'static str,
+        /// Bytes of which its address must be a multiple.
+        needs: usize,
+        /// Bytes it lies past one.
+        past: usize,
+    },
+    /// Sizes that the kernels cannot index.
+    #[error("{what} of {sizes:?} is beyond what the kernels index; each size must be below 2^31")]
+    Size {
+        /// Of what.
+        what: &'static str,
+        /// The sizes.
+        sizes: Vec<usize>,
+    },
+    /// A label that is no class.
+    #[error("row {row}: its label is not below the number of classes, {classes}")]
+    Label {
+        /// The first such row.
+        row: usize,
+        /// The number of classes.
+        classes: usize,
+    },
+    /// An option out of range.
+    #[error("{option} = {value}: {reason}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// The range.
+        reason: &'static str,
+    },
     /// The GPU's memory is used up.
     #[error("out of GPU memory: {action}; use a smaller batch, or free memory that other programs hold")]
     OutOfMemory {

@@ -1,10 +1,32 @@
 #![doc = include_str!("../README.md")]
-// One foreign call is unsafe: the look for the driver in `probe`.
+// Unsafe stands at the edge of the device only: the look for the driver in `probe`, and in `kernels` the memory that a
+// kernel fills and the one call that launches them all.
 #![deny(unsafe_code)]
 
+mod check;
+mod convert;
 mod error;
+mod kernels;
+pub mod margin;
+pub mod pooling;
 mod probe;
+mod storage;
+pub mod triplet;
 
+pub use convert::{narrow, widen};
 pub use cudarc;
 pub use error::{Error, Result};
+pub use half;
+pub use kernels::Kernels;
 pub use probe::{Device, devices, is_available};
+pub use storage::Storage;
+
+/// Whether a gradient replaces what is there or is added to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Write {
+    /// Replaces it.
+    #[default]
+    Overwrite,
+    /// Is added to it.
+    Add,
+}

@@ -1,0 +1,14 @@
+//! Margin-softmax losses (ArcFace, CosFace, SphereFace) over class centres, without a batch x classes matrix.
+//!
+//! Forward: unit rows as f16 (or as two f16 halves), tiles of classes through the tensor cores, a running log-sum-exp
+//! without the target's column; the target in f64 and in tangent form. Backward: each tile's shares again, two more
+//! products, and the tile's centres at once by their optimizer, so that their gradient never exists in full.
+//! Four products of batch x dim x classes in all. The same bits on every run and every device.
+
+mod options;
+mod run;
+mod tiles;
+
+pub(crate) use options::MarginArgument;
+pub use options::{Adam, Edge, Margin, MarginOptions, Precision, Sgd};
+pub use run::{Batch, Centres, MarginSoftmax, MarginStats};

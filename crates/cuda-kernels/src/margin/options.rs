@@ -1,0 +1,208 @@
+use cudarc::driver::DeviceRepr;
+
+use crate::{Error, Result};
+
+/// Where the target's margin acts, and how.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Margin {
+    /// `cos(theta + m)` (Deng et al. 2019, "ArcFace", equation 3).
+    Arc {
+        /// `m`, from 0 to below pi.
+        radians: f64,
+        /// What happens beyond `pi - m`.
+        edge: Edge,
+        /// The logit's slope in the cosine taken as 1 (InsightFace's gradient) instead of its own.
+        straight_through: bool,
+    },
+    /// `cos(theta) - m` (Wang et al. 2018, "CosFace", equation 4).
+    Cos {
+        /// `m`, a cosine from 0 to 2.
+        cosine: f64,
+    },
+    /// `(-1)^k cos(m theta) - 2 k`, `k = floor(m theta / pi)`, times the embedding's norm (Liu et al. 2017,
+    /// "SphereFace", equation 7).
+    Sphere {
+        /// `m`, from 1 to 8.
+        multiplier: u32,
+    },
+}
+
+/// ArcFace's target logit (before the scale) beyond `theta = pi - m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Edge {
+    /// `cos(theta) - m sin(m)`: jumps down at the edge, slope 1 in the cosine.
+    #[default]
+    Jump,
+    /// `cos(theta) - (1 - cos(m))`: the same slope without the jump.
+    Continuous,
+    /// `cos(theta + m)` everywhere.
+    None,
+}
+
+/// What the tensor cores multiply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// Each value as two f16 halves, three products for one: as accurate as f32 products, three times the work.
+    #[default]
+    F32,
+    /// f16: gradients within about 1e-3 of f32's.
+    F16,
+}
+
+impl Precision {
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+
+    /// f16 values that stand for one.
+    pub(crate) fn parts(self) -> usize {
+        match self {
+            Self::F32 => 2,
+            Self::F16 => 1,
+        }
+    }
+
+    /// Bytes of shared memory of a product's block: `Ring::bytes` in `product.cuh`.
+    pub(crate) fn shared(self) -> u32 {
+        let stages = match self {
+            Self::F32 => 2,
+            Self::F16 => 3,
+        };
+        stages * 2 * self.parts() as u32 * 128 * 40 * 2
+    }
+}
+
+/// Options of [`MarginSoftmax`](super::MarginSoftmax), checked by its constructor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MarginOptions {
+    /// The margin.
+    pub margin: Margin,
+    /// Factor on every logit, above 0 and at most 1e6.
+    pub scale: f64,
+    /// Default [`Precision::F32`].
+    pub precision: Precision,
+    /// Device memory for tiles of classes. Default 48 MiB, so that they stay in a large GPU's second-level cache.
+    pub tile_bytes: usize,
+}
+
+impl MarginOptions {
+    /// With this margin, scale 64, f32-accurate products and tiles of 48 MiB.
+    pub fn new(margin: Margin) -> Self {
+        Self { margin, scale: 64.0, precision: Precision::F32, tile_bytes: 48 << 20 }
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let fail = |option, value: String, reason| Err(Error::Option { option, value, reason });
+        if !(self.scale > 0.0 && self.scale <= 1e6) {
+            return fail(
+                "scale",
+                self.scale.to_string(),
+                "give a number above 0, at most 1e6; 16 to 64 is usual",
+            );
+        }
+        match self.margin {
+            Margin::Arc { radians, .. } if !(0.0..std::f64::consts::PI).contains(&radians) => {
+                fail("margin", radians.to_string(), "radians from 0 to below pi; 0.5 is usual")
+            }
+            Margin::Cos { cosine } if !(0.0..=2.0).contains(&cosine) => {
+                fail("margin", cosine.to_string(), "a cosine from 0 to 2; 0.35 is usual")
+            }
+            Margin::Sphere { multiplier } if !(1..=8).contains(&multiplier) => {
+                fail("margin", multiplier.to_string(), "a whole number from 1 to 8; 4 is usual")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn sphere(&self) -> bool {
+        matches!(self.margin, Margin::Sphere { .. })
+    }
+}
+
+/// `Margin` of `kernels/margin.cuh`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct MarginArgument {
+    kind: i32,
+    edge: i32,
+    straight: i32,
+    multiplier: i32,
+    scale: f64,
+    m: f64,
+    cos_m: f64,
+    sin_m: f64,
+}
+
+// SAFETY: plain numbers, laid out as the kernels declare them.
+#[expect(unsafe_code, reason = "what says that a structure may be a kernel's argument")]
+unsafe impl DeviceRepr for MarginArgument {}
+
+impl From<&MarginOptions> for MarginArgument {
+    fn from(options: &MarginOptions) -> Self {
+        let none = Self {
+            kind: 0,
+            edge: 0,
+            straight: 0,
+            multiplier: 0,
+            scale: options.scale,
+            m: 0.0,
+            cos_m: 1.0,
+            sin_m: 0.0,
+        };
+        match options.margin {
+            Margin::Arc { radians, edge, straight_through } => Self {
+                edge: match edge {
+                    Edge::Jump => 0,
+                    Edge::Continuous => 1,
+                    Edge::None => 2,
+                },
+                straight: i32::from(straight_through),
+                m: radians,
+                cos_m: radians.cos(),
+                sin_m: radians.sin(),
+                ..none
+            },
+            Margin::Cos { cosine } => Self { kind: 1, m: cosine, ..none },
+            Margin::Sphere { multiplier } => Self { kind: 2, multiplier: multiplier as i32, ..none },
+        }
+    }
+}
+
+/// Stochastic gradient descent on the centres, in PyTorch's form: `g += weight_decay w`;
+/// `b = momentum b + (1 - dampening) g` (`b = g` at the first step); `w -= rate b`, with Nesterov
+/// `w -= rate (g + momentum b)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sgd {
+    /// The learning rate.
+    pub rate: f64,
+    /// Added to the gradient, times the centre.
+    pub weight_decay: f64,
+    /// 0 for none; the buffer is then not needed.
+    pub momentum: f64,
+    /// What the buffer does not take of a new gradient.
+    pub dampening: f64,
+    /// Nesterov's form.
+    pub nesterov: bool,
+    /// Whether the momentum buffer holds nothing yet.
+    pub first_step: bool,
+}
+
+/// Adam (Kingma and Ba 2015, algorithm 1) or, if `decoupled`, AdamW (Loshchilov and Hutter 2019, algorithm 2).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Adam {
+    /// The learning rate.
+    pub rate: f64,
+    /// Decay rates of the moments.
+    pub betas: (f64, f64),
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// AdamW's decay of the centre itself, instead of Adam's in the gradient.
+    pub decoupled: bool,
+    /// The number of this step, from 1.
+    pub step: u64,
+}

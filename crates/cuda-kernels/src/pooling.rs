@@ -1,0 +1,305 @@
+//! GeM, average and maximum over feature maps and masked tokens, with the gradient of GeM's power from the forward
+//! pass's own sums. f32, f16 or bf16 storage; sums in f32. The same bits on every run.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr};
+
+use crate::kernels::{Arg, Args, Shape};
+use crate::{Error, Kernels, Result, Storage, check};
+
+/// What GeM does with values that have no real power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sign {
+    /// Values below `eps` count as `eps` and have no gradient.
+    #[default]
+    Clamp,
+    /// The row's minimum is subtracted before (the smallest value is then `eps`) and added back after.
+    Shift,
+    /// `sign(x) |x|^p` and a signed root, a straight line where the powers cancel to less than 1e-3 of the largest.
+    Signed,
+}
+
+/// A pooling and its options.
+#[derive(Clone, Copy)]
+pub enum Pooling<'a> {
+    /// Generalised mean.
+    Gem {
+        /// The powers: one for all channels or one for each; below 0.1 they count as 0.1.
+        p: &'a CudaView<'a, f32>,
+        /// Floor of magnitudes, from 1e-30 to 1; 1e-6 is usual.
+        eps: f32,
+        /// What is done with negative values.
+        sign: Sign,
+        /// Whether the backward pass will ask for the gradient of `p`.
+        learnable: bool,
+    },
+    /// Arithmetic mean.
+    Average,
+    /// The largest value, the first of equals; NaN if there is one.
+    Maximum,
+}
+
+/// `GemOptions` of `kernels/pool.cuh`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct GemArgument {
+    eps: f32,
+    sign: i32,
+    want_d_p: i32,
+    powers: i32,
+}
+
+// SAFETY: plain numbers, laid out as the kernels declare them.
+#[expect(unsafe_code, reason = "what says that a structure may be a kernel's argument")]
+unsafe impl DeviceRepr for GemArgument {}
+
+/// `Saved` of `kernels/pool.cuh`: eight 4-byte numbers a row.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct SavedRow([u32; 8]);
+
+// SAFETY: plain numbers.
+#[expect(unsafe_code, reason = "what says that a structure may lie in device memory")]
+unsafe impl DeviceRepr for SavedRow {}
+
+/// What a forward pass leaves for the backward pass: 32 bytes a pooled value.
+pub struct Saved {
+    rows: CudaSlice<SavedRow>,
+    len: usize,
+}
+
+/// Feature maps or tokens.
+#[derive(Clone, Copy)]
+pub enum Layout<'a> {
+    /// `[batch, channels, length]`, pooled to `[batch, channels]`.
+    Maps {
+        /// Items.
+        batch: usize,
+        /// Maps of an item.
+        channels: usize,
+        /// Values of a map, height times width.
+        length: usize,
+    },
+    /// `[batch, tokens, dim]`, pooled to `[batch, dim]`.
+    Tokens {
+        /// Items.
+        batch: usize,
+        /// Tokens of an item.
+        tokens: usize,
+        /// Values of a token.
+        dim: usize,
+        /// `[batch, tokens]`, not 0 for each token that counts; all without.
+        mask: Option<&'a CudaView<'a, u8>>,
+    },
+}
+
+impl Layout<'_> {
+    /// Values, pooled values, channels.
+    fn sizes(&self) -> Result<(usize, usize, usize)> {
+        match *self {
+            Layout::Maps { batch, channels, length } => {
+                let values = check::size("maps [batch, channels, length]", &[batch, channels, length])?;
+                check::size("pooled values [batch x channels]", &[batch * channels])?;
+                Ok((values, batch * channels, channels))
+            }
+            Layout::Tokens { batch, tokens, dim, mask } => {
+                let values = check::size("tokens [batch, tokens, dim]", &[batch, tokens, dim])?;
+                check::size("pooled values [batch x dim]", &[batch * dim])?;
+                if let Some(mask) = mask {
+                    check::length("the mask", mask.len(), batch * tokens)?;
+                }
+                Ok((values, batch * dim, dim))
+            }
+        }
+    }
+}
+
+impl Pooling<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            Pooling::Gem { .. } => "gem",
+            Pooling::Average => "average",
+            Pooling::Maximum => "maximum",
+        }
+    }
+
+    fn argument(&self, channels: usize) -> Result<GemArgument> {
+        let Pooling::Gem { p, eps, sign, learnable } = *self else {
+            return Ok(GemArgument { eps: 1.0, sign: 0, want_d_p: 0, powers: 1 });
+        };
+        if p.len() != 1 {
+            check::length("the powers (one, or one for each channel)", p.len(), channels)?;
+        }
+        if !(1e-30..=1.0).contains(&eps) {
+            let reason = "give a number from 1e-30 to 1; 1e-6 is usual";
+            return Err(Error::Option { option: "eps", value: eps.to_string(), reason });
+        }
+        let sign = match sign {
+            Sign::Clamp => 0,
+            Sign::Shift => 1,
+            Sign::Signed => 2,
+        };
+        Ok(GemArgument { eps, sign, want_d_p: i32::from(learnable), powers: check::int(p.len()) })
+    }
+
+    fn powers(&self) -> Option<&CudaView<'_, f32>> {
+        match self {
+            Pooling::Gem { p, .. } => Some(p),
+            _ => None,
+        }
+    }
+}
+
+/// Threads of a token kernel's block, and of a sum's.
+const TOKEN_THREADS: usize = 128;
+const SUM_THREADS: u32 = 256;
+/// Rows of a power that a block sums at least, and blocks at most.
+const SUM_SHARE: usize = 4096;
+const SUM_BLOCKS: usize = 256;
+
+/// Writes the pooled values of `x` to `y`, and returns what [`backward`] needs. Does not wait for the device.
+///
+/// A row without values (or without a token that counts) gives 0. NaN or infinity in a row makes its GeM NaN.
+///
+/// # Errors
+/// Buffers of wrong lengths or alignment, options out of range; what the driver says.
+pub fn forward<T: Storage>(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    x: &CudaView<'_, T>,
+    layout: Layout<'_>,
+    pooling: Pooling<'_>,
+    y: &mut CudaViewMut<'_, T>,
+) -> Result<Saved> {
+    let (values, rows, channels) = layout.sizes()?;
+    let argument = pooling.argument(channels)?;
+    check::length("the values to pool", x.len(), values)?;
+    check::length("the pooled values", y.len(), rows)?;
+    let mut saved = Saved { rows: kernels.allocate(stream, rows, "what pooling leaves")?, len: rows };
+    if rows == 0 {
+        return Ok(saved);
+    }
+    let args = Args::default().read(x, stream);
+    let args = match layout {
+        Layout::Maps { .. } => {
+            check::aligned("the maps", x, stream)?;
+            args
+        }
+        Layout::Tokens { mask, .. } => args.optional(mask, stream),
+    };
+    let args = args
+        .optional(pooling.powers(), stream)
+        .arg(Arg::Gem(argument))
+        .write(y, stream)
+        .write(&mut saved.rows, stream);
+    launch::<T>(kernels, stream, "", layout, pooling, args)?;
+    Ok(saved)
+}
+
+/// Writes the gradient of `x` to `dx`, and that of the powers to `d_p` (as long as they), given that of the pooled
+/// values, `dy`. The other arguments are the forward pass's. Does not wait for the device.
+///
+/// # Errors
+/// As [`forward`]; `d_p` for a pooling that was not `learnable`.
+pub fn backward<T: Storage>(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    x: &CudaView<'_, T>,
+    layout: Layout<'_>,
+    pooling: Pooling<'_>,
+    saved: &Saved,
+    dy: &CudaView<'_, T>,
+    dx: Option<&mut CudaViewMut<'_, T>>,
+    d_p: Option<&mut CudaViewMut<'_, f32>>,
+) -> Result<()> {
+    let (values, rows, channels) = layout.sizes()?;
+    let argument = pooling.argument(channels)?;
+    check::length("the values to pool", x.len(), values)?;
+    check::length("the gradient of the pooled values", dy.len(), rows)?;
+    check::length("what the forward pass left", saved.len, rows)?;
+    if let Some(dx) = &dx {
+        check::length("the gradient of the values", dx.len(), values)?;
+    }
+    if let Some(d_p) = &d_p {
+        if argument.want_d_p == 0 {
+            let reason = "set it in the forward pass to have the gradient of the powers";
+            return Err(Error::Option { option: "learnable", value: "false".to_owned(), reason });
+        }
+        check::length("the gradient of the powers", d_p.len(), argument.powers as usize)?;
+    }
+    if let Some(d_p) = d_p {
+        sum_d_p(kernels, stream, saved, dy, argument.powers as usize, d_p)?;
+    }
+    let Some(dx) = dx else { return Ok(()) };
+    if values == 0 {
+        return Ok(());
+    }
+    let args = Args::default().read(x, stream);
+    let args = match layout {
+        Layout::Maps { .. } => {
+            check::aligned("the maps", x, stream)?;
+            check::aligned("the gradient of the maps", &dx.as_view(), stream)?;
+            args
+        }
+        Layout::Tokens { mask, .. } => args.optional(mask, stream),
+    };
+    let args = args
+        .optional(pooling.powers(), stream)
+        .arg(Arg::Gem(argument))
+        .read(&saved.rows, stream)
+        .read(dy, stream)
+        .write(dx, stream);
+    launch::<T>(kernels, stream, "backward_", layout, pooling, args)
+}
+
+fn launch<T: Storage>(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    direction: &str,
+    layout: Layout<'_>,
+    pooling: Pooling<'_>,
+    args: Args<'_>,
+) -> Result<()> {
+    let (kind, suffix) = (pooling.name(), T::SUFFIX);
+    match layout {
+        Layout::Maps { batch, channels, length } => {
+            let rows = batch * channels;
+            let name = format!("pool_maps_{direction}{kind}_{suffix}");
+            kernels.launch(stream, &name, Shape::warps(rows), args.int(rows).int(length))
+        }
+        Layout::Tokens { batch, tokens, dim, .. } => {
+            let shape = Shape::blocks([batch, dim.div_ceil(TOKEN_THREADS), 1], TOKEN_THREADS as u32);
+            let name = format!("pool_tokens_{direction}{kind}_{suffix}");
+            kernels.launch(stream, &name, shape, args.int(tokens).int(dim))
+        }
+    }
+}
+
+/// `d_p = sum over rows of dy * d value / d p`, in f64 and in a fixed order.
+fn sum_d_p<T: Storage>(
+    kernels: &Kernels,
+    stream: &Arc<CudaStream>,
+    saved: &Saved,
+    dy: &CudaView<'_, T>,
+    powers: usize,
+    d_p: &mut CudaViewMut<'_, f32>,
+) -> Result<()> {
+    let of_power = saved.len / powers.max(1);
+    let share = of_power.div_ceil(SUM_BLOCKS).max(SUM_SHARE);
+    let blocks = of_power.div_ceil(share).max(1);
+    let mut partial: CudaSlice<f64> =
+        kernels.allocate(stream, blocks * powers, "sums of the powers' gradient")?;
+    let args = Args::default()
+        .read(&saved.rows, stream)
+        .read(dy, stream)
+        .write(&mut partial, stream)
+        .int(saved.len)
+        .int(powers)
+        .int(share);
+    let name = format!("pool_d_p_{}", T::SUFFIX);
+    kernels.launch(stream, &name, Shape::blocks([blocks, powers, 1], SUM_THREADS), args)?;
+    let args = Args::default().read(&partial, stream).write(d_p, stream).int(blocks).int(powers);
+    let shape = Shape::blocks([powers.div_ceil(SUM_THREADS as usize), 1, 1], SUM_THREADS);
+    kernels.launch(stream, "pool_d_p_total", shape, args)
+}

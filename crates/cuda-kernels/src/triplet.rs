@@ -1,0 +1,373 @@
+//! Triplet margin loss over all triplets of a batch, exactly, without forming one; and over the hardest.
+//!
+//! Dissimilarities and gradients come from differences of rows, so near-duplicates keep their digits. `O(n^2 log P)`
+//! time for counting, `2 n^2 dim` operations each for dissimilarities and gradient, `8 n^2` bytes of device memory or
+//! as few as two rows of it: anchors are done in blocks. The same bits on every run and for every device.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
+
+use crate::kernels::{Arg, Args, Shape};
+use crate::{Error, Kernels, Result, check};
+
+/// How far two embeddings are from each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Distance {
+    /// `|a - b|`.
+    #[default]
+    L2,
+    /// `|a - b|^2`.
+    SquaredL2,
+    /// One less the cosine. Needs `normalize`.
+    Cosine,
+}
+
+/// How the losses of the triplets become one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reduction {
+    /// Mean over all triplets, after mining.
+    Mean,
+    /// Mean over the triplets whose loss is above zero.
+    #[default]
+    MeanNonZero,
+    /// Sum.
+    Sum,
+}
+
+/// Which triplets take part, by `d(a, n)`: its tie with `d(a, p)` counts as hard, with `d(a, p) + margin` as semi-hard.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Miner {
+    /// Every one.
+    #[default]
+    None,
+    /// `d(a, n) <= d(a, p) + margin`.
+    All(f64),
+    /// `d(a, n) <= d(a, p)`.
+    Hard,
+    /// `d(a, p) < d(a, n) <= d(a, p) + margin`.
+    Semihard(f64),
+    /// `d(a, n) > d(a, p) + margin`.
+    Easy(f64),
+    /// Each anchor with its farthest positive and its nearest negative; ties take the lowest index.
+    BatchHard,
+}
+
+/// Options of [`TripletMargin`], checked by its constructor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TripletOptions {
+    /// From 0 to 1e15, in units of `distance`. Default 0.05.
+    pub margin: f64,
+    /// Default [`Distance::L2`].
+    pub distance: Distance,
+    /// Scale rows to length 1 first. Default true.
+    pub normalize: bool,
+    /// Default [`Reduction::MeanNonZero`].
+    pub reduction: Reduction,
+    /// Default [`Miner::None`].
+    pub miner: Miner,
+    /// Device memory for dissimilarities and coefficients. Default 512 MiB: all of a batch of 8,192.
+    pub block_bytes: usize,
+}
+
+impl Default for TripletOptions {
+    fn default() -> Self {
+        Self {
+            margin: 0.05,
+            distance: Distance::L2,
+            normalize: true,
+            reduction: Reduction::MeanNonZero,
+            miner: Miner::None,
+            block_bytes: 512 << 20,
+        }
+    }
+}
+
+/// What a step reports.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TripletStats {
+    /// The loss.
+    pub value: f64,
+    /// Triplets, after mining.
+    pub triplets: u64,
+    /// Those with a loss.
+    pub active: u64,
+}
+
+/// The loss, on one context.
+pub struct TripletMargin {
+    kernels: Arc<Kernels>,
+    options: TripletOptions,
+}
+
+/// What the anchors leave.
+struct Anchors {
+    losses: CudaSlice<f64>,
+    triplets: CudaSlice<u64>,
+    active: CudaSlice<u64>,
+    /// Of the hardest miner: two columns and two coefficients a row.
+    pairs: CudaSlice<i32>,
+    pair_coefficients: CudaSlice<f32>,
+}
+
+const SIDE: usize = 64;
+const PULL_ROWS: usize = 32;
+const PULL_WIDTH: usize = 64;
+/// `Pull` of `triplet_distance.cu`.
+const PULL_ANCHORS: i32 = 0;
+const PULL_COLUMNS: i32 = 1;
+const PULL_BOTH: i32 = 2;
+
+impl TripletMargin {
+    /// Checks the options.
+    ///
+    /// # Errors
+    /// [`Error::Option`].
+    pub fn new(kernels: Arc<Kernels>, options: TripletOptions) -> Result<Self> {
+        let mut margins = vec![options.margin];
+        match options.miner {
+            Miner::All(m) | Miner::Semihard(m) | Miner::Easy(m) => margins.push(m),
+            Miner::None | Miner::Hard | Miner::BatchHard => {}
+        }
+        if let Some(margin) = margins.into_iter().find(|margin| !(0.0..=1e15).contains(margin)) {
+            let reason = "must be between 0 and 1e15; 0.05 to 0.5 is usual for unit vectors";
+            return Err(Error::Option { option: "margin", value: margin.to_string(), reason });
+        }
+        if options.distance == Distance::Cosine && !options.normalize {
+            let reason = "a cosine is that of unit vectors; set normalize = true or choose another distance";
+            return Err(Error::Option { option: "normalize", value: "false".to_owned(), reason });
+        }
+        Ok(Self { kernels, options })
+    }
+
+    /// Anchors of a block.
+    fn block(&self, n: usize) -> usize {
+        let matrices = if self.options.miner == Miner::BatchHard { 1 } else { 2 };
+        let rows = self.options.block_bytes / (matrices * size_of::<f32>() * n.max(1));
+        if rows >= n { n } else { (rows / SIDE * SIDE).max(SIDE).min(n) }
+    }
+
+    /// Device memory that a call holds beside its arguments.
+    pub fn workspace_bytes(&self, batch: usize, dim: usize) -> usize {
+        let matrices = if self.options.miner == Miner::BatchHard { 1 } else { 2 };
+        4 * (matrices * self.block(batch) * batch + batch * dim + batch) + batch * (3 * 8 + 16) + 32
+    }
+
+    /// The loss of embeddings `[n, dim]` with labels `[n]`, and `upstream` times its gradient (`[n, dim]`, overwritten).
+    /// Waits for the device once, at the end.
+    ///
+    /// # Errors
+    /// Buffers of wrong lengths, before anything is launched; what the driver says.
+    pub fn forward_backward(
+        &self,
+        stream: &Arc<CudaStream>,
+        embeddings: &CudaView<'_, f32>,
+        labels: &CudaView<'_, u32>,
+        dim: usize,
+        upstream: f64,
+        mut gradient: Option<&mut CudaViewMut<'_, f32>>,
+    ) -> Result<TripletStats> {
+        let n = labels.len();
+        let values = check::size("embeddings [batch, dim]", &[n, dim])?;
+        check::length("the embeddings", embeddings.len(), values)?;
+        if let Some(out) = &gradient {
+            check::length("the embeddings' gradient", out.len(), values)?;
+        }
+        if n == 0 || dim == 0 {
+            return Ok(TripletStats { value: 0.0, triplets: 0, active: 0 });
+        }
+        let kernels = &self.kernels;
+        let unit = if self.options.normalize {
+            let mut unit: CudaSlice<f32> = kernels.allocate(stream, values, "unit rows")?;
+            let mut norms: CudaSlice<f32> = kernels.allocate(stream, n, "norms")?;
+            let args = Args::default()
+                .read(embeddings, stream)
+                .write(&mut unit, stream)
+                .write(&mut norms, stream)
+                .int(n)
+                .int(dim);
+            kernels.launch(stream, "triplet_unit_rows", Shape::warps(n), args)?;
+            Some((unit, norms))
+        } else {
+            None
+        };
+        let own = unit.as_ref().map(|(unit, _)| unit.as_view());
+        let rows = own.as_ref().unwrap_or(embeddings);
+        let what = "what each anchor leaves";
+        let mut anchors = Anchors {
+            losses: kernels.allocate(stream, n, what)?,
+            triplets: kernels.allocate(stream, n, what)?,
+            active: kernels.allocate(stream, n, what)?,
+            pairs: kernels.allocate(stream, 2 * n, what)?,
+            pair_coefficients: kernels.allocate(stream, 2 * n, what)?,
+        };
+        self.anchors(stream, rows, labels, dim, gradient.as_deref_mut(), &mut anchors)?;
+
+        let mut totals: CudaSlice<f64> = kernels.allocate(stream, 3, "the totals")?;
+        let mut factor: CudaSlice<f32> = kernels.allocate(stream, 1, "the totals")?;
+        let reduction = match self.options.reduction {
+            Reduction::Mean => 0,
+            Reduction::MeanNonZero => 1,
+            Reduction::Sum => 2,
+        };
+        let args = Args::default()
+            .read(&anchors.losses, stream)
+            .read(&anchors.triplets, stream)
+            .read(&anchors.active, stream)
+            .write(&mut totals, stream)
+            .write(&mut factor, stream)
+            .int(n)
+            .arg(Arg::Int(reduction))
+            .arg(Arg::Double(upstream));
+        kernels.launch(stream, "triplet_reduce", Shape::blocks([1, 1, 1], 256), args)?;
+        if let Some(out) = gradient {
+            let norms = unit.as_ref().map(|(_, norms)| norms);
+            let args = Args::default()
+                .read(rows, stream)
+                .optional(norms, stream)
+                .read(&factor, stream)
+                .write(out, stream)
+                .int(n)
+                .int(dim);
+            kernels.launch(stream, "triplet_unit_rows_backward", Shape::warps(n), args)?;
+        }
+        let totals = stream.clone_dtoh(&totals).map_err(Error::launch("triplet margin"))?;
+        stream.synchronize().map_err(Error::launch("triplet margin"))?;
+        Ok(TripletStats { value: totals[0], triplets: totals[1] as u64, active: totals[2] as u64 })
+    }
+
+    /// Every anchor, block by block; `gradient` gets the unscaled sum of differences.
+    fn anchors(
+        &self,
+        stream: &Arc<CudaStream>,
+        rows: &CudaView<'_, f32>,
+        labels: &CudaView<'_, u32>,
+        dim: usize,
+        mut gradient: Option<&mut CudaViewMut<'_, f32>>,
+        anchors: &mut Anchors,
+    ) -> Result<()> {
+        let (n, block, kernels) = (labels.len(), self.block(labels.len()), &self.kernels);
+        let hardest = self.options.miner == Miner::BatchHard;
+        let mut distances: CudaSlice<f32> = kernels.allocate(stream, block * n, "dissimilarities")?;
+        let mut coefficients: Option<CudaSlice<f32>> = match gradient {
+            Some(_) if !hardest => Some(kernels.allocate(stream, block * n, "coefficients")?),
+            _ => None,
+        };
+        if let (Some(out), false) = (&mut gradient, hardest) {
+            stream.memset_zeros(*out).map_err(Error::driver("clearing the gradient"))?;
+        }
+        for first in (0..n).step_by(block) {
+            let count = block.min(n - first);
+            let args = Args::default()
+                .read(rows, stream)
+                .write(&mut distances, stream)
+                .int(first)
+                .int(count)
+                .int(n)
+                .int(dim)
+                .arg(Arg::Int(self.distance()));
+            let shape = Shape::blocks([n.div_ceil(SIDE), count.div_ceil(SIDE), 1], 256);
+            kernels.launch(stream, "triplet_distance", shape, args)?;
+            if hardest {
+                self.hardest(stream, &distances, labels, first, count, anchors)?;
+                continue;
+            }
+            self.count(stream, &distances, labels, first, count, coefficients.as_mut(), anchors)?;
+            if let (Some(out), Some(coefficients)) = (&mut gradient, &coefficients) {
+                let pulls: &[i32] = if count == n { &[PULL_BOTH] } else { &[PULL_ANCHORS, PULL_COLUMNS] };
+                for &pull in pulls {
+                    let args = Args::default()
+                        .read(rows, stream)
+                        .read(coefficients, stream)
+                        .write(*out, stream)
+                        .int(first)
+                        .int(count)
+                        .int(n)
+                        .int(dim)
+                        .arg(Arg::Int(pull));
+                    let pulled = if pull == PULL_ANCHORS { count } else { n };
+                    let grid = [dim.div_ceil(PULL_WIDTH), pulled.div_ceil(PULL_ROWS), 1];
+                    kernels.launch(stream, "triplet_pull", Shape::blocks(grid, 256), args)?;
+                }
+            }
+        }
+        if let (Some(out), true) = (gradient, hardest) {
+            let args = Args::default()
+                .read(rows, stream)
+                .read(&anchors.pairs, stream)
+                .read(&anchors.pair_coefficients, stream)
+                .write(out, stream)
+                .int(n)
+                .int(dim);
+            kernels.launch(stream, "triplet_hardest_pull", Shape::warps(n), args)?;
+        }
+        Ok(())
+    }
+
+    fn distance(&self) -> i32 {
+        match self.options.distance {
+            Distance::L2 => 0,
+            Distance::SquaredL2 => 1,
+            Distance::Cosine => 2,
+        }
+    }
+
+    fn count(
+        &self,
+        stream: &Arc<CudaStream>,
+        distances: &CudaSlice<f32>,
+        labels: &CudaView<'_, u32>,
+        first: usize,
+        count: usize,
+        coefficients: Option<&mut CudaSlice<f32>>,
+        anchors: &mut Anchors,
+    ) -> Result<()> {
+        let (mining, margin) = match self.options.miner {
+            Miner::None | Miner::BatchHard => (0, 0.0),
+            Miner::All(margin) => (1, margin),
+            Miner::Hard => (2, 0.0),
+            Miner::Semihard(margin) => (3, margin),
+            Miner::Easy(margin) => (4, margin),
+        };
+        let args = Args::default().read(distances, stream).read(labels, stream);
+        let args = match coefficients {
+            Some(coefficients) => args.write(coefficients, stream),
+            None => args.arg(Arg::NULL),
+        };
+        let args = args
+            .write(&mut anchors.losses, stream)
+            .write(&mut anchors.triplets, stream)
+            .write(&mut anchors.active, stream)
+            .int(first)
+            .int(labels.len())
+            .arg(Arg::Float(self.options.margin as f32))
+            .arg(Arg::Int(self.distance()))
+            .arg(Arg::Int(mining))
+            .arg(Arg::Float(margin as f32));
+        self.kernels.launch(stream, "triplet_count", Shape::blocks([count, 1, 1], 256), args)
+    }
+
+    fn hardest(
+        &self,
+        stream: &Arc<CudaStream>,
+        distances: &CudaSlice<f32>,
+        labels: &CudaView<'_, u32>,
+        first: usize,
+        count: usize,
+        anchors: &mut Anchors,
+    ) -> Result<()> {
+        let args = Args::default()
+            .read(distances, stream)
+            .read(labels, stream)
+            .write(&mut anchors.pairs, stream)
+            .write(&mut anchors.pair_coefficients, stream)
+            .write(&mut anchors.losses, stream)
+            .write(&mut anchors.triplets, stream)
+            .write(&mut anchors.active, stream)
+            .int(first)
+            .int(labels.len())
+            .arg(Arg::Float(self.options.margin as f32))
+            .arg(Arg::Int(self.distance()));
+        self.kernels.launch(stream, "triplet_hardest", Shape::blocks([count, 1, 1], 256), args)
+    }
+}

@@ -1,0 +1,179 @@
+//! What can go wrong, each in a process of its own with the stand-in driver set up for it.
+
+use std::sync::Arc;
+
+use embedtune_cuda_kernels::cudarc::driver::CudaContext;
+use embedtune_cuda_kernels::margin::{Batch, Centres, Margin, MarginOptions, MarginSoftmax};
+use embedtune_cuda_kernels::pooling::{self, Layout, Pooling};
+use embedtune_cuda_kernels::triplet::{Distance, TripletMargin, TripletOptions};
+use embedtune_cuda_kernels::{Error, Kernels, Write, devices};
+
+use crate::device::{Device, fail_allocation, memory_used};
+use crate::with_the_driver;
+
+/// Runs the ignored test of that name with these settings of the stand-in driver.
+fn in_a_process(test: &str, environment: &[(&str, &str)]) {
+    let output = with_the_driver(&["--ignored", "--exact", test], environment);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{out}\n{err}");
+}
+
+#[test]
+fn a_driver_without_a_gpu() {
+    in_a_process("errors::there_is_no_device", &[("EMULATED_DEVICES", "0")]);
+}
+
+#[test]
+#[ignore = "run by a_driver_without_a_gpu"]
+fn there_is_no_device() {
+    if std::env::var("EMULATED_DEVICES").as_deref() != Ok("0") {
+        return;
+    }
+    let error = devices().unwrap_err();
+    assert!(matches!(error, Error::NoDevice { .. }), "{error}");
+}
+
+#[test]
+fn a_driver_of_cuda_11() {
+    in_a_process("errors::the_driver_is_too_old", &[("EMULATED_DRIVER", "11080")]);
+}
+
+#[test]
+#[ignore = "run by a_driver_of_cuda_11"]
+fn the_driver_is_too_old() {
+    if std::env::var_os("EMULATED_DRIVER").is_none() {
+        return;
+    }
+    let device = Device::new();
+    let (x, mut y) = (device.zeros::<f32>(8), device.zeros::<f32>(2));
+    let layout = Layout::Maps { batch: 1, channels: 2, length: 4 };
+    let (kernels, stream) = (&device.kernels, &device.stream);
+    let error =
+        pooling::forward(kernels, stream, &x.as_view(), layout, Pooling::Average, &mut y.as_view_mut()).err();
+    let message = error.map(|error| error.to_string()).unwrap_or_default();
+    assert!(message.contains("too old for loading the kernels of pool_maps"), "{message}");
+    assert!(message.contains("CUDA 12.0 or later"), "{message}");
+}
+
+#[test]
+fn a_gpu_of_the_seventh_generation() {
+    in_a_process("errors::the_device_is_too_old", &[("EMULATED_CAPABILITY", "75")]);
+}
+
+#[test]
+#[ignore = "run by a_gpu_of_the_seventh_generation"]
+fn the_device_is_too_old() {
+    if std::env::var_os("EMULATED_CAPABILITY").is_none() {
+        return;
+    }
+    let context = CudaContext::new(0).unwrap();
+    let error = Kernels::new(&context).err().unwrap();
+    assert_eq!(error, Error::DeviceTooOld { capability: (7, 5), needs: (8, 0) });
+    assert!(error.to_string().contains("compute capability 7.5"), "{error}");
+}
+
+#[test]
+fn memory_that_runs_out_at_every_allocation() {
+    in_a_process("errors::every_allocation_fails_cleanly", &[]);
+}
+
+#[test]
+#[ignore = "run by memory_that_runs_out_at_every_allocation"]
+fn every_allocation_fails_cleanly() {
+    let device = Device::new();
+    if !fail_allocation(-1) {
+        return;
+    }
+    let (n, dim, classes) = (6, 16, 140);
+    let (x, w) = (device.zeros::<f32>(n * dim), device.zeros::<f32>(classes * dim));
+    let labels = device.upload(&[0u32, 1, 0, 1, 2, 2]);
+    let (mut dx, mut dw) = (device.zeros::<f32>(n * dim), device.zeros::<f32>(classes * dim));
+    let loss = MarginSoftmax::new(
+        device.kernels.clone(),
+        classes,
+        dim,
+        MarginOptions::new(Margin::Cos { cosine: 0.1 }),
+    )
+    .unwrap();
+    let triplet = TripletMargin::new(device.kernels.clone(), TripletOptions::default()).unwrap();
+    let before = memory_used();
+    let mut margin = || {
+        let batch =
+            Batch { embeddings: &x.as_view(), labels: &labels.as_view(), weights: None, upstream: 1.0 };
+        let centres = Centres::Gradient(&w.as_view(), &mut dw.as_view_mut(), Write::Overwrite);
+        let gradient = Some((&mut dx.as_view_mut(), Write::Overwrite));
+        loss.forward_backward(&device.stream, batch, centres, gradient, None).map(drop)
+    };
+    let failures = fails_until_it_succeeds(&mut margin, before);
+    assert!(failures >= 15, "{failures} allocations");
+    let mut out = device.zeros::<f32>(n * dim);
+    let before = memory_used();
+    let mut triplets = || {
+        let (x, labels, mut out) = (x.as_view(), labels.as_view(), out.as_view_mut());
+        triplet.forward_backward(&device.stream, &x, &labels, dim, 1.0, Some(&mut out)).map(drop)
+    };
+    let failures = fails_until_it_succeeds(&mut triplets, before);
+    assert!(failures >= 9, "{failures} allocations");
+}
+
+/// Lets the first allocation fail, then the second, and so on. Each time the error must name bytes and nothing may stay
+/// allocated.
+fn fails_until_it_succeeds(call: &mut dyn FnMut() -> Result<(), Error>, before: Option<usize>) -> i64 {
+    for n in 0..100 {
+        fail_allocation(n);
+        let result = call();
+        fail_allocation(-1);
+        assert_eq!(memory_used(), before, "allocation {n} leaves memory behind");
+        match result {
+            Ok(()) => return n,
+            Err(error @ Error::OutOfMemory { .. }) => {
+                let message = error.to_string();
+                // The one copy that allocates has no size to tell.
+                let told = message.contains(" bytes for ") || message.contains("copying a number");
+                assert!(told, "{message}");
+            }
+            Err(error) => panic!("allocation {n}: {error}"),
+        }
+    }
+    panic!("a hundred allocations")
+}
+
+#[test]
+fn what_the_host_refuses() {
+    in_a_process("errors::buffers_and_options_are_checked", &[]);
+}
+
+#[test]
+#[ignore = "run by what_the_host_refuses"]
+fn buffers_and_options_are_checked() {
+    let device = Device::new();
+    let kernels = || Arc::clone(&device.kernels);
+    let refused = |options| MarginSoftmax::new(kernels(), 3, 2, options).err().unwrap().to_string();
+    let cos = Margin::Cos { cosine: 0.1 };
+    assert!(refused(MarginOptions { scale: 0.0, ..MarginOptions::new(cos) }).starts_with("scale = 0"));
+    assert!(refused(MarginOptions::new(Margin::Cos { cosine: 3.0 })).starts_with("margin = 3"));
+    assert!(refused(MarginOptions::new(Margin::Sphere { multiplier: 9 })).contains("1 to 8"));
+    assert!(MarginSoftmax::new(kernels(), usize::MAX, 2, MarginOptions::new(cos)).is_err());
+    let cosine = TripletOptions { distance: Distance::Cosine, normalize: false, ..TripletOptions::default() };
+    assert!(
+        TripletMargin::new(kernels(), cosine).err().unwrap().to_string().starts_with("normalize = false")
+    );
+
+    let loss = MarginSoftmax::new(kernels(), 3, 2, MarginOptions::new(cos)).unwrap();
+    let (x, w, labels) = (device.zeros::<f32>(4), device.zeros::<f32>(6), device.zeros::<u32>(3));
+    let batch = Batch { embeddings: &x.as_view(), labels: &labels.as_view(), weights: None, upstream: 1.0 };
+    let frozen = Centres::Frozen(&w.as_view());
+    let refused = loss.forward_backward(&device.stream, batch, frozen, None, None);
+    assert_eq!(refused, Err(Error::Length { what: "the embeddings", expected: 6, got: 4 }));
+
+    let mut y = device.zeros::<f32>(2);
+    let layout = Layout::Maps { batch: 1, channels: 1, length: 4 };
+    let (p, x) = (device.upload(&[3.0f32]), x.as_view());
+    let p = p.as_view();
+    let gem = Pooling::Gem { p: &p, eps: 2.0, sign: pooling::Sign::Clamp, learnable: false };
+    let (kernels, stream) = (&device.kernels, &device.stream);
+    let refused = pooling::forward(kernels, stream, &x, layout, gem, &mut y.as_view_mut()).err().unwrap();
+    assert!(refused.to_string().starts_with("eps = 2"), "{refused}");
+    let refused = pooling::forward(kernels, stream, &x, layout, Pooling::Average, &mut y.as_view_mut());
+    assert_eq!(refused.err(), Some(Error::Length { what: "the pooled values", expected: 1, got: 2 }));
+}

@@ -1,0 +1,56 @@
+//! Runs the unmodified kernels and host code on the CPU: the kernels as emulated threads, under several schedules, and
+//! the host code against a stand-in driver library that launches them. See `emulator/`.
+//!
+//! The tests on the device are ignored here and run in a second process, in which the stand-in is found under the
+//! driver's name. On a machine with a GPU, `cargo test -p embedtune-cuda-kernels -- --ignored` runs the same tests on it.
+#![cfg(unix)]
+
+mod build;
+mod device;
+mod errors;
+mod faults;
+mod margin;
+mod margin_reference;
+mod pooling;
+mod pooling_reference;
+mod random;
+mod triplet;
+
+use std::process::{Command, Output};
+
+/// This test program again, with the stand-in driver where the loader looks first.
+fn with_the_driver(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let library = build::driver();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(arguments).env("LD_LIBRARY_PATH", library.parent().unwrap());
+    if build::sanitized() {
+        let asan = Command::new(build::compiler()).arg("-print-file-name=libasan.so").output().unwrap();
+        command.env("LD_PRELOAD", String::from_utf8(asan.stdout).unwrap().trim());
+        command.env("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=0");
+    }
+    command.envs(environment.iter().copied()).output().unwrap()
+}
+
+/// Runs the ignored tests whose names start with `module`.
+fn on_the_emulated_device(module: &str) {
+    let output =
+        with_the_driver(&["--ignored", "--test-threads=1", module], &[("EMBEDTUNE_REQUIRE_GPU", "1")]);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
+    assert!(!out.contains(" 0 passed"), "nothing ran: {out}");
+}
+
+#[test]
+fn margin_softmax_on_the_emulated_device() {
+    on_the_emulated_device("margin::");
+}
+
+#[test]
+fn triplets_on_the_emulated_device() {
+    on_the_emulated_device("triplet::");
+}
+
+#[test]
+fn pooling_on_the_emulated_device() {
+    on_the_emulated_device("pooling::");
+}

@@ -1,0 +1,265 @@
+use embedtune_cuda_kernels::half::{bf16, f16};
+use embedtune_cuda_kernels::pooling::{self, Layout, Pooling, Sign};
+use embedtune_cuda_kernels::{Error, Storage, narrow, widen};
+
+use crate::device::{Device, assert_near_of, under_all_schedules};
+use crate::pooling_reference::{Pooled, average, gem, maximum};
+use crate::random::Random;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Gem(Sign),
+    Average,
+    Maximum,
+}
+
+trait Half: Storage {
+    /// What rounding to it costs.
+    const ROUNDING: f64;
+    fn round(v: f32) -> Self;
+    fn wide(self) -> f32;
+}
+
+impl Half for f32 {
+    const ROUNDING: f64 = 0.0;
+    fn round(v: f32) -> Self {
+        v
+    }
+    fn wide(self) -> f32 {
+        self
+    }
+}
+
+impl Half for f16 {
+    const ROUNDING: f64 = 1.0 / 2048.0;
+    fn round(v: f32) -> Self {
+        Self::from_f32(v)
+    }
+    fn wide(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl Half for bf16 {
+    const ROUNDING: f64 = 1.0 / 256.0;
+    fn round(v: f32) -> Self {
+        Self::from_f32(v)
+    }
+    fn wide(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+/// Rows of a layout: the places of each row's values that count, in order.
+fn rows(layout: &Layout<'_>, mask: Option<&[u8]>) -> Vec<Vec<usize>> {
+    match *layout {
+        Layout::Maps { batch, channels, length } => {
+            (0..batch * channels).map(|row| (row * length..(row + 1) * length).collect()).collect()
+        }
+        Layout::Tokens { batch, tokens, dim, .. } => (0..batch * dim)
+            .map(|row| {
+                let (item, channel) = (row / dim, row % dim);
+                (0..tokens)
+                    .filter(|token| mask.is_none_or(|mask| mask[item * tokens + token] != 0))
+                    .map(|token| (item * tokens + token) * dim + channel)
+                    .collect()
+            })
+            .collect(),
+    }
+}
+
+struct Results {
+    y: Vec<f32>,
+    dx: Vec<f32>,
+    d_p: Vec<f32>,
+}
+
+fn pool<T: Half>(device: &Device, x: &[T], layout: Layout<'_>, kind: Kind, p: &[f32], dy: &[T]) -> Results {
+    let (x, p, dy) = (device.upload(x), device.upload(p), device.upload(dy));
+    let (mut y, mut dx) = (device.zeros::<T>(dy.len()), device.zeros::<T>(x.len()));
+    let mut d_p = device.poisoned(p.len());
+    let p = p.as_view();
+    let pooling = match kind {
+        Kind::Gem(sign) => Pooling::Gem { p: &p, eps: 1e-3, sign, learnable: true },
+        Kind::Average => Pooling::Average,
+        Kind::Maximum => Pooling::Maximum,
+    };
+    let (kernels, stream) = (&device.kernels, &device.stream);
+    let saved =
+        pooling::forward(kernels, stream, &x.as_view(), layout, pooling, &mut y.as_view_mut()).unwrap();
+    let mut d_p_view = d_p.as_view_mut();
+    let d_p_view = matches!(kind, Kind::Gem(_)).then_some(&mut d_p_view);
+    let (dy, mut dx_view) = (dy.as_view(), dx.as_view_mut());
+    pooling::backward(
+        kernels,
+        stream,
+        &x.as_view(),
+        layout,
+        pooling,
+        &saved,
+        &dy,
+        Some(&mut dx_view),
+        d_p_view,
+    )
+    .unwrap();
+    let wide = |values: Vec<T>| values.into_iter().map(T::wide).collect();
+    Results { y: wide(device.download(&y)), dx: wide(device.download(&dx)), d_p: device.download(&d_p) }
+}
+
+fn check<T: Half>(device: &Device, layout: Layout<'_>, mask: Option<&[u8]>, kind: Kind, p: &[f32]) {
+    let rows = rows(&layout, mask);
+    let values = match layout {
+        Layout::Maps { batch, channels, length } => batch * channels * length,
+        Layout::Tokens { batch, tokens, dim, .. } => batch * tokens * dim,
+    };
+    let mut random = Random(values as u64);
+    let mut x: Vec<T> = random.normals(values).into_iter().map(T::round).collect();
+    let counted: std::collections::HashSet<usize> = rows.iter().flatten().copied().collect();
+    for (at, v) in x.iter_mut().enumerate() {
+        // What the mask leaves out may hold anything.
+        if !counted.contains(&at) {
+            *v = T::round(f32::NAN);
+        }
+    }
+    // A unique minimum: at a tie the shift has a slope on each side, and no derivative.
+    for places in rows.iter().filter(|places| !places.is_empty()) {
+        let at = places.iter().copied().reduce(|a, b| if x[b].wide() < x[a].wide() { b } else { a }).unwrap();
+        x[at] = T::round(x[at].wide() - 0.25);
+    }
+    let dy: Vec<T> = random.normals(rows.len()).into_iter().map(T::round).collect();
+    let what = format!("{kind:?} p = {p:?}, {}, {} rows", T::SUFFIX, rows.len());
+    let got = under_all_schedules(&what, || {
+        let results = pool(device, &x, layout, kind, p, &dy);
+        vec![results.y, results.dx, results.d_p]
+    });
+    let (mut y, mut dx, mut d_p) = (Vec::new(), vec![0.0; values], vec![0.0; p.len()]);
+    for (row, places) in rows.iter().enumerate() {
+        let of: Vec<f32> = places.iter().map(|&at| x[at].wide()).collect();
+        let Pooled { value, d_p: of_p, dx: slopes } = match kind {
+            Kind::Gem(sign) => gem(&of, p[row % p.len()], 1e-3, sign),
+            Kind::Average => average(&of),
+            Kind::Maximum => maximum(&of),
+        };
+        let upstream = f64::from(dy[row].wide());
+        y.push(value);
+        d_p[row % p.len()] += of_p * upstream;
+        for (&at, slope) in places.iter().zip(slopes) {
+            dx[at] = slope * upstream;
+        }
+    }
+    let near = |part: &str, got: &[f32], expected: &[f64], tolerance| {
+        assert_near_of(&format!("{what}, {part}"), got, expected, tolerance, 1e-2);
+    };
+    near("y", &got[0], &y, 4e-6 + T::ROUNDING);
+    near("dx", &got[1], &dx, 2e-5 + T::ROUNDING);
+    if matches!(kind, Kind::Gem(_)) {
+        near("dp", &got[2], &d_p, 3e-5);
+    }
+}
+
+const KINDS: [Kind; 5] =
+    [Kind::Gem(Sign::Clamp), Kind::Gem(Sign::Shift), Kind::Gem(Sign::Signed), Kind::Average, Kind::Maximum];
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn maps_of_every_kind_and_storage() {
+    let device = Device::new();
+    for kind in KINDS {
+        for p in [3.0, 2.5] {
+            // Rows of 49 values start at every place within 16 bytes.
+            let layout = Layout::Maps { batch: 3, channels: 7, length: 49 };
+            check::<f32>(&device, layout, None, kind, &[p]);
+            check::<f16>(&device, layout, None, kind, &[p]);
+            check::<bf16>(&device, layout, None, kind, &[p]);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn maps_of_other_sizes_and_powers() {
+    let device = Device::new();
+    for (channels, length) in [(1, 1), (5, 3), (2, 300), (4, 64)] {
+        let layout = Layout::Maps { batch: 2, channels, length };
+        for p in [1.0, 4.0, 0.5, 20.0] {
+            check::<f32>(&device, layout, None, Kind::Gem(Sign::Clamp), &[p]);
+        }
+        let of_channel: Vec<f32> = (0..channels).map(|c| 1.5 + c as f32).collect();
+        check::<f32>(&device, layout, None, Kind::Gem(Sign::Clamp), &of_channel);
+        check::<bf16>(&device, layout, None, Kind::Maximum, &[1.0]);
+    }
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn tokens_that_the_mask_leaves_out_change_nothing() {
+    let device = Device::new();
+    let (batch, tokens, dim) = (4, 9, 37);
+    // The last item has no token.
+    let mask: Vec<u8> = (0..batch * tokens).map(|at| u8::from(at % 3 != 1 && at < 3 * tokens)).collect();
+    let on_device = device.upload(&mask);
+    let on_device = on_device.as_view();
+    for kind in KINDS {
+        let layout = Layout::Tokens { batch, tokens, dim, mask: Some(&on_device) };
+        check::<f32>(&device, layout, Some(&mask), kind, &[3.0]);
+        check::<bf16>(&device, layout, Some(&mask), kind, &[2.5]);
+        check::<f16>(&device, Layout::Tokens { batch, tokens, dim, mask: None }, None, kind, &[3.0]);
+    }
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn no_power_overflows_and_what_is_not_finite_shows() {
+    let device = Device::new();
+    let layout = Layout::Maps { batch: 1, channels: 4, length: 4 };
+    let nan = f32::NAN;
+    let x =
+        [3e38, 1e38, 2e38, 0.0, 1e-20, 2e-20, 3e-20, 4e-20, 1.0, nan, 2.0, 3.0, f32::INFINITY, 1.0, 1.0, 1.0];
+    let got = pool(&device, &x, layout, Kind::Gem(Sign::Clamp), &[50.0], &[1.0; 4]);
+    assert!(got.y[0] > 2.8e38 && got.y[0] <= 3e38, "{:?}", got.y);
+    assert!((got.y[1] - 1e-3).abs() < 1e-8, "{:?}", got.y);
+    assert!(got.y[2].is_nan() && got.y[3].is_nan());
+    assert!(
+        got.dx[..8].iter().all(|v| v.is_finite()) && got.dx[8..].iter().all(|v| v.is_nan()),
+        "{:?}",
+        got.dx
+    );
+    let got = pool(&device, &x, layout, Kind::Maximum, &[1.0], &[1.0; 4]);
+    assert!(got.y[0] == 3e38 && got.y[2].is_nan() && got.y[3] == f32::INFINITY);
+    assert_eq!(got.dx, [1., 0., 0., 0., 0., 0., 0., 1., 0., 1., 0., 0., 1., 0., 0., 0.]);
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn a_view_that_starts_between_vectors_is_refused() {
+    let device = Device::new();
+    let (x, mut y) = (device.zeros::<f32>(9), device.zeros::<f32>(2));
+    let layout = Layout::Maps { batch: 1, channels: 2, length: 4 };
+    let refused = pooling::forward(
+        &device.kernels,
+        &device.stream,
+        &x.slice(1..),
+        layout,
+        Pooling::Average,
+        &mut y.as_view_mut(),
+    );
+    assert_eq!(refused.err(), Some(Error::Alignment { what: "the maps", needs: 16, past: 4 }));
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn storage_changes_as_half_does() {
+    let device = Device::new();
+    let odd = [0.0, -0.0, 1e-8, 6e-8, 65504.0, 65520.0, -7e4, 3.14e-5, f32::INFINITY, f32::MIN_POSITIVE];
+    let values: Vec<f32> = Random(1).normals(300).into_iter().chain(odd).collect();
+    let x = device.upload(&values);
+    let (mut half, mut brain) = (device.zeros::<f16>(values.len()), device.zeros::<bf16>(values.len()));
+    narrow(&device.kernels, &device.stream, &x.as_view(), &mut half.as_view_mut()).unwrap();
+    narrow(&device.kernels, &device.stream, &x.as_view(), &mut brain.as_view_mut()).unwrap();
+    let bits = |values: Vec<f16>| values.into_iter().map(f16::to_bits).collect::<Vec<_>>();
+    assert_eq!(bits(device.download(&half)), bits(values.iter().map(|&v| f16::from_f32(v)).collect()));
+    assert_eq!(device.download(&brain), values.iter().map(|&v| bf16::from_f32(v)).collect::<Vec<_>>());
+    let mut back = device.poisoned(values.len());
+    widen(&device.kernels, &device.stream, &half.as_view(), &mut back.as_view_mut()).unwrap();
+    assert_eq!(device.download(&back), values.iter().map(|&v| f16::from_f32(v).to_f32()).collect::<Vec<_>>());
+}
