@@ -65,7 +65,7 @@ pub struct Input<'a> {
     pub labels: &'a [u32],
     /// Class centres, [`Loss::weight_shape`], for losses that have them.
     pub weights: Option<ArrayView2<'a, f32>>,
-    /// More positives and negatives (a memory bank). Anchors always come from the batch; with a reference,
+    /// More positives and negatives (a memory bank); refused by losses with centres. Anchors always come from the batch; with a reference,
     /// positives and negatives come from the reference alone.
     pub reference: Option<Reference<'a>>,
     /// A factor on each row's loss, `[batch]`.

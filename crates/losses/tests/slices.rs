@@ -56,6 +56,18 @@ fn a_miner_and_a_memory_take_slices() {
 }
 
 #[test]
+fn a_loss_with_centres_refuses_a_memory() {
+    let (x, w) = (embeddings(), [0.3, -0.2, 0.9, -0.5, 0.4, 0.1]);
+    let mut memory = CrossBatchMemory::new(8, 3).unwrap();
+    memory.push_slice(&x, &LABELS).unwrap();
+    let mut input = Input::from_slices(&x, 3, &LABELS).unwrap().with_weight_slice(&w).unwrap();
+    input.reference = Some(memory.reference());
+    let loss = MarginSoftmax::new(2, 3, MarginOptions::cosface()).unwrap();
+    let error = loss.evaluate(input).unwrap_err().to_string();
+    assert!(error.contains("reference = 4 rows"), "{error}");
+}
+
+#[test]
 fn gradients_that_are_no_rows_are_refused() {
     let error = GradsMut::from_slices(Some(&mut [0.0; 7]), None, 3).unwrap_err();
     assert!(error.to_string().contains("gradient of the embeddings"), "{error}");
