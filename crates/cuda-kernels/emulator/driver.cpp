@@ -4,6 +4,7 @@
 //
 // Environment: EMULATED_DEVICES (default 1), EMULATED_CAPABILITY (default 80), EMULATED_DRIVER (default 12000),
 // EMULATED_MEMORY (bytes, default 1 GiB). `emulated_fail_allocation(n)` makes the n-th allocation from now on fail.
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -127,9 +128,17 @@ DRIVER cuStreamDestroy_v2(void* stream) { std::free(stream); return SUCCESS; }
 DRIVER cuStreamSynchronize(void*) { return SUCCESS; }
 DRIVER cuStreamWaitEvent(void*, void*, unsigned) { return SUCCESS; }
 DRIVER cuStreamIsCapturing(void*, int* status) { *status = 0; return SUCCESS; }
-DRIVER cuEventCreate(void** event, unsigned) { *event = std::malloc(1); return SUCCESS; }
-DRIVER cuEventDestroy_v2(void* event) { std::free(event); return SUCCESS; }
-DRIVER cuEventRecord(void*, void*) { return SUCCESS; }
+DRIVER cuEventCreate(void** event, unsigned) { *event = new double(0); return SUCCESS; }
+DRIVER cuEventDestroy_v2(void* event) { delete static_cast<double*>(event); return SUCCESS; }
+DRIVER cuEventRecord(void* event, void*) {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  *static_cast<double*>(event) = std::chrono::duration<double, std::milli>(now).count();
+  return SUCCESS;
+}
+DRIVER cuEventElapsedTime(float* milliseconds, void* from, void* to) {
+  *milliseconds = float(*static_cast<double*>(to) - *static_cast<double*>(from));
+  return SUCCESS;
+}
 DRIVER cuEventSynchronize(void*) { return SUCCESS; }
 DRIVER cuEventQuery(void*) { return SUCCESS; }
 

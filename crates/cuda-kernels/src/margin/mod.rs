@@ -5,6 +5,10 @@
 //! products, and the tile's centres at once by their optimizer, so that their gradient never exists in full.
 //! Four products of batch x dim x classes in all. The same bits on every run and every device.
 
+mod backward;
+mod buffers;
+mod centres;
+mod forward;
 mod options;
 mod run;
 mod tiles;

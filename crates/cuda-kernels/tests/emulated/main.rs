@@ -9,6 +9,9 @@ mod build;
 mod device;
 mod errors;
 mod faults;
+#[path = "../../examples/gpu_times.rs"]
+#[expect(dead_code, reason = "its `main` is the example's")]
+mod gpu_times;
 mod margin;
 mod margin_reference;
 mod pooling;
@@ -53,4 +56,15 @@ fn triplets_on_the_emulated_device() {
 #[test]
 fn pooling_on_the_emulated_device() {
     on_the_emulated_device("pooling::");
+}
+
+#[test]
+fn the_times_are_taken_on_the_emulated_device() {
+    on_the_emulated_device("a_table_of_times");
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn a_table_of_times() {
+    gpu_times::run(true).unwrap();
 }

@@ -1,0 +1,76 @@
+//! The loss: tiles of classes into a running log-sum-exp, the targets apart.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaStream, CudaView};
+
+use super::buffers::Work;
+use super::options::MarginArgument;
+use super::tiles::{TILE, Tiles};
+use super::{Batch, MarginSoftmax};
+use crate::kernels::{Arg, Args, Shape};
+use crate::{Result, Storage};
+
+impl MarginSoftmax {
+    pub(super) fn forward<W: Storage>(
+        &self,
+        stream: &Arc<CudaStream>,
+        n: usize,
+        tiles: &Tiles,
+        batch: &Batch<'_>,
+        w: &CudaView<'_, W>,
+        work: &mut Work,
+    ) -> Result<()> {
+        let (kernels, padded) = (&self.kernels, tiles.padded);
+        self.unit_rows(stream, batch.embeddings, None, &mut work.x, None, n, padded)?;
+        let args = Args::default()
+            .read(batch.embeddings, stream)
+            .read(w, stream)
+            .read(batch.labels, stream)
+            .arg(Arg::Margin(MarginArgument::from(&self.options)))
+            .write(&mut work.targets, stream)
+            .write(&mut work.row_scale, stream)
+            .write(&mut work.bad_row, stream);
+        let name = format!("margin_target_{}", W::SUFFIX);
+        kernels.launch(stream, &name, Shape::warps(n), args.int(n).int(self.dim).int(self.classes))?;
+
+        let mut unit = self.halves(stream, tiles.forward * padded, "a tile of the centres' unit rows")?;
+        for first in (0..self.classes).step_by(tiles.forward) {
+            let classes = tiles.forward.min(self.classes - first);
+            let rows = w.slice(first * self.dim..(first + classes) * self.dim);
+            self.unit_rows(stream, &rows, None, &mut unit, None, classes, padded)?;
+            let args = Args::default()
+                .halves(&work.x, stream)
+                .halves(&unit, stream)
+                .read(batch.labels, stream)
+                .read(&work.row_scale, stream)
+                .write(&mut work.tops, stream)
+                .write(&mut work.sums, stream)
+                .int(n)
+                .int(classes)
+                .int(first)
+                .int(padded)
+                .flag(first == 0);
+            let name = format!("margin_lse_{}", self.options.precision.suffix());
+            kernels.launch(stream, &name, self.product([n.div_ceil(TILE), tiles.splits, 1]), args)?;
+        }
+
+        let args = Args::default()
+            .read(&work.tops, stream)
+            .read(&work.sums, stream)
+            .read(&work.targets, stream)
+            .optional(batch.weights, stream)
+            .write(&mut work.lse, stream)
+            .write(&mut work.losses, stream)
+            .write(&mut work.sigma, stream)
+            .write(&mut work.column, stream)
+            .write(&mut work.stats, stream)
+            .read(&work.bad_row, stream)
+            .int(n)
+            .int(tiles.splits)
+            .arg(Arg::Double(self.options.scale))
+            .flag(self.options.sphere())
+            .arg(Arg::Double(batch.upstream));
+        kernels.launch(stream, "margin_loss", Shape::blocks([1, 1, 1], 1024), args)
+    }
+}
