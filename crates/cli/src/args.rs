@@ -122,7 +122,7 @@ pub(crate) struct NewRun {
     /// TripletMarginMiner or BatchHardMiner.
     #[arg(long)]
     pub(crate) miner: Option<String>,
-    /// Adam, AdamW, SGD or RMSprop.
+    /// Adadelta, Adagrad, Adam, AdamW, SparseAdam, Adamax, ASGD, LBFGS, NAdam, RAdam, RMSprop, Rprop or SGD.
     #[arg(long)]
     pub(crate) optimizer: Option<String>,
     /// The model's learning rate.
@@ -131,6 +131,63 @@ pub(crate) struct NewRun {
     /// Optimizer of the class centres; default: the model's.
     #[arg(long)]
     pub(crate) loss_optimizer: Option<String>,
+    /// The class centres' learning rate.
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) loss_learning_rate: Option<f64>,
+    /// plain, or unit_sphere: centres of length 1, whose learning rate is in radians per step.
+    #[arg(long)]
+    pub(crate) centers: Option<String>,
+    /// constant, constant_with_warmup, linear, cosine, cosine_with_restarts or polynomial.
+    #[arg(long)]
+    pub(crate) scheduler: Option<String>,
+    /// Length of the warm-up: steps, or a share of the run if below 1.
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) num_warmup_steps: Option<f64>,
+    /// Factor on the rate from each layer to the one below it, e.g. 0.98.
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) layer_wise_lr_decay: Option<f64>,
+    /// Scale the gradient down to this norm where it is longer.
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) max_grad_norm: Option<f64>,
+    /// Batches whose mean gradient makes one step.
+    #[arg(long)]
+    pub(crate) gradient_accumulation_steps: Option<usize>,
+    /// Past embeddings that triplets take positives and negatives from.
+    #[arg(long)]
+    pub(crate) memory_size: Option<usize>,
+    /// Start from the model of the run in this folder; new classes get centres of their own.
+    #[arg(long, value_name = "RUN")]
+    pub(crate) init_from: Option<PathBuf>,
+    /// Keep that model as it is and train a new head on it.
+    #[arg(long)]
+    pub(crate) freeze: bool,
+    /// Share of the training items that is held out and measured after every epoch.
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) val_split: Option<f64>,
+    /// What the best model and early stopping look at: recall_at_1, map_at_r or loss.
+    #[arg(long)]
+    pub(crate) monitor: Option<String>,
+    /// Measure retrieval after every so many epochs.
+    #[arg(long)]
+    pub(crate) evaluate_every: Option<usize>,
+    /// Stop once the monitored figure has not improved for so many measured epochs.
+    #[arg(long)]
+    pub(crate) patience: Option<usize>,
+    /// End with the weights of the best epoch instead of the last.
+    #[arg(long)]
+    pub(crate) best_model: bool,
+    /// Keep the checkpoints of so many epochs, in checkpoints/.
+    #[arg(long)]
+    pub(crate) last_k_epochs: Option<usize>,
+    /// Write a checkpoint after every so many batches too.
+    #[arg(long)]
+    pub(crate) save_steps: Option<usize>,
+    /// WiSE-FT: end with this share of the trained weights and the rest of those before training.
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) wise_ft_alpha: Option<f64>,
+    /// Write TensorBoard event files into tensorboard/.
+    #[arg(long)]
+    pub(crate) tensorboard: bool,
     /// auto, random or class.
     #[arg(long)]
     pub(crate) sampler: Option<String>,

@@ -74,6 +74,30 @@ fn options(args: &NewRun) -> Result<RunOptions> {
     set(&mut options.batch_size, args.batch_size);
     set(&mut options.learning_rate, args.learning_rate);
     set(&mut options.seed, args.seed);
+    set(&mut options.centers, word("centers", &args.centers)?);
+    set(&mut options.scheduler, word("scheduler", &args.scheduler)?);
+    set(&mut options.scheduler_options.num_warmup_steps, args.num_warmup_steps);
+    set(&mut options.optimizer_options.layer_wise_lr_decay, args.layer_wise_lr_decay.map(Some));
+    set(&mut options.loss_optimizer_options.learning_rate, args.loss_learning_rate.map(Some));
+    set(&mut options.max_grad_norm, args.max_grad_norm.map(Some));
+    set(&mut options.gradient_accumulation_steps, args.gradient_accumulation_steps);
+    set(&mut options.memory_size, args.memory_size);
+    set(&mut options.val_split, args.val_split);
+    if let Some(run) = &args.init_from {
+        // Absolute, so that a run can be continued from another folder.
+        let run = run.canonicalize().map_err(Error::io(run, "opening"))?;
+        options.init_from = Some(run.display().to_string());
+    }
+    options.freeze |= args.freeze;
+    let callbacks = &mut options.callbacks;
+    set(&mut callbacks.monitor, word("callbacks.monitor", &args.monitor)?);
+    set(&mut callbacks.evaluate_every, args.evaluate_every);
+    set(&mut callbacks.patience, args.patience.map(Some));
+    set(&mut callbacks.last_k_epochs, args.last_k_epochs);
+    set(&mut callbacks.save_steps, args.save_steps);
+    set(&mut callbacks.wise_ft_alpha, args.wise_ft_alpha.map(Some));
+    callbacks.best_model |= args.best_model;
+    callbacks.tensorboard |= args.tensorboard;
     set(&mut options.loss_options.margin, margin(&args.margin)?.map(Some));
     set(&mut options.loss_options.scale, args.scale.map(Some));
     Ok(options)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use embedtune_train::run::{BatchReport, EpochRecord, Observer, Start};
+use embedtune_train::run::{Alarm, BatchReport, EpochRecord, Observer, Report, Start};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Stop;
@@ -15,12 +15,13 @@ pub(crate) struct Watch {
     epochs: usize,
     bar: ProgressBar,
     training: Arc<AtomicBool>,
+    seconds_left: f64,
 }
 
 impl Watch {
     pub(crate) fn new(quiet: bool, stop: &Stop) -> Self {
         let training = stop.training.clone();
-        Self { quiet, name: String::new(), epochs: 0, bar: ProgressBar::hidden(), training }
+        Self { quiet, name: String::new(), epochs: 0, bar: ProgressBar::hidden(), training, seconds_left: 0.0 }
     }
 
     fn say(&self, line: &str) {
@@ -53,7 +54,12 @@ impl Observer for Watch {
     fn on_batch(&mut self, batch: &BatchReport) {
         self.training.store(true, Ordering::Relaxed);
         self.bar.inc(1);
-        self.bar.set_message(format!("loss {:.4}", batch.loss));
+        let BatchReport { loss, items_per_second, active_fraction, grad_norm, learning_rate, .. } = batch;
+        self.bar.set_message(format!(
+            "loss {loss:.4}, {items_per_second:.0} items/s, {:.0}% active, gradient {grad_norm:.3}, rate {learning_rate:.1e}",
+            active_fraction * 100.0
+        ));
+        self.seconds_left = batch.seconds_left;
     }
 
     fn on_epoch(&mut self, epoch: &EpochRecord) {
@@ -62,9 +68,35 @@ impl Observer for Watch {
         let Some(loss) = epoch.loss else { return };
         let recall = epoch.metrics.map_or(String::new(), |m| format!(", Recall@1 {:.4}", m.recall_at_1));
         let (done, all, rate) = (epoch.epoch, self.epochs, epoch.items_per_second);
-        self.say(&format!("{}: epoch {done}/{all}, loss {loss:.4}, {rate:.0} items/s{recall}", self.name));
+        let mut line = format!("{}: epoch {done}/{all}, loss {loss:.4}, {rate:.0} items/s", self.name);
+        if let Some(active) = epoch.active_fraction {
+            line += &format!(", {:.0}% active", active * 100.0);
+        }
+        if let Some(norm) = epoch.grad_norm {
+            line += &format!(", gradient {norm:.3}");
+        }
+        match (epoch.learning_rate, epoch.loss_learning_rate) {
+            (Some(rate), Some(centres)) => line += &format!(", rates {rate:.1e} and {centres:.1e}"),
+            (Some(rate), None) => line += &format!(", rate {rate:.1e}"),
+            _ => {}
+        }
+        if let (Some(turn), Some(angle)) = (epoch.centre_turn_degrees, epoch.centre_angle_degrees) {
+            line += &format!(", centres turned {turn:.1} and are {angle:.1} degrees off");
+        }
+        if done < all {
+            line += &format!(", {:.0} s left", self.seconds_left);
+        }
+        self.say(&(line + &recall));
         if done == all {
             self.bar.finish_and_clear();
         }
+    }
+
+    fn on_alarm(&mut self, alarm: &Alarm) {
+        self.say(&format!("alarm: {alarm}"));
+    }
+
+    fn on_end(&mut self, _: &Report) {
+        self.bar.finish_and_clear();
     }
 }

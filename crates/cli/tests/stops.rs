@@ -48,6 +48,58 @@ fn an_interrupted_fit_continues_to_the_same_bits() {
     assert_eq!(files(&at.join("cut")), RUN_FILES);
 }
 
+/// Kills that land at random moments: 0 to 60 ms after the start of a process, by a fixed sequence.
+#[test]
+fn killed_at_random_moments_it_ends_in_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    vector_folder(&at.join("data"));
+    let fit = |out: &str, loss: &str| {
+        format!("fit -q --data data --batch-size 16 --epochs 60 --seed 3 {loss} --out {out}")
+    };
+    for (loss, out) in [
+        ("--loss ArcFaceLoss --centers unit_sphere --best-model --wise-ft-alpha 0.7 --save-steps 2", "arc"),
+        (
+            "--loss TripletMarginLoss --memory-size 40 --optimizer NAdam --last-k-epochs 3 --tensorboard",
+            "triplet",
+        ),
+    ] {
+        run(at, &fit(&format!("{out}-whole"), loss)).done();
+        let mut line = fit(out, loss);
+        let (mut kills, mut random) = (0, 12_345u64);
+        let killed = loop {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let threads = (random >> 40) % 4 + 1;
+            let mut command = program(at, &line);
+            let mut child =
+                command.env("RAYON_NUM_THREADS", threads.to_string()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(std::time::Duration::from_micros((random >> 33) % 60_000));
+            let ended = child.try_wait().unwrap();
+            if let Some(status) = ended {
+                assert!(status.success(), "{line}");
+                break kills;
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
+            assert!(kills < 500, "no progress between kills");
+            // Before the run file is there, nothing can be resumed and nothing is lost.
+            line = match at.join(out).join("run.toml").exists() {
+                true => format!("fit -q --resume {out}"),
+                false => format!("{} --overwrite", fit(out, loss)),
+            };
+            if kills >= 40 {
+                run(at, &line).done();
+                break kills;
+            }
+        };
+        assert!(killed >= 5, "{killed} kills are too few to say anything");
+        let model = |run: &str| std::fs::read(at.join(run).join("model.safetensors")).unwrap();
+        assert!(model(out) == model(&format!("{out}-whole")), "{out} after {killed} kills");
+        assert!(files(&at.join(out)).iter().all(|name| !name.starts_with('.')), "{:?}", files(&at.join(out)));
+    }
+}
+
 #[test]
 fn a_run_without_a_checkpoint_starts_over() {
     let folder = tempfile::tempdir().unwrap();

@@ -39,7 +39,7 @@ pub enum Error {
     #[error("{0}")]
     Unsuitable(String),
     /// A computation produced NaN or infinity.
-    #[error("{what} became {value} in epoch {epoch}, batch {batch}; {remedy}")]
+    #[error("{what} became {value} in epoch {epoch}, batch {batch}; {remedy}{}", inspection(.saved.as_deref()))]
     NotFinite {
         /// What: the loss, an embedding, a gradient.
         what: &'static str,
@@ -51,6 +51,8 @@ pub enum Error {
         batch: usize,
         /// What to try.
         remedy: &'static str,
+        /// Where the batch is saved for inspection; `None` for a run without a folder.
+        saved: Option<PathBuf>,
     },
     /// Training was asked to stop (Ctrl-C).
     #[error("interrupted in epoch {epoch}; {}", continuation(.folder.as_deref()))]
@@ -96,6 +98,10 @@ impl From<embedtune_pooling::Error> for Error {
             other => Self::Unsuitable(other.to_string()),
         }
     }
+}
+
+fn inspection(saved: Option<&Path>) -> String {
+    saved.map_or_else(String::new, |path| format!("; the batch is saved in {}", path.display()))
 }
 
 fn continuation(folder: Option<&Path>) -> String {

@@ -12,6 +12,9 @@ use crate::{Error, Result};
 /// The format's name and version.
 const NPY_START: &[u8; 8] = b"\x93NUMPY\x01\x00";
 
+/// How the names of temporary files begin.
+pub(crate) const TEMPORARY: &str = ".embedtune-";
+
 /// Held for reading by every write, for writing by whoever must not find one under way.
 static WRITES: RwLock<()> = RwLock::new(());
 
@@ -36,7 +39,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     }
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".embedtune-");
+    builder.prefix(TEMPORARY);
     // Temporary files are private by default; results are as readable as any other file, by the user's umask.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));

@@ -4,9 +4,10 @@ use embedtune_losses::LossKind;
 use embedtune_losses::{MinerKind, MinerOptions};
 use embedtune_pooling::PoolerOptions;
 use embedtune_samplers::SamplerKind;
+use embedtune_train::head::CentreSpace;
 use embedtune_train::optim::{OptimizerKind, OptimizerOptions};
 use embedtune_train::run::SchedulerKind;
-use embedtune_train::run::{Device, RunOptions};
+use embedtune_train::run::{Device, EncoderChoice, RunOptions};
 
 type Change = fn(&mut RunOptions);
 
@@ -32,6 +33,29 @@ fn every_error_names_the_field_the_value_and_the_remedy() {
         (|o| o.output_dim = Some(0), "output_dim = 0: an embedding needs a dimension"),
         (|o| o.device = Device::Cuda, "device = cuda: no CUDA support yet in this build; write cpu or auto"),
         (|o| o.freeze = true, "freeze = true: the encoders here start from random weights"),
+        (|o| o.max_grad_norm = Some(0.0), "max_grad_norm = 0: write a number above 0"),
+        (|o| o.gradient_accumulation_steps = 0, "gradient_accumulation_steps = 0: write 1 or more"),
+        (
+            |o| (o.loss, o.memory_size) = (LossKind::ArcFaceLoss, 64),
+            "memory_size = 64: ArcFaceLoss compares items with",
+        ),
+        (
+            |o| o.centers = CentreSpace::UnitSphere,
+            "centers = unit_sphere: TripletMarginLoss has no class centres",
+        ),
+        (
+            |o| (o.optimizer, o.max_grad_norm) = (OptimizerKind::Lbfgs, Some(1.0)),
+            "max_grad_norm = 1: LBFGS minimises each batch by itself",
+        ),
+        (
+            |o| (o.loss, o.loss_optimizer) = (LossKind::ArcFaceLoss, Some(OptimizerKind::Lbfgs)),
+            "loss_optimizer = LBFGS: LBFGS looks at the loss several times",
+        ),
+        (
+            |o| (o.init_from, o.encoder) = (Some("run".into()), EncoderChoice::Mlp),
+            "encoder = mlp: the encoder is that of init_from",
+        ),
+        (|o| o.callbacks.patience = Some(0), "callbacks.patience = 0: write at least 1"),
         (
             |o| (o.loss, o.miner) = (LossKind::ArcFaceLoss, Some(MinerKind::BatchHardMiner)),
             "miner = BatchHardMiner: a miner selects triplets, and ArcFaceLoss forms none",
@@ -120,7 +144,7 @@ fn toml_survives_and_refuses_what_it_does_not_know() {
         ("epochs = -3", "epochs"),
         ("loss = \"ArcFace\"", "ArcFaceLoss"),
         ("[scheduler_options]\nwarmup = 3", "num_warmup_steps"),
-        ("scheduler = \"polynomial\"", "constant_with_warmup"),
+        ("scheduler = \"exponential\"", "constant_with_warmup"),
         ("epochs = ", ""),
         ("pooler = \"GeM\"\n[pooler_options]\neps = \"small\"", "eps"),
     ] {

@@ -39,6 +39,7 @@ pub use layer::Layer;
 pub use spec::{EncoderSpec, InputSpec};
 pub use tokens::TokenSpec;
 
+use crate::optim::ParamInfo;
 use crate::{Error, Result, State};
 use forward::Context;
 
@@ -82,6 +83,8 @@ pub struct Encoder {
     /// What is measured, not learnt: running statistics, tokens' weights, a residual's scale.
     buffers: Vec<Named>,
     output_dim: usize,
+    /// Layers from the input on that do not learn.
+    frozen: usize,
 }
 
 impl Encoder {
@@ -110,7 +113,7 @@ impl Encoder {
                 "the layers must end in one vector for each item: add a pooling layer",
             )
         })?;
-        Ok(Self { spec, params, buffers, output_dim })
+        Ok(Self { spec, params, buffers, output_dim, frozen: 0 })
     }
 
     /// What this encoder is.
@@ -125,7 +128,30 @@ impl Encoder {
 
     /// Number of trainable values.
     pub fn parameters(&self) -> usize {
-        self.params.iter().map(|p| p.value.len()).sum()
+        self.params[self.frozen_parameters()..].iter().map(|p| p.value.len()).sum()
+    }
+
+    /// Keeps the first `layers` layers as they are: their parameters get no gradient and batch norm uses its running
+    /// statistics, in training too.
+    pub fn freeze(&mut self, layers: usize) {
+        self.frozen = layers.min(self.spec.layers.len());
+    }
+
+    fn frozen_parameters(&self) -> usize {
+        self.spec.layers.iter().take(self.frozen).map(Layer::parameter_count).sum()
+    }
+
+    /// The parameters that learn, for an optimizer's groups.
+    pub fn trained_params(&self) -> Vec<ParamInfo> {
+        let layers = self.spec.layers.iter().enumerate();
+        let by_param =
+            layers.flat_map(|(index, layer)| std::iter::repeat_n((index, layer), layer.parameter_count()));
+        let info = |((layer, kind), param): ((usize, &Layer), &Named)| ParamInfo {
+            name: param.name.clone(),
+            layer,
+            table: matches!(kind, Layer::Embedding { .. }),
+        };
+        by_param.zip(&self.params).map(info).skip(self.frozen_parameters()).collect()
     }
 
     /// GeM's power (the mean over channels), for encoders pooled by GeM.
@@ -139,17 +165,19 @@ impl Encoder {
     /// # Errors
     /// A batch of another kind or shape than the encoder takes.
     pub fn forward<'t>(&self, tape: &'t Tape, batch: &Batch, mode: Mode) -> Result<Forward<'t>> {
-        let leaves: Vec<Var<'t>> =
-            self.params
-                .iter()
-                .map(|p| {
-                    if mode == Mode::Eval {
-                        tape.constant(p.value.clone())
-                    } else {
-                        tape.leaf(p.value.clone())
-                    }
-                })
-                .collect();
+        let frozen = self.frozen_parameters();
+        let leaves: Vec<Var<'t>> = self
+            .params
+            .iter()
+            .enumerate()
+            .map(|(index, p)| {
+                if mode == Mode::Eval || index < frozen {
+                    tape.constant(p.value.clone())
+                } else {
+                    tape.leaf(p.value.clone())
+                }
+            })
+            .collect();
         let mut flow = self.spec.input.enter(tape, batch)?;
         let (mut params, mut buffers) = (leaves.as_slice(), self.buffers.as_slice());
         let mut context = Context { mode, layer: 0, buffer: 0, statistics: Vec::new() };
@@ -159,6 +187,7 @@ impl Encoder {
             let (own_buffers, rest_buffers) = buffers.split_at(layer.buffer_count());
             let own_buffers: Vec<&Value> = own_buffers.iter().map(|b| &b.value).collect();
             (context.layer, context.buffer) = (index, self.buffers.len() - buffers.len());
+            context.mode = if index < self.frozen { Mode::Eval } else { mode };
             flow = layer.forward(flow, own, &own_buffers, &mut context)?;
             (params, buffers) = (rest, rest_buffers);
         }
@@ -181,7 +210,8 @@ impl Encoder {
                 }
             }
         }
-        for p in self.params.iter_mut().filter(|p| p.name.ends_with(".p")) {
+        let frozen = self.frozen_parameters();
+        for p in self.params.iter_mut().skip(frozen).filter(|p| p.name.ends_with(".p")) {
             p.value.mapv_inplace(|v| v.max(MIN_P));
         }
     }
@@ -191,6 +221,20 @@ impl Encoder {
         let tensors =
             self.params.iter().chain(&self.buffers).map(|n| (n.name.clone(), n.value.to_owned())).collect();
         State { tensors, ..State::default() }
+    }
+
+    /// Replaces those parameters and buffers that `state` has, e.g. all but a new head's.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), for a tensor of another shape.
+    pub fn load_part(&mut self, state: &State) -> Result<()> {
+        let mut whole = self.state();
+        for (name, tensor) in &state.tensors {
+            if let Some(own) = whole.tensors.get_mut(name) {
+                own.clone_from(tensor);
+            }
+        }
+        self.load(&whole)
     }
 
     /// Replaces parameters and buffers.

@@ -107,6 +107,17 @@ impl EncoderSpec {
         }
     }
 
+    /// Layers of [`with_head`](Self::with_head).
+    pub const HEAD_LAYERS: usize = 5;
+
+    /// Adds Finetuner's head: linear (no bias), batch norm, ReLU, linear (no bias), batch norm, all of `output_dim`.
+    #[must_use]
+    pub fn with_head(mut self, output_dim: usize) -> Self {
+        let linear = Layer::Linear { out: output_dim, bias: false };
+        self.layers.extend([linear.clone(), Layer::BatchNorm, Layer::Relu, linear, Layer::BatchNorm]);
+        self
+    }
+
     /// Replaces the pooling layer.
     ///
     /// # Errors

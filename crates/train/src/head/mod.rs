@@ -6,6 +6,7 @@
 
 mod centres;
 mod host;
+mod sphere;
 
 pub use embedtune_losses::CentreInit;
 use embedtune_losses::{Input, Loss, Stats};
@@ -13,8 +14,51 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 
 pub use centres::draw_centres;
 pub use host::HostHead;
+use serde::{Deserialize, Serialize};
 
-use crate::{Result, State};
+use crate::optim::{Optimizer, OptimizerKind, OptimizerOptions};
+use crate::{Error, Result, State};
+
+/// Where class centres may move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CentreSpace {
+    /// Anywhere: an optimizer moves them as it moves any parameter, and a step turns a centre the less the longer it is.
+    #[default]
+    Plain,
+    /// On the unit sphere: a step turns a centre by at most the learning rate, in radians (Becigneul and Ganea 2019).
+    UnitSphere,
+}
+
+/// The optimizer of centres on the unit sphere: Adam in their tangent spaces, with Adam's `betas` and `eps`.
+///
+/// # Errors
+/// Another optimizer than Adam or an option besides these two; a rate that is negative or above half a turn.
+pub fn sphere_optimizer(
+    kind: OptimizerKind,
+    options: &OptimizerOptions,
+    default_lr: f64,
+) -> Result<Box<dyn Optimizer>> {
+    if kind != OptimizerKind::Adam {
+        let remedy = "centers = \"unit_sphere\" has a method of its own, Adam on the sphere; write Adam, or leave it out";
+        return Err(Error::option("loss_optimizer", kind, remedy));
+    }
+    options.check(kind)?;
+    let allowed = OptimizerOptions {
+        learning_rate: options.learning_rate,
+        betas: options.betas,
+        eps: options.eps,
+        ..OptimizerOptions::default()
+    };
+    if *options != allowed {
+        let remedy = "centers = \"unit_sphere\" knows learning_rate, betas and eps; leave the others out";
+        return Err(Error::option("loss_optimizer_options", format!("{options:?}"), remedy));
+    }
+    let mut optimizer = sphere::SphereAdam::new(options, 0.0);
+    optimizer.set_learning_rate(options.learning_rate.unwrap_or(default_lr))?;
+    Ok(Box::new(optimizer))
+}
 
 /// What a step does to the centres.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,13 +12,41 @@ const BLOCK: usize = 1 << 14;
 /// Sets every element to `update(value, gradient, state) -> (value, state)`, with the first `S` buffers of `slot` as
 /// the state. The shapes have been checked.
 ///
-/// `idle`: an element whose gradient and state are zero stays as it is (no weight decay). Rows of a table that a
-/// row-sparse gradient does not name, now or ever before, are then left out.
+/// `idle`: an element whose gradient is zero and whose state is as it starts stays as it is (no weight decay). Rows of a
+/// table that a row-sparse gradient does not name, now or ever before, are then left out.
 pub(super) fn fused<const S: usize>(
     value: &mut Value,
     grad: &Grad,
     slot: &mut Slot,
     idle: bool,
+    update: impl Fn(f32, f32, [f32; S]) -> (f32, [f32; S]) + Sync,
+) -> Result<()> {
+    pass(value, grad, slot, if idle { Others::OnceSeen } else { Others::All }, update)
+}
+
+/// As [`fused`], but of a row-sparse gradient's table only the rows that it names.
+pub(super) fn named_rows<const S: usize>(
+    value: &mut Value,
+    grad: &Grad,
+    slot: &mut Slot,
+    update: impl Fn(f32, f32, [f32; S]) -> (f32, [f32; S]) + Sync,
+) -> Result<()> {
+    pass(value, grad, slot, Others::Never, update)
+}
+
+/// Which rows a row-sparse gradient updates besides those that it names.
+#[derive(Clone, Copy, PartialEq)]
+enum Others {
+    All,
+    OnceSeen,
+    Never,
+}
+
+fn pass<const S: usize>(
+    value: &mut Value,
+    grad: &Grad,
+    slot: &mut Slot,
+    others: Others,
     update: impl Fn(f32, f32, [f32; S]) -> (f32, [f32; S]) + Sync,
 ) -> Result<()> {
     if !value.is_standard_layout() {
@@ -39,14 +67,19 @@ pub(super) fn fused<const S: usize>(
             for_each(tasks, |((values, state), grad)| dense(values, grad, state, &update));
         }
         Grad::Rows(grad) => {
-            if !idle {
+            if others == Others::All {
                 slot.seen = None;
             }
             if let Some(seen) = &mut slot.seen {
                 grad.rows.iter().for_each(|&row| seen[row as usize] = true);
             }
             let seen = slot.seen.as_deref();
-            rows(values, grad, state, |row| !idle || (S > 0 && seen.is_none_or(|seen| seen[row])), &update);
+            let moves = |row: usize| match others {
+                Others::All => true,
+                Others::OnceSeen => S > 0 && seen.is_none_or(|seen| seen[row]),
+                Others::Never => false,
+            };
+            rows(values, grad, state, moves, &update);
         }
     }
     Ok(())

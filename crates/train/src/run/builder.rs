@@ -1,6 +1,6 @@
 //! Building a run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -8,8 +8,10 @@ use embedtune_losses::{LossKind, LossOptions, MinerKind, MinerOptions};
 use embedtune_pooling::{PoolerKind, PoolerOptions};
 use embedtune_samplers::SamplerKind;
 
-use super::{Device, EncoderChoice, RunOptions, SchedulerKind, SchedulerOptions, Trainer};
+use super::{CallbackOptions, Device, EncoderChoice, RunOptions, SchedulerKind, SchedulerOptions, Trainer};
 use crate::data::Split;
+use crate::encoder::EncoderSpec;
+use crate::head::CentreSpace;
 use crate::optim::{OptimizerKind, OptimizerOptions};
 use crate::{Result, State};
 
@@ -25,6 +27,16 @@ pub struct RunBuilder {
     pub(super) stop: Option<Arc<AtomicBool>>,
     pub(super) encoder_state: Option<State>,
     pub(super) only_ends: bool,
+    pub(super) known: Option<Known>,
+}
+
+/// What the files of a run that is resumed say.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) spec: EncoderSpec,
+    pub(super) classes: Vec<String>,
+    /// Whether there is a checkpoint, which holds all that another run's model would give.
+    pub(super) checkpointed: bool,
 }
 
 impl RunBuilder {
@@ -197,6 +209,34 @@ impl RunBuilder {
     #[must_use]
     pub fn measure_epochs(mut self, every: bool) -> Self {
         self.only_ends = !every;
+        self
+    }
+
+    /// Starts from the model of the run in this folder; see [`RunOptions::init_from`].
+    #[must_use]
+    pub fn init_from(mut self, folder: impl AsRef<Path>) -> Self {
+        self.options.init_from = Some(folder.as_ref().display().to_string());
+        self
+    }
+
+    /// Where class centres may move.
+    #[must_use]
+    pub fn centers(mut self, space: CentreSpace) -> Self {
+        self.options.centers = space;
+        self
+    }
+
+    /// Takes positives and negatives from the last `size` embeddings; see [`RunOptions::memory_size`].
+    #[must_use]
+    pub fn memory_size(mut self, size: usize) -> Self {
+        self.options.memory_size = size;
+        self
+    }
+
+    /// Measuring, keeping and stopping.
+    #[must_use]
+    pub fn callbacks(mut self, callbacks: CallbackOptions) -> Self {
+        self.options.callbacks = callbacks;
         self
     }
 

@@ -5,7 +5,9 @@ use embedtune_pooling::{PoolerKind, PoolerOptions};
 use embedtune_samplers::SamplerKind;
 use serde::Serialize;
 
-use super::{Device, RunOptions};
+use super::{Device, EncoderChoice, RunOptions};
+use crate::head::CentreSpace;
+use crate::optim::OptimizerKind;
 use crate::{Error, Result};
 
 /// Bounds above which a number is a slip of the keyboard, and would end in a failed allocation rather than a message.
@@ -13,6 +15,7 @@ const MOST_EPOCHS: usize = 1_000_000;
 const MOST_ITEMS: usize = 1 << 20;
 const MOST_DIM: usize = 1 << 16;
 const MOST_CENTRES: usize = 1024;
+const MOST_MEMORY: usize = 1 << 24;
 
 /// Finetuner warns from here on; so do we, where batches are not needed to be large.
 const LARGE_BATCH: usize = 256;
@@ -30,6 +33,7 @@ impl RunOptions {
     pub fn check(&self) -> Result<Vec<String>> {
         self.check_ranges()?;
         self.pooler_options.check()?;
+        self.callbacks.check()?;
         self.check_combinations()?;
         let mut notices = Vec::new();
         if needs_classes(self.loss) && self.sampler == SamplerKind::Random {
@@ -53,7 +57,7 @@ impl RunOptions {
 
     fn check_ranges(&self) -> Result<()> {
         let sub_centers = self.loss_options.sub_centers.unwrap_or(1);
-        let rules: [(bool, &str, String, &str); 13] = [
+        let rules: [(bool, &str, String, &str); 18] = [
             (
                 self.batch_size < 2,
                 "batch_size",
@@ -85,10 +89,40 @@ impl RunOptions {
                 "a batch must hold at least 2 classes; write at most half of batch_size",
             ),
             (
-                !(self.learning_rate > 0.0 && self.learning_rate < 1.0),
+                !(self.learning_rate > 0.0 && (self.learning_rate < 1.0 || self.unit_rate())),
                 "learning_rate",
                 self.learning_rate.to_string(),
-                "write a number above 0 and below 1, e.g. 0.001",
+                "write a number above 0 and below 1, e.g. 0.001 (Adadelta and LBFGS: at most 1)",
+            ),
+            (
+                self.max_grad_norm.is_some_and(|norm| !(norm > 0.0 && norm.is_finite())),
+                "max_grad_norm",
+                self.max_grad_norm.unwrap_or_default().to_string(),
+                "write a number above 0, e.g. 1.0",
+            ),
+            (
+                !(1..=MOST_ITEMS).contains(&self.gradient_accumulation_steps),
+                "gradient_accumulation_steps",
+                self.gradient_accumulation_steps.to_string(),
+                "write 1 or more batches a step, at most 1048576",
+            ),
+            (
+                self.memory_size > MOST_MEMORY,
+                "memory_size",
+                self.memory_size.to_string(),
+                "more embeddings than a step can compare with; write at most 16777216, usually 1024",
+            ),
+            (
+                self.init_from.is_some() && self.encoder != EncoderChoice::Auto,
+                "encoder",
+                format!("{:?}", self.encoder).to_lowercase(),
+                "the encoder is that of init_from; leave it out",
+            ),
+            (
+                self.init_from.is_some() && self.pooler.is_some(),
+                "pooler",
+                self.pooler.map_or_else(String::new, |pooler| format!("{pooler:?}")),
+                "the encoder is that of init_from, its pooling layer with it; leave it out",
             ),
             (
                 !(0.0..1.0).contains(&self.val_split),
@@ -127,11 +161,12 @@ impl RunOptions {
                 "no CUDA support yet in this build; write cpu or auto",
             ),
             (
-                self.freeze,
+                self.freeze && self.init_from.is_none(),
                 "freeze",
                 "true".to_owned(),
                 "the encoders here start from random weights, of which a frozen part would learn nothing; \
-                 leave it out (for pretrained vectors the mlp encoder already keeps them as they are)",
+                 write init_from with a trained run, or leave it out (for pretrained vectors the mlp encoder already \
+                 keeps them as they are)",
             ),
         ];
         match rules.into_iter().find(|(wrong, ..)| *wrong) {
@@ -140,8 +175,28 @@ impl RunOptions {
         }
     }
 
+    /// Optimizers whose own default rate is 1.
+    fn unit_rate(&self) -> bool {
+        self.learning_rate <= 1.0 && matches!(self.optimizer, OptimizerKind::Adadelta | OptimizerKind::Lbfgs)
+    }
+
     fn check_combinations(&self) -> Result<()> {
         let loss = self.loss;
+        self.check_optimizers()?;
+        if self.memory_size > 0 && has_centres(loss) {
+            return Err(Error::option(
+                "memory_size",
+                self.memory_size,
+                format!(
+                    "{loss} compares items with class centres, not with other items; leave it out, or write \
+                     loss = \"TripletMarginLoss\""
+                ),
+            ));
+        }
+        if self.centers == CentreSpace::UnitSphere && !has_centres(loss) {
+            let remedy = format!("{loss} has no class centres; leave it out");
+            return Err(Error::option("centers", "unit_sphere", remedy));
+        }
         if let Some(miner) = self.miner.filter(|_| has_centres(loss)) {
             return Err(Error::option(
                 "miner",
@@ -203,6 +258,35 @@ impl RunOptions {
                 rate,
                 "the model's rate has an option of its own, which would override this one; write learning_rate",
             ));
+        }
+        Ok(())
+    }
+}
+
+impl RunOptions {
+    fn check_optimizers(&self) -> Result<()> {
+        use OptimizerKind::{Lbfgs, SparseAdam};
+        if let Some(kind) = self.loss_optimizer.filter(|kind| matches!(kind, Lbfgs | SparseAdam)) {
+            let why = if kind == Lbfgs {
+                "looks at the loss several times in a step, and the centres move once"
+            } else {
+                "is for embedding tables, and every centre has a gradient in every step"
+            };
+            return Err(Error::option("loss_optimizer", kind, format!("{kind} {why}; write Adam or SGD")));
+        }
+        if let Some(decay) = self.loss_optimizer_options.layer_wise_lr_decay {
+            let remedy = "class centres have no layers; write it in optimizer_options";
+            return Err(Error::option("loss_optimizer_options.layer_wise_lr_decay", decay, remedy));
+        }
+        if self.optimizer == Lbfgs {
+            let remedy = "LBFGS minimises each batch by itself; leave it out, or write another optimizer";
+            if self.gradient_accumulation_steps > 1 {
+                let steps = self.gradient_accumulation_steps;
+                return Err(Error::option("gradient_accumulation_steps", steps, remedy));
+            }
+            if let Some(norm) = self.max_grad_norm {
+                return Err(Error::option("max_grad_norm", norm, remedy));
+            }
         }
         Ok(())
     }

@@ -3,11 +3,17 @@
 //! Order matters where a machine may stop between two files: metrics, then model, then checkpoint. A resumed run
 //! trusts the checkpoint alone; it drops metrics of later epochs and writes the model again.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use embedtune_losses::CrossBatchMemory;
+use embedtune_losses::memory::MemoryState;
+use ndarray::{ArrayD, IxDyn};
+
 use super::progress::Progress;
 use super::trainer::Trainer;
 use super::{EpochRecord, RunFolder, model, store};
 use crate::head::LossHead;
-use crate::{Error, Result, State};
+use crate::{Error, Result, State, io};
 
 /// The one part of the head's state that a model keeps; the rest belongs to training.
 const CENTRES: &str = "centres";
@@ -26,12 +32,24 @@ pub(super) fn centres(head: State) -> State {
 }
 
 /// Everything that training continues from.
-pub(super) fn write_checkpoint(trainer: &Trainer<'_>, folder: &RunFolder) -> Result<()> {
+pub(super) fn write_checkpoint(trainer: &Trainer<'_>, folder: &RunFolder) -> Result<Vec<u8>> {
     let mut state = trainer.encoder.state().prefixed("encoder");
     state.merge(trainer.head.state().prefixed("head"));
     state.merge(trainer.optimizer.state().prefixed("optimizer"));
     state.merge(trainer.progress.state().prefixed("progress"));
-    store::write(&folder.checkpoint(), store::Kind::Checkpoint, &state)
+    if trainer.progress.batch > 0 {
+        state.merge(trainer.telemetry.state().prefixed("telemetry"));
+    }
+    if let Some(memory) = &trainer.memory {
+        state.merge(memory_state(memory).prefixed("memory"));
+    }
+    if let Some(initial) = &trainer.initial {
+        state.merge(initial.clone().prefixed("initial"));
+    }
+    let path = folder.checkpoint();
+    let bytes = store::encode(&path, store::Kind::Checkpoint, &state, Some(trainer.options.to_toml()?))?;
+    io::write_atomically(&path, &bytes)?;
+    Ok(bytes)
 }
 
 /// Puts a trainer where its checkpoint stands. Returns false, and changes nothing, if there is none yet.
@@ -40,15 +58,98 @@ pub(super) fn restore(trainer: &mut Trainer<'_>, folder: &RunFolder) -> Result<b
     if !path.exists() {
         return Ok(false);
     }
-    let state = store::read(&path, store::Kind::Checkpoint)?;
+    let (state, options) = store::read_with_options(&path, store::Kind::Checkpoint)?;
+    if let Some(began) = options {
+        check_options(folder, &began, &trainer.options.to_toml()?)?;
+    }
     let named = |e| model::foreign(&path, &e);
     trainer.encoder.load(&state.part("encoder")).map_err(named)?;
     trainer.head.load_state(&state.part("head")).map_err(named)?;
     trainer.optimizer.load_state(&state.part("optimizer")).map_err(named)?;
     trainer.progress = Progress::from_state(&state.part("progress"))
         .ok_or_else(|| Error::data(&path, "holds no position in the run; restore it, or train again"))?;
+    trainer.telemetry.load(&state.part("telemetry"));
+    if let Some(memory) = &mut trainer.memory {
+        *memory = load_memory(memory, &state.part("memory")).map_err(named)?;
+    }
+    if trainer.initial.is_some() {
+        trainer.initial = Some(state.part("initial"));
+    }
     trainer.records = records_until(folder, trainer.progress.epoch)?;
     Ok(true)
+}
+
+/// Refuses options that are not those that the run began with, by name.
+fn check_options(folder: &RunFolder, began: &str, now: &str) -> Result<()> {
+    if began == now {
+        return Ok(());
+    }
+    let flat = |text: &str| {
+        let mut flat = BTreeMap::new();
+        if let Ok(table) = text.parse::<toml::Table>() {
+            flatten(&mut flat, "options", &toml::Value::Table(table));
+        }
+        flat
+    };
+    let (began, now) = (flat(began), flat(now));
+    let names: BTreeSet<&String> = began.keys().chain(now.keys()).collect();
+    let said = |value: Option<&String>| value.map_or("not given", String::as_str).to_owned();
+    let changed: Vec<String> = names
+        .into_iter()
+        .filter(|name| began.get(*name) != now.get(*name))
+        .map(|name| {
+            format!("{name} = {} (the run began with {})", said(now.get(name)), said(began.get(name)))
+        })
+        .collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    Err(Error::data(
+        &folder.run_file(),
+        format!(
+            "options have changed since the run began: {}; write them as they were, or start a new run",
+            changed.join(", ")
+        ),
+    ))
+}
+
+fn flatten(into: &mut BTreeMap<String, String>, name: &str, value: &toml::Value) {
+    match value {
+        toml::Value::Table(table) => {
+            table.iter().for_each(|(key, value)| flatten(into, &format!("{name}.{key}"), value));
+        }
+        value => drop(into.insert(name.to_owned(), value.to_string())),
+    }
+}
+
+/// The queue; labels as the bits of their `f32`.
+fn memory_state(memory: &CrossBatchMemory) -> State {
+    let held = memory.state();
+    let mut state = State::default();
+    let labels: Vec<f32> = held.labels.iter().map(|&label| f32::from_bits(label)).collect();
+    let rows = held.labels.len();
+    if let Ok(embeddings) = ArrayD::from_shape_vec(IxDyn(&[rows, held.dim]), held.embeddings) {
+        state.tensors.insert("embeddings".to_owned(), embeddings);
+    }
+    if let Ok(labels) = ArrayD::from_shape_vec(IxDyn(&[rows]), labels) {
+        state.tensors.insert("labels".to_owned(), labels);
+    }
+    state.counters.insert("next".to_owned(), held.next as u64);
+    state
+}
+
+fn load_memory(empty: &CrossBatchMemory, state: &State) -> Result<CrossBatchMemory> {
+    let MemoryState { capacity, dim, .. } = empty.state();
+    let lacks = |key: &str| Error::Unsuitable(format!("the memory's `{key}` is missing"));
+    let tensor = |key: &str| state.tensors.get(key).ok_or_else(|| lacks(key));
+    let next = *state.counters.get("next").ok_or_else(|| lacks("next"))?;
+    Ok(CrossBatchMemory::from_state(MemoryState {
+        capacity,
+        dim,
+        next: usize::try_from(next).unwrap_or(usize::MAX),
+        embeddings: tensor("embeddings")?.iter().copied().collect(),
+        labels: tensor("labels")?.iter().map(|label| label.to_bits()).collect(),
+    })?)
 }
 
 /// The records of epochs 0 to `epoch`.

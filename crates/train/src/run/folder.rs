@@ -89,9 +89,21 @@ impl RunFolder {
                 "the folder is not empty; name another, continue its run with --resume, or replace it with --overwrite",
             ));
         }
-        for file in [self.checkpoint(), self.model(), self.metrics(), self.run_file()] {
+        for file in
+            [self.checkpoint(), self.model(), self.metrics(), self.run_file(), self.best(), self.events()]
+        {
             io::remove(&file)?;
         }
+        for name in ["outliers.csv", "nonfinite.json", "nonfinite.npy"] {
+            io::remove(&self.path.join(name))?;
+        }
+        for file in std::fs::read_dir(self.path.join("checkpoints")).into_iter().flatten().flatten() {
+            let name = file.file_name();
+            if name.to_string_lossy().starts_with("epoch-") {
+                io::remove(&file.path())?;
+            }
+        }
+        self.sweep()?;
         Ok(())
     }
 
@@ -108,6 +120,38 @@ impl RunFolder {
     /// `checkpoint.safetensors`: all that training continues from.
     pub fn checkpoint(&self) -> PathBuf {
         self.path.join("checkpoint.safetensors")
+    }
+
+    /// `best.safetensors`: the model of the best epoch so far, with `callbacks.best_model`.
+    pub fn best(&self) -> PathBuf {
+        self.path.join("best.safetensors")
+    }
+
+    /// `checkpoints/epoch-N.safetensors`: the checkpoint after epoch `N`, with `callbacks.last_k_epochs` above 1.
+    pub fn epoch_checkpoint(&self, epoch: usize) -> PathBuf {
+        self.path.join("checkpoints").join(format!("epoch-{epoch}.safetensors"))
+    }
+
+    /// The TensorBoard event file.
+    pub fn events(&self) -> PathBuf {
+        // TensorBoard takes any file with `tfevents` in its name.
+        self.path.join("tensorboard").join("events.out.tfevents.0.embedtune")
+    }
+
+    /// Removes what a process that was killed while writing has left.
+    ///
+    /// # Errors
+    /// I/O.
+    pub(super) fn sweep(&self) -> Result<()> {
+        for folder in [self.path.clone(), self.path.join("checkpoints"), self.path.join("tensorboard")] {
+            let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+            for entry in entries.flatten() {
+                if entry.file_name().to_string_lossy().starts_with(io::TEMPORARY) {
+                    io::remove(&entry.path())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// `metrics.jsonl`: a line per epoch.

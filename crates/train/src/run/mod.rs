@@ -4,12 +4,16 @@
 //! [`resume`] continues one to the same bits; [`Model`] loads, embeds and evaluates; [`compare`] trains several
 //! losses from the same start.
 
+mod alarms;
 mod builder;
+mod callbacks;
 mod check;
 mod checkpoint;
 mod checksum;
 mod compare;
 mod folder;
+mod init;
+mod inspect;
 mod model;
 mod observer;
 mod options;
@@ -23,9 +27,13 @@ mod schedule;
 mod step;
 mod store;
 mod summary;
+mod telemetry;
+mod tensorboard;
 mod trainer;
 
+pub use alarms::{Alarm, AlarmKind};
 pub use builder::RunBuilder;
+pub use callbacks::{CallbackOptions, Monitor};
 pub use checksum::checksum;
 pub use compare::{CompareOptions, Comparison, Projection, Variant, compare};
 pub use folder::{DataRecord, RunFile, RunFolder};

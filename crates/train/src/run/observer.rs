@@ -1,10 +1,30 @@
 //! What a run tells whoever watches it.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
-use super::Quality;
+use super::{Alarm, Quality};
+use crate::Error;
 
-/// Receives a run's progress: a progress bar, a log, a test. Every method does nothing by default.
+/// A callback: receives a run's progress (a progress bar, a log, a test) and may end it. Every method does nothing by
+/// default.
+///
+/// ```
+/// use embedtune_train::run::{EpochRecord, Observer};
+///
+/// /// Stops once the loss is low enough.
+/// struct Enough(bool);
+///
+/// impl Observer for Enough {
+///     fn on_epoch(&mut self, epoch: &EpochRecord) {
+///         self.0 = epoch.loss.is_some_and(|loss| loss < 0.01);
+///     }
+///     fn stop(&mut self) -> bool {
+///         self.0
+///     }
+/// }
+/// ```
 pub trait Observer {
     /// Before the first batch.
     fn on_start(&mut self, start: &Start<'_>) {
@@ -15,6 +35,14 @@ pub trait Observer {
     fn on_notice(&mut self, notice: &str) {
         let _ = notice;
     }
+    /// Before the first batch of an epoch (from 1), or the first after resuming.
+    fn on_epoch_begin(&mut self, epoch: usize) {
+        let _ = epoch;
+    }
+    /// Before every batch: the epoch and the batch, from 1.
+    fn on_batch_begin(&mut self, epoch: usize, batch: usize) {
+        let _ = (epoch, batch);
+    }
     /// After every batch.
     fn on_batch(&mut self, batch: &BatchReport) {
         let _ = batch;
@@ -22,6 +50,22 @@ pub trait Observer {
     /// After every epoch (0: before training) with the line of `metrics.jsonl`.
     fn on_epoch(&mut self, epoch: &EpochRecord) {
         let _ = epoch;
+    }
+    /// For every alarm of an epoch, before [`on_epoch`](Self::on_epoch).
+    fn on_alarm(&mut self, alarm: &Alarm) {
+        let _ = alarm;
+    }
+    /// After a checkpoint has been written.
+    fn on_checkpoint(&mut self, path: &Path) {
+        let _ = path;
+    }
+    /// When the run ends early: an error, or Ctrl-C ([`Error::Interrupted`]).
+    fn on_error(&mut self, error: &Error) {
+        let _ = error;
+    }
+    /// Asked after every epoch: whether training ends here. The run is then finished, not interrupted.
+    fn stop(&mut self) -> bool {
+        false
     }
     /// After the last epoch.
     fn on_end(&mut self, report: &Report) {
@@ -62,6 +106,16 @@ pub struct BatchReport {
     pub loss: f64,
     /// Share of its triplets or rows that carried a gradient.
     pub active_fraction: f64,
+    /// L2 norm of the encoder's gradient in the last step, before clipping.
+    pub grad_norm: f64,
+    /// The model's learning rate.
+    pub learning_rate: f64,
+    /// The class centres' learning rate, for losses with centres.
+    pub loss_learning_rate: Option<f64>,
+    /// Items trained on per second, over the epoch so far.
+    pub items_per_second: f64,
+    /// Seconds of training that are left, at the pace of the epoch so far.
+    pub seconds_left: f64,
 }
 
 /// One line of `metrics.jsonl`.
@@ -86,6 +140,21 @@ pub struct EpochRecord {
     pub learning_rate: Option<f64>,
     /// The class centres' learning rate at the epoch's last step.
     pub loss_learning_rate: Option<f64>,
+    /// Mean L2 norm of the encoder's gradient over the epoch's steps, before clipping.
+    #[serde(default)]
+    pub grad_norm: Option<f64>,
+    /// By how much the class centres turned during the epoch, the mean in degrees.
+    #[serde(default)]
+    pub centre_turn_degrees: Option<f64>,
+    /// Mean angle between a class's mean embedding over the epoch and the nearest of its centres, in degrees.
+    #[serde(default)]
+    pub centre_angle_degrees: Option<f64>,
+    /// Mean cosine of two training embeddings, whatever their classes: near 1 when they collapse.
+    #[serde(default)]
+    pub mean_cosine: Option<f64>,
+    /// What is wrong although the run goes on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<Alarm>,
     /// GeM's power (the mean over channels), for encoders pooled by GeM.
     pub gem_p: Option<f64>,
     /// Retrieval by the tuned vectors on the evaluation items, where it was measured after this epoch.

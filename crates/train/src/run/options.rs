@@ -5,8 +5,9 @@ use embedtune_pooling::{PoolerKind, PoolerOptions};
 use embedtune_samplers::SamplerKind;
 use serde::{Deserialize, Serialize};
 
-use super::{SchedulerKind, SchedulerOptions};
-use crate::optim::{OptimizerKind, OptimizerOptions};
+use super::{CallbackOptions, SchedulerKind, SchedulerOptions};
+use crate::head::CentreSpace;
+use crate::optim::{OptimizerKind, OptimizerOptions, ParamGroup};
 use crate::{Error, Result};
 
 /// The options of a run, named as Jina Finetuner names them.
@@ -32,8 +33,13 @@ pub struct RunOptions {
     pub encoder: EncoderChoice,
     /// Dimension of the embeddings. Default: the encoder's own (64 for images).
     pub output_dim: Option<usize>,
-    /// Train the last layer alone. Default false.
+    /// Keep the encoder of `init_from` as it is and train a new head on it: linear, batch norm, ReLU, linear, batch norm.
+    /// Default false.
     pub freeze: bool,
+    /// Start from the model of the run in this folder instead of random weights; classes that it does not know get
+    /// centres of their own. Default: none. (Finetuner's `model_artifact`.)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<String>,
     /// Replaces the encoder's last pooling layer. Default: the encoder's own.
     pub pooler: Option<PoolerKind>,
     /// Options of `pooler`: `p` = 3, `eps` = 1e-6.
@@ -57,6 +63,19 @@ pub struct RunOptions {
     pub loss_optimizer: Option<OptimizerKind>,
     /// Its options. Default: `learning_rate` = 1e-2.
     pub loss_optimizer_options: OptimizerOptions,
+    /// Where class centres may move: `plain` (anywhere) or `unit_sphere`, where `loss_optimizer_options.learning_rate` is in
+    /// radians per step. Default `plain`.
+    pub centers: CentreSpace,
+    /// Embeddings of past batches that triplets take positives and negatives from (Wang et al. 2020). Default 0: none.
+    pub memory_size: usize,
+    /// Parameters with a learning rate or weight decay of their own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub param_groups: Vec<ParamGroup>,
+    /// Scale the encoder's gradient down to this L2 norm where it is longer. Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_grad_norm: Option<f64>,
+    /// Batches whose mean gradient makes one step. Default 1.
+    pub gradient_accumulation_steps: usize,
     /// How batches are drawn. Default `auto`: by class for triplet losses, at random for losses with centres.
     pub sampler: SamplerKind,
     /// Items of each class in a batch drawn by class. Default 4.
@@ -76,6 +95,8 @@ pub struct RunOptions {
     pub val_split: f64,
     /// The seed of everything random: initial weights, centres, batches, dropout. Default 0.
     pub seed: u64,
+    /// Measuring, keeping and stopping.
+    pub callbacks: CallbackOptions,
 }
 
 /// The kinds of encoder.
@@ -118,6 +139,7 @@ impl Default for RunOptions {
             encoder: EncoderChoice::Auto,
             output_dim: None,
             freeze: false,
+            init_from: None,
             pooler: None,
             pooler_options: PoolerOptions::default(),
             loss: LossKind::TripletMarginLoss,
@@ -129,6 +151,11 @@ impl Default for RunOptions {
             learning_rate: 1e-3,
             loss_optimizer: None,
             loss_optimizer_options: OptimizerOptions::default(),
+            centers: CentreSpace::Plain,
+            memory_size: 0,
+            param_groups: Vec::new(),
+            max_grad_norm: None,
+            gradient_accumulation_steps: 1,
             sampler: SamplerKind::Auto,
             num_items_per_class: 4,
             scheduler: SchedulerKind::Constant,
@@ -138,6 +165,7 @@ impl Default for RunOptions {
             device: Device::Auto,
             val_split: 0.0,
             seed: 0,
+            callbacks: CallbackOptions::default(),
         }
     }
 }

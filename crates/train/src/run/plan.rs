@@ -12,8 +12,8 @@ use super::scale::default_scale;
 use super::{DEFAULT_CENTRE_RATE, EncoderChoice, RunOptions};
 use crate::data::{Dataset, Items, Split};
 use crate::encoder::{Encoder, EncoderSpec};
-use crate::head::HostHead;
-use crate::optim::{self, Optimizer};
+use crate::head::{self, CentreInit, CentreSpace, HostHead};
+use crate::optim::{self, Optimizer, OptimizerKind};
 use crate::{Error, Result};
 
 /// What each random choice of a run is for: each has its own stream, so that changing one changes no other.
@@ -196,28 +196,63 @@ pub(super) fn loss(
 }
 
 /// The loss with its centres and their optimizer.
-pub(super) fn head(options: &RunOptions, loss: Box<dyn Loss>) -> Result<HostHead> {
-    let kind = options.loss_optimizer.unwrap_or(options.optimizer);
+pub(super) fn head(options: &RunOptions, loss: Box<dyn Loss>, notices: &mut Vec<String>) -> Result<HostHead> {
+    let sphere = options.centers == CentreSpace::UnitSphere;
     let optimizer = match loss.weight_shape() {
-        Some(_) => Some(
-            optim::build(kind, &options.loss_optimizer_options, DEFAULT_CENTRE_RATE)
-                .map_err(|e| under("loss_optimizer_options", e))?,
-        ),
+        Some(_) => {
+            let kind = match (options.loss_optimizer, options.optimizer) {
+                (Some(kind), _) => kind,
+                (None, kind @ (OptimizerKind::Lbfgs | OptimizerKind::SparseAdam)) => {
+                    notices.push(format!("loss_optimizer = Adam: {kind} is not for class centres"));
+                    OptimizerKind::Adam
+                }
+                (None, _) if sphere => OptimizerKind::Adam,
+                (None, kind) => kind,
+            };
+            let own = &options.loss_optimizer_options;
+            let built = if sphere {
+                head::sphere_optimizer(kind, own, DEFAULT_CENTRE_RATE)
+            } else {
+                optim::build(kind, own, DEFAULT_CENTRE_RATE)
+            };
+            Some(built.map_err(|e| under("loss_optimizer_options", e))?)
+        }
         None => None,
     };
     let seed = derive_seed(options.seed, Purpose::Centres, 0);
-    HostHead::new(loss, optimizer, options.loss_options.centre_init(), seed)
+    let init = if sphere { CentreInit::UnitSphere } else { options.loss_options.centre_init() };
+    HostHead::new(loss, optimizer, init, seed)
 }
 
-/// The model's optimizer.
-pub(super) fn optimizer(options: &RunOptions) -> Result<Box<dyn Optimizer>> {
-    optim::build(options.optimizer, &options.optimizer_options, options.learning_rate)
-        .map_err(|e| under("optimizer_options", e))
+/// The model's optimizer, for the parameters that learn.
+pub(super) fn optimizer(
+    options: &RunOptions,
+    encoder: &Encoder,
+    notices: &mut Vec<String>,
+) -> Result<Box<dyn Optimizer>> {
+    if options.optimizer == OptimizerKind::SparseAdam {
+        notices.push(
+            "optimizer = SparseAdam: for the embedding table; the other parameters get Adam".to_owned(),
+        );
+    }
+    optim::build_groups(
+        options.optimizer,
+        &options.optimizer_options,
+        options.learning_rate,
+        &options.param_groups,
+        &encoder.trained_params(),
+    )
+    .map_err(|e| under("optimizer_options", e))
 }
 
 /// An option's error under the table that the option stands in.
 fn under(table: &str, error: Error) -> Error {
     match error {
+        // Options of the run, or under their own table already.
+        Error::Option { ref field, .. } if ["optimizer", "loss_optimizer"].contains(&field.as_str()) => error,
+        Error::Option { ref field, .. } if field.starts_with("param_groups") || field.starts_with(table) => {
+            error
+        }
         Error::Option { field, value, remedy } => {
             Error::Option { field: format!("{table}.{field}"), value, remedy }
         }

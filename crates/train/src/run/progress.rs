@@ -13,6 +13,10 @@ pub(super) struct Progress {
     pub(super) batch: usize,
     /// Batches done in all.
     pub(super) step: u64,
+    /// Steps of the optimizer in all.
+    pub(super) updates: u64,
+    /// Whether the run is closed: nothing is left to train, and the final weights are chosen.
+    pub(super) closed: bool,
     items: u64,
     zero_signal: u64,
     loss: f64,
@@ -46,6 +50,12 @@ impl Progress {
         self.seconds += step.seconds;
     }
 
+    /// Seconds a batch and items a second, over the epoch so far.
+    pub(super) fn pace(&self) -> (f64, f64) {
+        let rate = if self.seconds > 0.0 { self.items as f64 / self.seconds } else { 0.0 };
+        (self.seconds / self.batch.max(1) as f64, rate)
+    }
+
     /// Closes the epoch: its record, still without rates and metrics.
     pub(super) fn finish_epoch(&mut self) -> EpochRecord {
         let batches = self.batch.max(1) as f64;
@@ -59,7 +69,7 @@ impl Progress {
             items_per_second: if self.seconds > 0.0 { self.items as f64 / self.seconds } else { 0.0 },
             ..EpochRecord::default()
         };
-        *self = Self { epoch: self.epoch + 1, step: self.step, ..Self::default() };
+        *self = Self { epoch: self.epoch + 1, step: self.step, updates: self.updates, ..Self::default() };
         record
     }
 
@@ -69,6 +79,8 @@ impl Progress {
             ("epoch", self.epoch as u64),
             ("batch", self.batch as u64),
             ("step", self.step),
+            ("updates", self.updates),
+            ("closed", u64::from(self.closed)),
             ("items", self.items),
             ("zero_signal", self.zero_signal),
             ("loss", self.loss.to_bits()),
@@ -90,6 +102,8 @@ impl Progress {
             epoch: usize::try_from(count("epoch")?).ok()?,
             batch: usize::try_from(count("batch")?).ok()?,
             step: count("step")?,
+            updates: count("updates")?,
+            closed: count("closed")? != 0,
             items: count("items")?,
             zero_signal: count("zero_signal")?,
             loss: f64::from_bits(count("loss")?),

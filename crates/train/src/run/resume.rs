@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::builder::Known;
 use super::{Report, RunBuilder, RunFolder, Trainer, checksum, trainer};
 use crate::data::Split;
 use crate::{Error, Result};
@@ -30,6 +31,7 @@ pub fn resume<'a>(
     stop: Option<Arc<AtomicBool>>,
 ) -> Result<Resumed<'a>> {
     let run = folder.read_run_file()?;
+    folder.sweep()?;
     let now = checksum(split);
     if now != run.data.checksum {
         return Err(Error::Unsuitable(format!(
@@ -47,6 +49,12 @@ pub fn resume<'a>(
         .source(run.data.source)
         .measure_epochs(run.measure_epochs);
     builder.stop = stop;
+    // What another run gave this one is in its own files by now.
+    builder.known = Some(Known {
+        spec: run.encoder.clone(),
+        classes: run.classes,
+        checkpointed: folder.checkpoint().exists(),
+    });
     let mut trainer = builder.build(split)?;
     if *trainer.encoder().spec() != run.encoder {
         return Err(Error::data(

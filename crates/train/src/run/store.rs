@@ -35,6 +35,9 @@ struct Header {
     version: String,
     kind: Kind,
     crc32: u32,
+    /// The options of the run, as TOML, where the file continues one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    options: Option<String>,
 }
 
 struct Entry {
@@ -60,6 +63,11 @@ impl View for &Entry {
 
 /// Writes `state` to `path`, all or nothing.
 pub(crate) fn write(path: &Path, kind: Kind, state: &State) -> Result<()> {
+    io::write_atomically(path, &encode(path, kind, state, None)?)
+}
+
+/// The bytes of a file for `path`, with the options that it belongs to.
+pub(crate) fn encode(path: &Path, kind: Kind, state: &State, options: Option<String>) -> Result<Vec<u8>> {
     let tensors = state.tensors.iter().map(|(name, tensor)| {
         let bytes = tensor.iter().flat_map(|v| v.to_le_bytes()).collect();
         (name.as_str(), Entry { dtype: Dtype::F32, shape: tensor.shape().to_vec(), bytes })
@@ -73,16 +81,21 @@ pub(crate) fn write(path: &Path, kind: Kind, state: &State) -> Result<()> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         kind,
         crc32: crc(entries.iter().map(|(name, entry)| (*name, entry.bytes.as_slice()))),
+        options,
     };
     let header = serde_json::to_string(&header).map_err(|e| Error::data(path, e.to_string()))?;
     let info = HashMap::from([(KEY.to_owned(), header)]);
-    let bytes = safetensors::serialize(entries.iter().map(|(name, entry)| (*name, entry)), Some(info))
-        .map_err(|e| Error::data(path, format!("cannot be written: {e}")))?;
-    io::write_atomically(path, &bytes)
+    safetensors::serialize(entries.iter().map(|(name, entry)| (*name, entry)), Some(info))
+        .map_err(|e| Error::data(path, format!("cannot be written: {e}")))
 }
 
 /// Reads what [`write`] wrote.
 pub(crate) fn read(path: &Path, kind: Kind) -> Result<State> {
+    read_with_options(path, kind).map(|(state, _)| state)
+}
+
+/// Reads what [`encode`] made.
+pub(crate) fn read_with_options(path: &Path, kind: Kind) -> Result<(State, Option<String>)> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "reading"))?;
     let broken = |why: String| {
         Error::data(path, format!("{why}; restore the file, or train again into another folder"))
@@ -129,7 +142,7 @@ pub(crate) fn read(path: &Path, kind: Kind) -> Result<State> {
             other => return Err(broken(format!("tensor `{name}` has type {other:?}, expected F32 or U64"))),
         }
     }
-    Ok(state)
+    Ok((state, header.options))
 }
 
 /// Over names and contents, tensors before counters, each in the order of their names.

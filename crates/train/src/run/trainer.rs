@@ -1,21 +1,27 @@
 //! The training loop.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use embedtune_core::Pool;
+use embedtune_losses::{CrossBatchMemory, LossKind, Stats};
 
+use super::alarms::alarms;
 use super::progress::{Progress, Step};
+use super::step::Accumulated;
+use super::telemetry::Telemetry;
 use super::{
-    BatchReport, DataRecord, EpochRecord, Model, Observer, Report, RunBuilder, RunFile, RunFolder,
-    RunOptions, Schedule, Start, checkpoint, checksum, model, plan, store,
+    Alarm, AlarmKind, BatchReport, DataRecord, EpochRecord, Model, Observer, Report, RunBuilder, RunFile,
+    RunFolder, RunOptions, Schedule, Start, checkpoint, checksum, init, inspect, model, plan, store,
+    tensorboard,
 };
 use crate::data::Split;
-use crate::encoder::Encoder;
+use crate::encoder::{Encoder, EncoderSpec};
 use crate::head::{HostHead, LossHead};
 use crate::optim::Optimizer;
-use crate::{Error, Result};
+use crate::{Error, Result, State, io};
 
 /// What a run that names no source writes into its run file.
 const UNNAMED_SOURCE: &str = "in memory";
@@ -46,6 +52,17 @@ pub struct Trainer<'a> {
     stop: Option<Arc<AtomicBool>>,
     notices: Vec<String>,
     measure_epochs: bool,
+    /// The run's classes, in the order of the centres: those of the data, or those of an earlier run and new ones.
+    pub(super) classes: Vec<String>,
+    /// The place in `classes` of each of the data's classes.
+    pub(super) class_index: Vec<u32>,
+    pub(super) memory: Option<CrossBatchMemory>,
+    pub(super) telemetry: Telemetry,
+    pub(super) accumulated: Accumulated,
+    /// The encoder before training, for WiSE-FT.
+    pub(super) initial: Option<State>,
+    /// The model of the best epoch so far.
+    best: Option<State>,
 }
 
 /// A finished run's model and what it reached.
@@ -68,25 +85,68 @@ impl<'a> Trainer<'a> {
         let mut notices = options.check()?;
         plan::check_data(split)?;
         let train = &split.train;
-        let mut encoder = plan::encoder(&options, plan::encoder_spec(&options, &train.items)?)?;
+        let known = builder.known.as_ref();
+        // A checkpoint holds all of it, and the other run may be gone.
+        let given = if known.is_some_and(|known| known.checkpointed) { None } else { init::load(&options)? };
+        let spec = match (known, &given) {
+            (Some(known), _) if options.init_from.is_some() => known.spec.clone(),
+            (_, Some(model)) => init::spec(&options, model),
+            _ => plan::encoder_spec(&options, &train.items)?,
+        };
+        let classes = match (known, &given) {
+            (Some(known), _) => known.classes.clone(),
+            (None, Some(model)) => init::classes(model, train),
+            (None, None) => train.classes.clone(),
+        };
+        let class_index = init::class_index(&train.classes, &classes)?;
+        let mut encoder = plan::encoder(&options, spec)?;
         let rows = plan::split_rows(&train.labels, train.classes.len(), options.val_split, options.seed);
-        encoder.prepare(&train.items, &rows.train)?;
+        match &given {
+            Some(model) => encoder.load_part(&model.encoder.state())?,
+            // What the first run measured belongs to its weights.
+            None if options.init_from.is_some() => {}
+            None => encoder.prepare(&train.items, &rows.train)?,
+        }
+        if options.freeze {
+            encoder.freeze(encoder.spec().layers.len().saturating_sub(EncoderSpec::HEAD_LAYERS));
+        }
         if let Some(state) = &builder.encoder_state {
             encoder.load(state)?;
         }
         let labels: Vec<u32> = rows.train.iter().map(|&row| train.labels[row]).collect();
-        let loss = plan::loss(&options, train.classes.len(), encoder.output_dim(), &mut notices)?;
+        let loss = plan::loss(&options, classes.len(), encoder.output_dim(), &mut notices)?;
         let batches = plan::batches(&options, loss.sampling(), &labels, &mut notices)?;
-        let count = batches.of(0).len();
-        let schedule = Schedule::new(options.scheduler, options.scheduler_options, options.epochs, count)?;
-        let head = plan::head(&options, loss)?;
+        let steps = batches.of(0).len().div_ceil(options.gradient_accumulation_steps);
+        let rate = options.learning_rate;
+        let schedule =
+            Schedule::new(options.scheduler, options.scheduler_options, rate, options.epochs, steps)?;
+        let mut head = plan::head(&options, loss, &mut notices)?;
+        if let (Some(model), Some(drawn)) = (&given, head.weights()) {
+            let centres = init::centres(&options, model, &encoder, train, &rows.train, &class_index, drawn)?;
+            set_centres(&mut head, centres.into_dyn())?;
+            let new = classes.len() - model.classes.len();
+            notices.push(format!(
+                "init_from: {} classes of the earlier run, {new} new ones, whose centres start at their items' means",
+                model.classes.len()
+            ));
+        }
+        let memory = match options.memory_size {
+            0 => None,
+            size => Some(CrossBatchMemory::new(size, encoder.output_dim())?),
+        };
         Ok(Self {
             split,
             centre_rate: head.learning_rate(),
             head,
-            optimizer: plan::optimizer(&options)?,
+            optimizer: plan::optimizer(&options, &encoder, &mut notices)?,
+            telemetry: Telemetry::new(classes.len(), encoder.output_dim()),
+            memory,
+            initial: options.callbacks.wise_ft_alpha.map(|_| encoder.state()),
+            accumulated: Accumulated::default(),
             options,
             encoder,
+            classes,
+            class_index,
             batches,
             rows,
             schedule,
@@ -100,6 +160,7 @@ impl<'a> Trainer<'a> {
             stop: builder.stop,
             notices,
             measure_epochs: !builder.only_ends,
+            best: None,
         })
     }
 
@@ -129,6 +190,17 @@ impl<'a> Trainer<'a> {
     /// [`Error::NotFinite`] if training diverges; [`Error::Interrupted`] once the stop flag is set (the folder then
     /// holds a checkpoint in the middle of the epoch); I/O.
     pub fn fit(mut self, observer: &mut dyn Observer) -> Result<Trained> {
+        self.run(observer).inspect_err(|error| observer.on_error(error))?;
+        let report = report(&self.options, &self.records)?;
+        observer.on_end(&report);
+        let head = checkpoint::centres(self.head.state());
+        Ok(Trained {
+            model: Model { options: self.options, encoder: self.encoder, classes: self.classes, head },
+            report,
+        })
+    }
+
+    fn run(&mut self, observer: &mut dyn Observer) -> Result<()> {
         self.notices.iter().for_each(|notice| observer.on_notice(notice));
         let batches = self.batches.of(self.progress.epoch).len();
         observer.on_start(&Start {
@@ -141,18 +213,117 @@ impl<'a> Trainer<'a> {
         if self.records.is_empty() {
             self.begin(observer)?;
         }
-        while self.progress.epoch < self.options.epochs {
+        let callbacks = self.options.callbacks;
+        let mut stopped = self.progress.closed || callbacks.stops(&self.records);
+        while !stopped && self.progress.epoch < self.options.epochs {
+            observer.on_epoch_begin(self.progress.epoch + 1);
             let record = self.epoch(observer)?;
+            record.alarms.iter().for_each(|alarm| observer.on_alarm(alarm));
             observer.on_epoch(&record);
             self.records.push(record);
-            self.save()?;
+            stopped = callbacks.stops(&self.records) || observer.stop();
+            let done = stopped || self.progress.epoch == self.options.epochs;
+            if callbacks.best_model && callbacks.best(&self.records) == Some(self.progress.epoch) {
+                let state = checkpoint::model_state(self);
+                if let Some(folder) = &self.folder {
+                    store::write(&folder.best(), store::Kind::Model, &state)?;
+                }
+                self.best = Some(state);
+            }
+            if !(done && self.finish(observer)?) {
+                self.save(observer)?;
+            }
         }
-        let report = report(&self.options, &self.records)?;
-        observer.on_end(&report);
-        let head = checkpoint::centres(self.head.state());
-        let (options, encoder) = (self.options, self.encoder);
-        let classes = self.split.train.classes.clone();
-        Ok(Trained { model: Model { options, encoder, classes, head }, report })
+        if !self.finished() {
+            // Interrupted between the last epoch and its choice of weights.
+            self.finish(observer)?;
+        }
+        Ok(())
+    }
+
+    /// Chooses the final weights and measures them, if that is not what the last epoch did. Returns whether it saved.
+    fn finish(&mut self, observer: &mut dyn Observer) -> Result<bool> {
+        let callbacks = self.options.callbacks;
+        let epoch = self.progress.epoch;
+        self.progress.closed = true;
+        let mut changed = false;
+        if let Some(best) =
+            callbacks.best(&self.records).filter(|&best| callbacks.best_model && best != epoch)
+        {
+            let state = match (&self.best, &self.folder) {
+                (Some(state), _) => state.clone(),
+                (None, Some(folder)) => store::read(&folder.best(), store::Kind::Model)?,
+                (None, None) => {
+                    return Err(Error::Unsuitable("the best epoch's weights are gone".to_owned()));
+                }
+            };
+            self.encoder.load(&state.part("encoder"))?;
+            if let Some(centres) = state.part("head").tensors.remove("centres") {
+                set_centres(&mut self.head, centres)?;
+            }
+            observer.on_notice(&format!("best_model: the weights of epoch {best}"));
+            changed = true;
+        }
+        if let (Some(alpha), Some(initial)) = (callbacks.wise_ft_alpha, &self.initial) {
+            let mut averaged = self.encoder.state();
+            for (name, tensor) in &mut averaged.tensors {
+                if let Some(before) = initial.tensors.get(name) {
+                    let alpha = alpha as f32;
+                    tensor.zip_mut_with(before, |after, &before| {
+                        *after = (1.0 - alpha) * before + alpha * *after
+                    });
+                }
+            }
+            self.encoder.load(&averaged)?;
+            observer
+                .on_notice(&format!("wise_ft_alpha = {alpha}: weights averaged with those before training"));
+            changed = true;
+        }
+        let outliers = self.outliers()?;
+        let missing = self.records.last().is_some_and(|record| record.metrics.is_none());
+        if changed || missing {
+            let (metrics, validation) = (model::quality(&self.encoder, self.split)?, self.validation()?);
+            let gem_p = self.encoder.gem_p();
+            if let Some(record) = self.records.last_mut() {
+                (record.metrics, record.validation, record.gem_p) = (Some(metrics), validation, gem_p);
+            }
+        }
+        if let (Some(alarm), Some(record)) = (outliers, self.records.last_mut()) {
+            observer.on_alarm(&alarm);
+            record.alarms.push(alarm);
+        }
+        self.save(observer)?;
+        Ok(true)
+    }
+
+    /// Lists the training items that lie far from their class, for a loss with sub-centres.
+    fn outliers(&self) -> Result<Option<Alarm>> {
+        let (LossKind::SubCenterArcFaceLoss, Some(centres)) = (self.options.loss, self.head.weights()) else {
+            return Ok(None);
+        };
+        let each = centres.nrows().checked_div(self.classes.len()).unwrap_or(1).max(1);
+        let (train, rows) = (&self.split.train, &self.rows.train);
+        let vectors = self.encoder.embed(&train.items, rows)?;
+        let labels: Vec<u32> = rows.iter().map(|&row| self.class_index[train.labels[row] as usize]).collect();
+        let found = inspect::outliers(vectors.view(), &labels, rows, centres, each);
+        let Some(worst) = found.first() else { return Ok(None) };
+        let place = match &self.folder {
+            Some(folder) => {
+                let path = inspect::write_outliers(folder, train, &self.classes, &found)?;
+                format!("they are listed in {}", path.display())
+            }
+            None => "give the run a folder to list them".to_owned(),
+        };
+        let message = format!(
+            "{} of {} training items are more than 75 degrees from the main centre of their class, item {} of class {} by \
+             {:.1}; {place}: check their labels",
+            found.len(),
+            rows.len(),
+            worst.row,
+            self.classes.get(worst.class).map_or("?", String::as_str),
+            worst.angle
+        );
+        Ok(Some(Alarm { kind: AlarmKind::LabelNoise, message }))
     }
 
     /// Writes the run file and measures the state before training.
@@ -162,7 +333,7 @@ impl<'a> Trainer<'a> {
                 folder.create(self.overwrite)?;
             }
             let data = DataRecord { source: self.source.clone(), checksum: checksum(self.split) };
-            let classes = self.split.train.classes.clone();
+            let classes = self.classes.clone();
             folder.write_run_file(&RunFile::new(
                 self.options.clone(),
                 self.encoder.spec().clone(),
@@ -180,49 +351,94 @@ impl<'a> Trainer<'a> {
         };
         observer.on_epoch(&record);
         self.records.push(record);
-        match &self.folder {
-            Some(folder) => folder.write_metrics(&self.records),
-            None => Ok(()),
+        if let Some(folder) = &self.folder {
+            folder.write_metrics(&self.records)?;
+            if self.options.init_from.is_some() {
+                // From here on the run does not need the other one.
+                checkpoint::write_checkpoint(self, folder)?;
+            }
         }
+        Ok(())
     }
 
     /// The rest of the epoch under way.
     fn epoch(&mut self, observer: &mut dyn Observer) -> Result<EpochRecord> {
         let epoch = self.progress.epoch;
         let batches = self.batches.of(epoch);
+        if self.progress.batch == 0 {
+            self.telemetry.begin(self.head.weights());
+        }
         for (index, positions) in batches.iter().enumerate().skip(self.progress.batch) {
+            observer.on_batch_begin(epoch + 1, index + 1);
             let started = Instant::now();
-            let stats = self.step(positions, index)?;
+            let end = index + 1 == batches.len();
+            let stats = self.step(positions, index, end).map_err(|error| self.inspected(positions, error))?;
             let seconds = started.elapsed().as_secs_f64();
             self.progress.add(Step { stats, items: positions.len(), seconds });
-            observer.on_batch(&BatchReport {
-                epoch: epoch + 1,
-                batch: index + 1,
-                batches: batches.len(),
-                items: positions.len(),
-                loss: stats.value,
-                active_fraction: stats.active_fraction,
-            });
-            let last = epoch + 1 == self.options.epochs && index + 1 == batches.len();
-            if !last && self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed)) {
-                if let Some(folder) = &self.folder {
-                    checkpoint::write_checkpoint(self, folder)?;
-                }
+            observer.on_batch(&self.batch_report(index, batches.len(), positions.len(), &stats));
+            // In the middle of a step that accumulates there is nothing to continue from.
+            if (end && epoch + 1 == self.options.epochs) || self.accumulated.batches > 0 {
+                continue;
+            }
+            let stop = self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed));
+            let every = self.options.callbacks.save_steps as u64;
+            let due = !end && every > 0 && self.progress.step.is_multiple_of(every);
+            if let Some(folder) = self.folder.as_ref().filter(|_| stop || due) {
+                checkpoint::write_checkpoint(self, folder)?;
+                observer.on_checkpoint(&folder.checkpoint());
+            }
+            if stop {
                 let folder = self.folder.as_ref().map(|folder| folder.path().to_path_buf());
                 return Err(Error::Interrupted { epoch: epoch + 1, folder });
             }
         }
-        let factor = self.schedule.factor(self.progress.step.saturating_sub(1), epoch);
+        let factor = self.schedule.factor(self.progress.updates.saturating_sub(1), epoch);
+        let watched = self.telemetry.watched(self.head.weights());
         let mut record = self.progress.finish_epoch();
         let last = record.epoch == self.options.epochs;
         record.learning_rate = Some(self.options.learning_rate * factor);
         record.loss_learning_rate = self.centre_rate.map(|rate| rate * factor);
         record.gem_p = self.encoder.gem_p();
-        record.validation = if self.measure_epochs || last { self.validation()? } else { None };
+        record.grad_norm = watched.grad_norm;
+        record.centre_turn_degrees = watched.centre_turn;
+        record.centre_angle_degrees = watched.centre_angle;
+        record.mean_cosine = watched.mean_cosine;
+        record.alarms = alarms(&self.options, self.classes.len(), batches.len(), &record, &watched);
+        let due = self.measure_epochs && self.options.callbacks.measures(record.epoch);
+        record.validation = if due || last { self.validation()? } else { None };
         // With items held out for it, choosing by the evaluation items would be choosing by the answer.
-        let peek = self.measure_epochs && self.rows.held_out.is_empty();
+        let peek = due && self.rows.held_out.is_empty();
         record.metrics = if peek || last { Some(model::quality(&self.encoder, self.split)?) } else { None };
         Ok(record)
+    }
+
+    /// A divergence with its batch saved.
+    fn inspected(&self, positions: &[usize], error: Error) -> Error {
+        let rows: Vec<usize> = positions.iter().map(|&position| self.rows.train[position]).collect();
+        match &self.folder {
+            Some(folder) => inspect::save(folder, &self.split.train, &rows, error),
+            None => error,
+        }
+    }
+
+    fn batch_report(&self, index: usize, batches: usize, items: usize, stats: &Stats) -> BatchReport {
+        let epoch = self.progress.epoch;
+        let factor = self.schedule.factor(self.progress.updates.saturating_sub(1), epoch);
+        let (pace, items_per_second) = self.progress.pace();
+        let left = (self.options.epochs - epoch - 1) * batches + batches - index - 1;
+        BatchReport {
+            epoch: epoch + 1,
+            batch: index + 1,
+            batches,
+            items,
+            loss: stats.value,
+            active_fraction: stats.active_fraction,
+            grad_norm: self.telemetry.last_gradient(),
+            learning_rate: self.options.learning_rate * factor,
+            loss_learning_rate: self.centre_rate.map(|rate| rate * factor),
+            items_per_second,
+            seconds_left: pace * left as f64,
+        }
     }
 
     fn validation(&self) -> Result<Option<super::Quality>> {
@@ -233,16 +449,53 @@ impl<'a> Trainer<'a> {
         model::quality_of_rows(&self.encoder, &data).map(Some)
     }
 
-    fn save(&self) -> Result<()> {
+    fn save(&self, observer: &mut dyn Observer) -> Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
+        let callbacks = &self.options.callbacks;
         folder.write_metrics(&self.records)?;
+        if callbacks.tensorboard {
+            let path = folder.events();
+            make_folder(&path)?;
+            tensorboard::write(&path, began(folder), &self.records)?;
+        }
         store::write(&folder.model(), store::Kind::Model, &checkpoint::model_state(self))?;
-        checkpoint::write_checkpoint(self, folder)
+        let bytes = checkpoint::write_checkpoint(self, folder)?;
+        if callbacks.last_k_epochs > 1 {
+            let path = folder.epoch_checkpoint(self.progress.epoch);
+            make_folder(&path)?;
+            io::write_atomically(&path, &bytes)?;
+            if let Some(old) = self.progress.epoch.checked_sub(callbacks.last_k_epochs) {
+                io::remove(&folder.epoch_checkpoint(old))?;
+            }
+        }
+        observer.on_checkpoint(&folder.checkpoint());
+        Ok(())
     }
 
     pub(super) fn finished(&self) -> bool {
-        self.progress.epoch >= self.options.epochs
+        self.progress.closed
     }
+}
+
+fn make_folder(file: &Path) -> Result<()> {
+    match file.parent() {
+        Some(folder) => std::fs::create_dir_all(folder).map_err(Error::io(folder, "creating")),
+        None => Ok(()),
+    }
+}
+
+/// When the run began, in seconds since 1970: when its run file was written.
+fn began(folder: &RunFolder) -> f64 {
+    let written = std::fs::metadata(folder.run_file()).and_then(|m| m.modified()).ok();
+    let since = written.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    since.map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// Replaces the centres and keeps their optimizer.
+fn set_centres(head: &mut HostHead, centres: ndarray::ArrayD<f32>) -> Result<()> {
+    let mut state = head.state();
+    state.tensors.insert("centres".to_owned(), centres);
+    head.load_state(&state)
 }
 
 /// The report of a finished run from its records.

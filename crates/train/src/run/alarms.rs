@@ -1,0 +1,178 @@
+//! What is wrong with a run although it goes on, with a name and a remedy.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::telemetry::Watched;
+use super::{EpochRecord, RunOptions, auto_scale};
+use crate::head::CentreSpace;
+
+/// All embeddings point the same way when two of them have this mean cosine.
+const COLLAPSED: f64 = 0.95;
+/// Share of an epoch's batches without signal.
+const MOSTLY: f64 = 0.5;
+/// Centres that turn by less than this in an epoch (degrees) although they are further than `ASTRAY` from their class.
+const STILL: f64 = 2.0;
+const ASTRAY: f64 = 60.0;
+
+/// The names of the alarms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum AlarmKind {
+    /// All embeddings point the same way.
+    Collapse,
+    /// Most batches moved nothing.
+    ZeroSignal,
+    /// The scale is so large that most items have no gradient.
+    SaturatedScale,
+    /// The class centres do not follow their classes.
+    FrozenCentres,
+    /// Items further from their class's centre than from chance.
+    LabelNoise,
+}
+
+/// An alarm of one epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alarm {
+    /// Which.
+    pub kind: AlarmKind,
+    /// What was seen and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for AlarmKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Collapse => "collapse",
+            Self::ZeroSignal => "zero-signal batches",
+            Self::SaturatedScale => "saturated scale",
+            Self::FrozenCentres => "frozen centres",
+            Self::LabelNoise => "label noise",
+        })
+    }
+}
+
+impl fmt::Display for Alarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind, self.message)
+    }
+}
+
+/// What an epoch's figures warn of.
+pub(super) fn alarms(
+    options: &RunOptions,
+    classes: usize,
+    batches: usize,
+    record: &EpochRecord,
+    watched: &Watched,
+) -> Vec<Alarm> {
+    let mut alarms = Vec::new();
+    let mut raise = |kind, message| alarms.push(Alarm { kind, message });
+    if let Some(cosine) = watched.mean_cosine.filter(|&cosine| cosine > COLLAPSED) {
+        raise(
+            AlarmKind::Collapse,
+            format!(
+                "two embeddings have a mean cosine of {cosine:.3} whatever their classes; write a lower learning_rate \
+                 ({} now), a larger batch_size, or a loss with class centres",
+                options.learning_rate
+            ),
+        );
+    }
+    let share = record.zero_signal_batches as f64 / batches.max(1) as f64;
+    if share > MOSTLY {
+        raise(
+            AlarmKind::ZeroSignal,
+            format!(
+                "{} of {batches} batches moved nothing; if the result is not good yet, write a larger loss_options.margin \
+                 or batch_size, leave the miner out, or stop earlier",
+                record.zero_signal_batches
+            ),
+        );
+    }
+    let active = record.active_fraction.unwrap_or(1.0);
+    let fitting = auto_scale(classes, 1.0);
+    if let Some(scale) = options.loss_options.scale.filter(|&scale| scale > fitting)
+        && watched.centre_turn.is_some()
+        && active < MOSTLY
+    {
+        raise(
+            AlarmKind::SaturatedScale,
+            format!(
+                "only {:.0}% of the items have a gradient: at loss_options.scale = {scale} the loss of {classes} classes is \
+                 a hard hinge; leave scale out, which chooses about {fitting}",
+                active * 100.0
+            ),
+        );
+    }
+    if let (Some(turn), Some(angle)) = (watched.centre_turn, watched.centre_angle)
+        && turn < STILL
+        && angle > ASTRAY
+    {
+        let remedy = match options.centers {
+            CentreSpace::Plain => {
+                "write centers = \"unit_sphere\", whose learning rate is in radians per step, or a higher \
+                 loss_optimizer_options.learning_rate"
+            }
+            CentreSpace::UnitSphere => {
+                "write a higher loss_optimizer_options.learning_rate, e.g. 0.01 radians per step"
+            }
+        };
+        let rate = record.loss_learning_rate.unwrap_or_default();
+        raise(
+            AlarmKind::FrozenCentres,
+            format!(
+                "class centres turned by {turn:.2} degrees in this epoch and are {angle:.1} degrees from their classes' \
+                 means (learning rate {rate}); {remedy}"
+            ),
+        );
+    }
+    alarms
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_alarm_has_its_figures_and_its_remedy() {
+        let mut options = RunOptions::default();
+        options.loss_options.scale = Some(64.0);
+        let fine = EpochRecord { active_fraction: Some(0.9), ..EpochRecord::default() };
+        let quiet = Watched {
+            centre_turn: Some(20.0),
+            centre_angle: Some(10.0),
+            mean_cosine: Some(0.1),
+            ..Watched::default()
+        };
+        let of = |record: &EpochRecord, watched: &Watched| alarms(&options, 10, 4, record, watched);
+        assert_eq!(of(&fine, &quiet), []);
+        for (record, watched, kind, part) in [
+            (fine.clone(), Watched { mean_cosine: Some(0.99), ..quiet }, AlarmKind::Collapse, "0.990"),
+            (
+                EpochRecord { zero_signal_batches: 3, ..fine.clone() },
+                quiet,
+                AlarmKind::ZeroSignal,
+                "3 of 4 batches",
+            ),
+            (
+                EpochRecord { active_fraction: Some(0.1), ..fine.clone() },
+                quiet,
+                AlarmKind::SaturatedScale,
+                "only 10% of the items",
+            ),
+            (
+                fine.clone(),
+                Watched { centre_turn: Some(0.5), centre_angle: Some(89.8), ..quiet },
+                AlarmKind::FrozenCentres,
+                "89.8 degrees from",
+            ),
+        ] {
+            let raised = of(&record, &watched);
+            assert_eq!(raised.len(), 1, "{raised:?}");
+            assert!(raised[0].kind == kind && raised[0].message.contains(part), "{raised:?}");
+        }
+    }
+}
