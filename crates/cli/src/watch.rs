@@ -21,7 +21,14 @@ pub(crate) struct Watch {
 impl Watch {
     pub(crate) fn new(quiet: bool, stop: &Stop) -> Self {
         let training = stop.training.clone();
-        Self { quiet, name: String::new(), epochs: 0, bar: ProgressBar::hidden(), training, seconds_left: 0.0 }
+        Self {
+            quiet,
+            name: String::new(),
+            epochs: 0,
+            bar: ProgressBar::hidden(),
+            training,
+            seconds_left: 0.0,
+        }
     }
 
     fn say(&self, line: &str) {

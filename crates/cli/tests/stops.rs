@@ -183,10 +183,10 @@ fn a_full_standard_output_is_an_error() {
     assert_eq!(status.unwrap().code(), Some(1));
 }
 
-/// Runs `embedtune LINE` where no file may grow beyond 1,024 bytes: what a full disk does to the files of a run,
+/// Runs `embedtune LINE` where no file may grow beyond 2,048 bytes: what a full disk does to the files of a run,
 /// without the rights to mount one.
 fn cramped(folder: &Path, line: &str) -> Said {
-    let script = format!("trap '' XFSZ; ulimit -f 2; exec {} {line}", env!("CARGO_BIN_EXE_embedtune"));
+    let script = format!("trap '' XFSZ; ulimit -f 4; exec {} {line}", env!("CARGO_BIN_EXE_embedtune"));
     Command::new("sh").args(["-c", &script]).current_dir(folder).output().expect("sh is there").into()
 }
 

@@ -48,7 +48,7 @@ fn step(optimizer: &mut dyn Optimizer, value: &mut Value, grad: Grad) {
 
 /// SparseAdam's gradients in `golden/make_optim.py`.
 fn sparse_gradient(t: u32) -> RowGrad {
-    let rows: Vec<u32> = (0..6).filter(|i| (t + i) % 3 != 0).collect();
+    let rows: Vec<u32> = (0..6).filter(|i| !(t + i).is_multiple_of(3)).collect();
     let all = gradient(t);
     let values = Array2::from_shape_fn((rows.len(), 1), |(i, _)| all[rows[i] as usize]);
     RowGrad { table_rows: 6, rows, values }

@@ -47,7 +47,7 @@ impl Optimizer for SphereAdam {
     }
 
     fn set_learning_rate(&mut self, learning_rate: f64) -> Result<()> {
-        if !(learning_rate >= 0.0 && learning_rate <= LARGEST_TURN) {
+        if !(0.0..=LARGEST_TURN).contains(&learning_rate) {
             let remedy = "the centres' rate is in radians per step; write a number from 0 to 3.14, e.g. 0.01";
             return Err(Error::option("loss_optimizer_options.learning_rate", learning_rate, remedy));
         }
