@@ -1,11 +1,33 @@
 //! Addition, multiplication, activations and dropout.
 
-use ndarray::{ArrayD, Zip};
+use ndarray::ArrayD;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
-use super::shape_error;
-use crate::{Error, Grad, Result, Var};
+use super::{array, contiguous, shape_error, slice, standard};
+use crate::{Error, Grad, Result, Value, Var, simd};
+
+/// Elements of one task.
+const BLOCK: usize = 1 << 14;
+
+/// Replaces every element of `g` by `f` of it and the element of `other`, of the same shape.
+fn zip_in_place(
+    op: &'static str,
+    g: ArrayD<f32>,
+    other: &Value,
+    f: impl Fn(f32, f32) -> f32 + Sync,
+) -> Result<ArrayD<f32>> {
+    let mut g = contiguous(g);
+    let blocks = g.as_slice_mut().unwrap_or_default().par_chunks_mut(BLOCK);
+    blocks.zip(slice(op, other)?.par_chunks(BLOCK)).for_each(|(g, other)| {
+        simd::dispatch(
+            #[inline(always)]
+            || g.iter_mut().zip(other).for_each(|(g, &other)| *g = f(*g, other)),
+        );
+    });
+    Ok(g)
+}
 
 // `add`, `sub` and `mul` can fail, which the operators' traits cannot express.
 #[allow(clippy::should_implement_trait)]
@@ -15,6 +37,20 @@ impl<'t> Var<'t> {
             return Ok(());
         }
         Err(shape_error(op, format!("{:?}, the first operand's shape", self.shape()), &other.shape()))
+    }
+
+    /// `f` of every element, in a buffer of the pool.
+    fn map(self, op: &'static str, f: impl Fn(f32) -> f32 + Sync) -> Result<ArrayD<f32>> {
+        let x = standard(&self.value());
+        let mut y = self.tape().pool().take(x.len());
+        let blocks = y.par_chunks_mut(BLOCK).zip(slice(op, &x)?.par_chunks(BLOCK));
+        blocks.for_each(|(y, x)| {
+            simd::dispatch(
+                #[inline(always)]
+                || y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)),
+            );
+        });
+        array(op, x.shape(), y)
     }
 
     /// Sum of two values of one shape.
@@ -62,7 +98,7 @@ impl<'t> Var<'t> {
     /// # Errors
     /// None of its own.
     pub fn scale(self, factor: f32) -> Result<Var<'t>> {
-        let value = self.value().mapv(|v| v * factor);
+        let value = self.map("scale", |v| v * factor)?;
         self.tape().record("scale", [self], value, move |g, _| Ok([Some(Grad::Dense(g * factor))]))
     }
 
@@ -71,15 +107,11 @@ impl<'t> Var<'t> {
     /// # Errors
     /// None of its own.
     pub fn relu(self) -> Result<Var<'t>> {
-        let value = self.value().mapv(|v| if v < 0.0 { 0.0 } else { v }).into_shared();
+        let value = self.map("relu", |v| if v < 0.0 { 0.0 } else { v })?.into_shared();
         let kept = value.clone();
-        self.tape().record("relu", [self], value, move |mut g: ArrayD<f32>, _| {
-            Zip::from(&mut g).and(&kept).for_each(|g, &y| {
-                if y <= 0.0 {
-                    *g = 0.0;
-                }
-            });
-            Ok([Some(Grad::Dense(g))])
+        self.tape().record("relu", [self], value, move |g, _| {
+            let dx = zip_in_place("relu", g, &kept, |g, y| if y <= 0.0 { 0.0 } else { g })?;
+            Ok([Some(Grad::Dense(dx))])
         })
     }
 
@@ -89,15 +121,15 @@ impl<'t> Var<'t> {
     /// # Errors
     /// None of its own.
     pub fn gelu(self) -> Result<Var<'t>> {
-        let x = self.value();
-        let value = x.mapv(|v| (f64::from(v) * normal_cdf(f64::from(v))) as f32);
-        self.tape().record("gelu", [self], value, move |mut g: ArrayD<f32>, _| {
-            Zip::from(&mut g).and(&x).for_each(|g, &x| {
+        let x = standard(&self.value());
+        let value = self.map("gelu", |v| (f64::from(v) * normal_cdf(f64::from(v))) as f32)?;
+        self.tape().record("gelu", [self], value, move |g, _| {
+            let dx = zip_in_place("gelu", g, &x, |g, x| {
                 let x = f64::from(x);
                 let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
-                *g = (f64::from(*g) * (normal_cdf(x) + x * density)) as f32;
-            });
-            Ok([Some(Grad::Dense(g))])
+                (f64::from(g) * (normal_cdf(x) + x * density)) as f32
+            })?;
+            Ok([Some(Grad::Dense(dx))])
         })
     }
 

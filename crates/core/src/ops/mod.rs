@@ -3,7 +3,6 @@
 
 mod conv;
 mod elementwise;
-mod im2col;
 mod linear;
 mod lookup;
 mod norm;

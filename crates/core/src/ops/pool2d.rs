@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{addressable, array, contiguous, shape_error, slice, standard, window_steps};
-use crate::{Error, Grad, Result, Var};
+use crate::{Error, Grad, Result, Var, simd};
 
 /// A window that moves over the image: `[vertical, horizontal]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,71 @@ impl Pool2d {
         Ok([rows, columns])
     }
 
+    /// The maxima of a plane and where they lie, `[rows, columns]` each.
+    #[inline(always)]
+    fn maxima(&self, [height, width]: [usize; 2], x: &[f32], y: &mut [f32], best: &mut [u32]) {
+        let columns = (width + 2 * self.padding[1] - self.kernel[1]) / self.stride[1] + 1;
+        for (row, (y, best)) in y.chunks_exact_mut(columns).zip(best.chunks_exact_mut(columns)).enumerate() {
+            let lines = self.window(0, row, height);
+            if self.padding[1] == 0 && self.stride[1] == 2 && columns >= 4 {
+                let step = if columns >= 8 { 8 } else { 4 };
+                for first in (0..columns).step_by(step) {
+                    // The last step begins early where it would go too far.
+                    let first = first.min(columns - step);
+                    if step == 8 {
+                        self.side_by_side::<8>(lines.clone(), first, width, x, y, best);
+                    } else {
+                        self.side_by_side::<4>(lines.clone(), first, width, x, y, best);
+                    }
+                }
+                continue;
+            }
+            for column in 0..columns {
+                let across = self.window(1, column, width);
+                let first = lines.start * width + across.start;
+                let (mut at, mut top) = (first, x[first]);
+                for line in lines.clone() {
+                    let start = line * width + across.start;
+                    for (i, &v) in (start..).zip(&x[start..start + across.len()]) {
+                        if v > top || (v.is_nan() && !top.is_nan()) {
+                            (at, top) = (i, v);
+                        }
+                    }
+                }
+                (y[column], best[column]) = (top, at as u32);
+            }
+        }
+    }
+
+    /// `N` maxima from column `first` on, for windows two apart: in vectors.
+    #[inline(always)]
+    fn side_by_side<const N: usize>(
+        &self,
+        lines: std::ops::Range<usize>,
+        first: usize,
+        width: usize,
+        x: &[f32],
+        y: &mut [f32],
+        best: &mut [u32],
+    ) {
+        let (mut tops, mut ats) = ([f32::NEG_INFINITY; N], [0u32; N]);
+        for (nth, line) in lines.enumerate() {
+            for across in 0..self.kernel[1] {
+                let start = line * width + 2 * first + across;
+                let from = &x[start..][..2 * N - 1];
+                for i in 0..N {
+                    let (v, top) = (from[2 * i], tops[i]);
+                    // The first element is taken whatever it is. After NaN no comparison takes another.
+                    let take = (nth + across == 0) | (!(v <= top) & !top.is_nan());
+                    tops[i] = if take { v } else { top };
+                    ats[i] = if take { (start + 2 * i) as u32 } else { ats[i] };
+                }
+            }
+        }
+        y[first..first + N].copy_from_slice(&tops);
+        best[first..first + N].copy_from_slice(&ats);
+    }
+
     /// The window's part inside an axis of `length`.
     fn window(&self, axis: usize, output: usize, length: usize) -> std::ops::Range<usize> {
         let start = output * self.stride[axis];
@@ -81,24 +146,10 @@ impl<'t> Var<'t> {
                 .zip(best.par_chunks_mut(rows * columns))
                 .zip(slice("max_pool2d", &x)?.par_chunks(height * width))
                 .for_each(|((y, best), x)| {
-                    for row in 0..rows {
-                        let lines = window.window(0, row, height);
-                        for column in 0..columns {
-                            let across = window.window(1, column, width);
-                            let first = lines.start * width + across.start;
-                            let (mut at, mut top) = (first, x[first]);
-                            for line in lines.clone() {
-                                let start = line * width + across.start;
-                                for (i, &v) in (start..).zip(&x[start..start + across.len()]) {
-                                    if v > top || (v.is_nan() && !top.is_nan()) {
-                                        (at, top) = (i, v);
-                                    }
-                                }
-                            }
-                            y[row * columns + column] = top;
-                            best[row * columns + column] = at as u32;
-                        }
-                    }
+                    simd::dispatch(
+                        #[inline(always)]
+                        || window.maxima([height, width], x, y, best),
+                    );
                 });
         }
         let y = array("max_pool2d", &[shape[0], shape[1], rows, columns], y)?;
@@ -131,33 +182,39 @@ impl<'t> Var<'t> {
         let (height, width) = (shape[2], shape[3]);
         let window = *window;
         let weight = 1.0 / (window.kernel[0] as f32 * window.kernel[1] as f32);
-        let data = slice("avg_pool2d", &x)?;
-        let mut y = vec![0.0; shape[0] * shape[1] * rows * columns];
-        for (index, y) in y.iter_mut().enumerate() {
-            let (plane, row, column) = (index / (rows * columns), index / columns % rows, index % columns);
-            let across = window.window(1, column, width);
-            *y = window
-                .window(0, row, height)
-                .map(|line| {
-                    let start = (plane * height + line) * width;
-                    data[start + across.start..start + across.end].iter().sum::<f32>()
-                })
-                .sum::<f32>()
-                * weight;
+        let pool = self.tape().pool().clone();
+        let planes = shape[0] * shape[1];
+        let mut y = pool.take(planes * rows * columns);
+        if !y.is_empty() {
+            let maps =
+                y.par_chunks_mut(rows * columns).zip(slice("avg_pool2d", &x)?.par_chunks(height * width));
+            maps.for_each(|(y, x)| {
+                for (at, y) in y.iter_mut().enumerate() {
+                    let across = window.window(1, at % columns, width);
+                    let lines = window.window(0, at / columns, height);
+                    let sums = lines.map(|line| x[line * width..][across.clone()].iter().sum::<f32>());
+                    *y = sums.sum::<f32>() * weight;
+                }
+            });
         }
         let y = array("avg_pool2d", &[shape[0], shape[1], rows, columns], y)?;
         self.tape().record("avg_pool2d", [self], y, move |g, _| {
             let g = contiguous(g);
-            let mut dx = vec![0.0; shape.iter().product()];
-            for (index, &g) in g.as_slice().unwrap_or_default().iter().enumerate() {
-                let (plane, row, column) =
-                    (index / (rows * columns), index / columns % rows, index % columns);
-                let across = window.window(1, column, width);
-                for line in window.window(0, row, height) {
-                    let start = (plane * height + line) * width;
-                    dx[start + across.start..start + across.end].iter_mut().for_each(|v| *v += g * weight);
-                }
+            let mut dx = pool.zeros(planes * height * width);
+            let g = contiguous(g);
+            if !g.is_empty() {
+                let maps = dx.par_chunks_mut(height * width);
+                let maps = maps.zip(g.as_slice().unwrap_or_default().par_chunks(rows * columns));
+                maps.for_each(|(dx, g)| {
+                    for (at, &g) in g.iter().enumerate() {
+                        let across = window.window(1, at % columns, width);
+                        for line in window.window(0, at / columns, height) {
+                            dx[line * width..][across.clone()].iter_mut().for_each(|v| *v += g * weight);
+                        }
+                    }
+                });
             }
+            pool.give(g.into_raw_vec_and_offset().0);
             Ok([Some(Grad::Dense(array("avg_pool2d", &shape, dx)?))])
         })
     }

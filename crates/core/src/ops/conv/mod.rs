@@ -1,11 +1,14 @@
 //! Two-dimensional convolution (cross-correlation, as every deep-learning library means it).
 
-use ndarray::{ArrayView2, ArrayViewMut2};
-use rayon::prelude::*;
+mod direct;
+mod gathered;
+mod im2col;
+mod unfolded;
 
-use super::im2col::{Geometry, fold, unfold};
+use im2col::Geometry;
+
 use super::{addressable, array, contiguous, shape_error, slice, standard, window_steps};
-use crate::{Error, Grad, Pool, Result, Value, Var, linalg, simd};
+use crate::{Error, Grad, Pool, Result, Value, Var};
 
 /// How a convolution moves over the image: `[vertical, horizontal]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,9 @@ impl Default for Conv2d {
 
 /// Images that one task takes together. Fixed, because the weight gradient is summed over these blocks in order.
 const IMAGES: usize = 8;
+
+/// Channels from which on a product whose columns they are is faster without unfolding.
+const FEWEST: usize = 8;
 
 #[derive(Clone, Copy)]
 struct Plan {
@@ -119,6 +125,11 @@ impl Plan {
         self.group.kernel == [1, 1] && self.group.stride == [1, 1] && self.group.padding == [0, 0]
     }
 
+    /// Few channels would leave most of a vector empty.
+    fn fills_vectors(channels: usize) -> bool {
+        channels >= FEWEST
+    }
+
     fn weight(&self, group: usize) -> std::ops::Range<usize> {
         let length = self.out * self.group.rows();
         group * length..(group + 1) * length
@@ -133,17 +144,6 @@ impl Plan {
         let length = self.out * self.group.columns();
         group * length..(group + 1) * length
     }
-}
-
-fn view<'a>(rows: usize, columns: usize, data: &'a [f32]) -> Result<ArrayView2<'a, f32>> {
-    ArrayView2::from_shape((rows, columns), data)
-        .map_err(|_| shape_error("conv2d", format!("[{rows}, {columns}]"), &[data.len()]))
-}
-
-fn view_mut<'a>(rows: usize, columns: usize, data: &'a mut [f32]) -> Result<ArrayViewMut2<'a, f32>> {
-    let length = data.len();
-    ArrayViewMut2::from_shape((rows, columns), data)
-        .map_err(|_| shape_error("conv2d", format!("[{rows}, {columns}]"), &[length]))
 }
 
 impl<'t> Var<'t> {
@@ -174,34 +174,11 @@ fn forward(plan: &Plan, x: &[f32], w: &[f32], pool: &Pool) -> Result<Vec<f32>> {
     let mut y = pool.take(plan.images * plan.output_len());
     if y.is_empty() || x.is_empty() {
         y.fill(0.0);
-        return Ok(y);
+    } else if Plan::fills_vectors(plan.out) {
+        direct::forward(plan, x, w, &mut y, pool);
+    } else {
+        unfolded::forward(plan, x, w, &mut y, pool)?;
     }
-    let (rows, columns) = (plan.group.rows(), plan.group.columns());
-    y.par_chunks_mut(IMAGES * plan.output_len()).zip(x.par_chunks(IMAGES * plan.input_len())).try_for_each(
-        |(ys, xs)| -> Result<()> {
-            let mut scratch = pool.take(if plan.is_plain() { 0 } else { rows * columns });
-            for (y, x) in ys.chunks_mut(plan.output_len()).zip(xs.chunks(plan.input_len())) {
-                for group in 0..plan.groups {
-                    let image = &x[plan.input(group)];
-                    let unfolded = if plan.is_plain() {
-                        image
-                    } else {
-                        simd::dispatch(|| unfold(&plan.group, image, &mut scratch));
-                        &scratch[..]
-                    };
-                    linalg::matmul_serial(
-                        1.0,
-                        view(plan.out, rows, &w[plan.weight(group)])?,
-                        view(rows, columns, unfolded)?,
-                        0.0,
-                        view_mut(plan.out, columns, &mut y[plan.output(group)])?,
-                    )?;
-                }
-            }
-            pool.give(scratch);
-            Ok(())
-        },
-    )?;
     Ok(y)
 }
 
@@ -214,78 +191,28 @@ fn backward(
     pool: &Pool,
 ) -> Result<(Option<Grad>, Option<Grad>)> {
     let (xs, ws) = (slice("conv2d", x)?, slice("conv2d", w)?);
-    let (rows, columns) = (plan.group.rows(), plan.group.columns());
-    let mut dx = if to_x { pool.zeros(xs.len()) } else { Vec::new() };
-    let mut dw = if to_w { pool.zeros(ws.len()) } else { Vec::new() };
-    if !g.is_empty() && !xs.is_empty() {
-        // Without an input gradient every block gets an empty part of it.
-        let blocks = plan.images.div_ceil(IMAGES);
-        let mut dx_parts: Vec<&mut [f32]> = dx.chunks_mut(IMAGES * plan.input_len()).collect();
-        dx_parts.resize_with(blocks, Default::default);
-        let parts: Vec<Vec<f32>> = dx_parts
-            .into_par_iter()
-            .zip(g.par_chunks(IMAGES * plan.output_len()))
-            .zip(xs.par_chunks(IMAGES * plan.input_len()))
-            .map(|((dx, g), xs)| -> Result<Vec<f32>> {
-                let mut part = if to_w { pool.take(ws.len()) } else { Vec::new() };
-                let mut scratch = pool.take(if plan.is_plain() { 0 } else { rows * columns });
-                for (index, (g, x)) in
-                    g.chunks(plan.output_len()).zip(xs.chunks(plan.input_len())).enumerate()
-                {
-                    for group in 0..plan.groups {
-                        let g = view(plan.out, columns, &g[plan.output(group)])?;
-                        if to_w {
-                            let image = &x[plan.input(group)];
-                            let unfolded = if plan.is_plain() {
-                                image
-                            } else {
-                                simd::dispatch(|| unfold(&plan.group, image, &mut scratch));
-                                &scratch[..]
-                            };
-                            let beta = if index == 0 { 0.0 } else { 1.0 };
-                            linalg::matmul_serial(
-                                1.0,
-                                g,
-                                view(rows, columns, unfolded)?.reversed_axes(),
-                                beta,
-                                view_mut(plan.out, rows, &mut part[plan.weight(group)])?,
-                            )?;
-                        }
-                        if to_x {
-                            let w = view(plan.out, rows, &ws[plan.weight(group)])?;
-                            let image = &mut dx[index * plan.input_len()..][plan.input(group)];
-                            if plan.is_plain() {
-                                linalg::matmul_serial(
-                                    1.0,
-                                    w.reversed_axes(),
-                                    g,
-                                    0.0,
-                                    view_mut(rows, columns, image)?,
-                                )?;
-                            } else {
-                                linalg::matmul_serial(
-                                    1.0,
-                                    w.reversed_axes(),
-                                    g,
-                                    0.0,
-                                    view_mut(rows, columns, &mut scratch)?,
-                                )?;
-                                simd::dispatch(|| fold(&plan.group, &scratch, image));
-                            }
-                        }
-                    }
-                }
-                pool.give(scratch);
-                Ok(part)
-            })
-            .collect::<Result<_>>()?;
-        for part in parts {
-            dw.iter_mut().zip(&part).for_each(|(sum, v)| *sum += v);
-            pool.give(part);
+    let empty = g.is_empty() || xs.is_empty();
+    let dx = to_x.then(|| -> Result<_> {
+        let mut dx = pool.take(xs.len());
+        if empty {
+            dx.fill(0.0);
+        } else if direct::turns(&plan.group) && Plan::fills_vectors(plan.group.channels) {
+            direct::input_gradient(plan, ws, g, &mut dx, pool);
+        } else {
+            unfolded::input_gradient(plan, ws, g, &mut dx, pool)?;
         }
-    }
-    Ok((
-        to_x.then(|| array("conv2d", x.shape(), dx)).transpose()?.map(Grad::Dense),
-        to_w.then(|| array("conv2d", w.shape(), dw)).transpose()?.map(Grad::Dense),
-    ))
+        Ok(Grad::Dense(array("conv2d", x.shape(), dx)?))
+    });
+    let dw = to_w.then(|| -> Result<_> {
+        let mut dw = pool.take(ws.len());
+        if empty {
+            dw.fill(0.0);
+        } else if Plan::fills_vectors(plan.out) {
+            direct::weight_gradient(plan, xs, g, &mut dw, pool);
+        } else {
+            unfolded::weight_gradient(plan, xs, g, &mut dw, pool)?;
+        }
+        Ok(Grad::Dense(array("conv2d", w.shape(), dw)?))
+    });
+    Ok((dx.transpose()?, dw.transpose()?))
 }
