@@ -35,7 +35,7 @@ class Peer:
     """A process that stays alive through a case's rounds."""
 
     def __init__(self, suite, name, folder):
-        self.name, self.seconds = name, []
+        self.name, self.seconds, self.cpu_seconds = name, [], []
         arguments = [str(part) for part in command(suite, name, folder)]
         self.process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.resident = self.read("resident_bytes")
@@ -51,6 +51,22 @@ class Peer:
         self.process.stdin.flush()
         return self.read(key)
 
+    def processor_seconds(self):
+        """Of all threads so far, to a hundredth (Linux); 0 where the system does not say."""
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def run(self, counted):
+        before = self.processor_seconds()
+        seconds = self.ask("run", "seconds")
+        # The first round warms caches and buffers up.
+        if counted:
+            self.seconds.append(seconds)
+            self.cpu_seconds.append(self.processor_seconds() - before)
+
     def finish(self):
         self.peak = self.ask("finish", "peak_bytes")
         self.process.stdin.close()
@@ -59,6 +75,7 @@ class Peer:
     def result(self):
         s = sorted(self.seconds)
         return {"median": statistics.median(s), "min": s[0], "max": s[-1], "seconds": self.seconds,
+                "cpu_median": statistics.median(self.cpu_seconds), "cpu_seconds": self.cpu_seconds,
                 "peak_bytes": self.peak, "resident_bytes_when_ready": self.resident}
 
 
@@ -91,10 +108,7 @@ def run_case(suite, module, case, rounds, keep):
     peers = [Peer(suite, name, folder) for name in case["peers"]]
     for round_number in range(rounds + 1):
         for peer in peers:
-            seconds = peer.ask("run", "seconds")
-            # The first round warms caches and buffers up.
-            if round_number > 0:
-                peer.seconds.append(seconds)
+            peer.run(counted=round_number > 0)
     for peer in peers:
         peer.finish()
     entry = {"case": case["name"], "parameters": case, "peers": {p.name: p.result() for p in peers}, "differences": {}}
@@ -109,7 +123,7 @@ def run_case(suite, module, case, rounds, keep):
 def print_rows(entry):
     ours = entry["peers"]["ours"]["median"]
     for name, r in entry["peers"].items():
-        times = " ".join(f"{1e3 * r[key]:>9.1f}" for key in ("median", "min", "max"))
+        times = " ".join(f"{1e3 * r[key]:>9.1f}" for key in ("median", "min", "max", "cpu_median"))
         agreement = entry["differences"].get(name)
         worst = f"{max(agreement.values()):.0e}" if agreement else ""
         print(f"{entry['case']:<36} {name:<14} {times} {r['median'] / ours:>8.2f} {r['peak_bytes'] / 2**20:>9.0f} "
@@ -140,7 +154,7 @@ def main():
     # A peer that spins while it waits would take the other's cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     report = {"machine": versions(), "rounds": options.rounds, "cases": []}
-    print(f"{'case':<36} {'peer':<14} {'median ms':>9} {'min':>9} {'max':>9} {'x ours':>8} {'peak MiB':>9} {'differ':>8}")
+    print(f"{'case':<36} {'peer':<14} {'median ms':>9} {'min':>9} {'max':>9} {'cpu':>9} {'x ours':>8} {'peak MiB':>9} {'differ':>8}")
     for suite in SUITES if options.suite == "all" else [options.suite]:
         if not (HERE / f"{suite}.py").exists():
             print(f"{suite}: no cases yet")

@@ -30,4 +30,9 @@ fi
 cargo build --quiet --release -p embedtune-benches --bins
 # The bare products' crates stay out of the workspace's lock file.
 cargo build --quiet --release --manifest-path "$here/products/Cargo.toml" --target-dir target/peers/products
+if [ "$1" = training ] || [ "$1" = all ]; then
+    for peer in candle burn; do
+        cargo build --quiet --release --manifest-path "$here/$peer/Cargo.toml" --target-dir "target/peers/$peer"
+    done
+fi
 exec "$python" "$here/compare.py" "$@"

@@ -1,4 +1,5 @@
 //! Inputs and sizes that the benches, the ratio programs and the peers' scripts share.
 
+pub mod network;
 pub mod peer;
 pub mod triplet_cases;

@@ -4,6 +4,10 @@
 //! FMA, NEON, or the portable baseline), so that a plain `cargo build --release` is as fast as one with
 //! `target-cpu=native`. Mark the closure and every helper that it calls `#[inline(always)]`: code that is not inlined
 //! keeps the baseline instructions.
+//!
+//! The environment variable `EMBEDTUNE_SIMD` set to `portable` or `avx2` keeps this crate's and the losses' kernels
+//! from wider instructions, for tests of those paths (the general products of [`linalg`](crate::linalg) choose for
+//! themselves). Results of one instruction set have the same bits everywhere; those of two may differ by rounding.
 
 use std::sync::OnceLock;
 
@@ -25,5 +29,10 @@ pub fn with_simd<Op: WithSimd>(op: Op) -> Op::Output {
 
 fn arch() -> Arch {
     static ARCH: OnceLock<Arch> = OnceLock::new();
-    *ARCH.get_or_init(Arch::new)
+    *ARCH.get_or_init(|| match std::env::var("EMBEDTUNE_SIMD").as_deref() {
+        Ok("portable") => Arch::Scalar,
+        #[cfg(target_arch = "x86_64")]
+        Ok("avx2") => pulp::x86::V3::try_new().map_or(Arch::Scalar, Arch::V3),
+        _ => Arch::new(),
+    })
 }

@@ -1,7 +1,8 @@
 //! What the two layouts, feature maps and tokens, share.
 
+use embedtune_core::simd::with_simd;
 use embedtune_core::{Error, Result};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use crate::Gem;
 use crate::rows::{self, Pooled, Scratch};
@@ -102,7 +103,7 @@ impl Pooling<'_> {
         scratch: &mut Scratch,
         pooled: &mut [Pooled],
     ) {
-        Arch::new().dispatch(Forward { pooling: self, x, length, first, scratch, pooled });
+        with_simd(Forward { pooling: self, x, length, first, scratch, pooled });
     }
 
     /// Gradients of the values of the rows that [`rows`](Self::rows) pooled.
@@ -116,7 +117,7 @@ impl Pooling<'_> {
         dx: &mut [f32],
     ) {
         if let Self::GeM { p, options, .. } = *self {
-            Arch::new().dispatch(Backward { p, options, x, length, first, pooled, upstream, dx });
+            with_simd(Backward { p, options, x, length, first, pooled, upstream, dx });
             return;
         }
         for ((dx, pooled), &upstream) in dx.chunks_exact_mut(length.max(1)).zip(pooled).zip(upstream) {

@@ -170,3 +170,17 @@ fn what_does_not_fit_is_named() {
     keep_powers(&mut powers);
     assert_eq!(powers, [3.0, 0.1, 0.1, 0.1]);
 }
+
+/// Every test of this file once more on the narrower paths.
+#[test]
+fn narrower_instructions_pass_the_same_tests() {
+    const CHOICE: &str = "EMBEDTUNE_SIMD";
+    if std::env::var_os(CHOICE).is_some() {
+        return;
+    }
+    for path in ["portable", "avx2"] {
+        let tests = std::env::current_exe().unwrap();
+        let run = std::process::Command::new(tests).env(CHOICE, path).output().unwrap();
+        assert!(run.status.success(), "{path}: {}", String::from_utf8_lossy(&run.stdout));
+    }
+}

@@ -56,7 +56,7 @@ impl Pool2d {
 
     /// The maxima of a plane and where they lie, `[rows, columns]` each.
     #[inline(always)]
-    fn maxima(&self, [height, width]: [usize; 2], x: &[f32], y: &mut [f32], best: &mut [u32]) {
+    fn maxima(&self, [height, width]: [usize; 2], x: &[f32], y: &mut [f32], best: &mut [f32]) {
         let columns = (width + 2 * self.padding[1] - self.kernel[1]) / self.stride[1] + 1;
         for (row, (y, best)) in y.chunks_exact_mut(columns).zip(best.chunks_exact_mut(columns)).enumerate() {
             let lines = self.window(0, row, height);
@@ -85,7 +85,7 @@ impl Pool2d {
                         }
                     }
                 }
-                (y[column], best[column]) = (top, at as u32);
+                (y[column], best[column]) = (top, f32::from_bits(at as u32));
             }
         }
     }
@@ -99,7 +99,7 @@ impl Pool2d {
         width: usize,
         x: &[f32],
         y: &mut [f32],
-        best: &mut [u32],
+        best: &mut [f32],
     ) {
         let (mut tops, mut ats) = ([f32::NEG_INFINITY; N], [0u32; N]);
         for (nth, line) in lines.enumerate() {
@@ -116,7 +116,7 @@ impl Pool2d {
             }
         }
         y[first..first + N].copy_from_slice(&tops);
-        best[first..first + N].copy_from_slice(&ats);
+        best[first..first + N].copy_from_slice(&ats.map(f32::from_bits));
     }
 
     /// The window's part inside an axis of `length`.
@@ -139,7 +139,8 @@ impl<'t> Var<'t> {
         let planes = shape[0] * shape[1];
         let pool = self.tape().pool().clone();
         let mut y = pool.take(planes * rows * columns);
-        let mut best = vec![0u32; y.len()];
+        // Where each maximum lies, as the bits of a float: so that this buffer, too, comes from the pool.
+        let mut best = pool.take(y.len());
         let window = *window;
         if !y.is_empty() {
             y.par_chunks_mut(rows * columns)
@@ -152,6 +153,9 @@ impl<'t> Var<'t> {
                     );
                 });
         }
+        if !self.needs_grad() {
+            pool.give(std::mem::take(&mut best));
+        }
         let y = array("max_pool2d", &[shape[0], shape[1], rows, columns], y)?;
         self.tape().record("max_pool2d", [self], y, move |g, _| {
             let g = contiguous(g);
@@ -162,11 +166,12 @@ impl<'t> Var<'t> {
                     .zip(best.par_chunks(rows * columns))
                     .for_each(|((dx, g), best)| {
                         for (&g, &at) in g.iter().zip(best) {
-                            dx[at as usize] += g;
+                            dx[at.to_bits() as usize] += g;
                         }
                     });
             }
             pool.give(g.into_raw_vec_and_offset().0);
+            pool.give(best);
             Ok([Some(Grad::Dense(array("max_pool2d", &shape, dx)?))])
         })
     }

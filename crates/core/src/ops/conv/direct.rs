@@ -206,13 +206,14 @@ pub(super) fn weight_gradient(plan: &Plan, x: &[f32], g: &[f32], dw: &mut [f32],
             part
         })
         .collect();
-    let Some((sum, rest)) = parts.split_first() else { return };
-    let mut sum = sum.clone();
-    for part in rest {
-        sum.iter_mut().zip(part).for_each(|(sum, v)| *sum += v);
+    let mut parts = parts.into_iter();
+    let Some(mut sum) = parts.next() else { return };
+    for part in parts {
+        sum.iter_mut().zip(&part).for_each(|(sum, v)| *sum += v);
+        pool.give(part);
     }
     for (at, c) in sum.chunks_exact(rows * stride).enumerate() {
         transpose(c, stride, [rows, plan.out], &mut dw[plan.weight(at)], rows);
     }
-    parts.into_iter().for_each(|part| pool.give(part));
+    pool.give(sum);
 }
