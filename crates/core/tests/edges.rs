@@ -47,6 +47,7 @@ fn convolutions_of_any_stride_padding_and_dilation() {
         ([2, 2, 4, 4], [0, 2, 2, 2]),
         ([2, 2, 4, 4], [3, 2, 2, 2]),
         ([2, 2, 4, 4], [3, 2, 1, 1]),
+        ([2, 9, 4, 4], [8, 9, 2, 2]),
     ] {
         for stride in SIZES {
             // A border of 2^40 can exist; what cannot is the memory for it.

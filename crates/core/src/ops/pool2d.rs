@@ -108,8 +108,8 @@ impl Pool2d {
                 let from = &x[start..][..2 * N - 1];
                 for i in 0..N {
                     let (v, top) = (from[2 * i], tops[i]);
-                    // The first element is taken whatever it is. After NaN no comparison takes another.
-                    let take = (nth + across == 0) | (!(v <= top) & !top.is_nan());
+                    // The first element is taken whatever it is, NaN over every number, and nothing over NaN.
+                    let take = (nth + across == 0) | ((v > top) | v.is_nan()) & !top.is_nan();
                     tops[i] = if take { v } else { top };
                     ats[i] = if take { (start + 2 * i) as u32 } else { ats[i] };
                 }
@@ -206,7 +206,6 @@ impl<'t> Var<'t> {
         self.tape().record("avg_pool2d", [self], y, move |g, _| {
             let g = contiguous(g);
             let mut dx = pool.zeros(planes * height * width);
-            let g = contiguous(g);
             if !g.is_empty() {
                 let maps = dx.par_chunks_mut(height * width);
                 let maps = maps.zip(g.as_slice().unwrap_or_default().par_chunks(rows * columns));

@@ -8,6 +8,9 @@ use super::im2col::Geometry;
 use super::{IMAGES, Plan};
 use crate::{Pool, simd};
 
+/// Channels from which on a product whose columns they are is faster without unfolding.
+const FEWEST: usize = 8;
+
 /// Images with a border of zeros.
 #[derive(Clone, Copy)]
 struct Bordered {
@@ -24,6 +27,14 @@ impl Bordered {
     /// Values of a channel.
     fn plane(&self) -> usize {
         (self.side[0] + 2 * self.border[0]) * self.width()
+    }
+
+    /// Whether the border is small beside the images of `plan`: a wide one would take memory that no other path needs.
+    fn is_narrow(&self, plan: &Plan) -> bool {
+        let side = |axis: usize| self.border[axis].checked_mul(2)?.checked_add(self.side[axis]);
+        let size = side(0).zip(side(1)).and_then(|(h, w)| h.checked_mul(w)?.checked_mul(self.channels));
+        let images = plan.input_len().saturating_add(plan.output_len());
+        size.is_some_and(|size| size <= images.saturating_mul(16).max(1 << 16))
     }
 
     /// Room for one image, zero: its border stays so.
@@ -116,21 +127,33 @@ pub(super) fn forward(plan: &Plan, x: &[f32], w: &[f32], y: &mut [f32], pool: &P
     pool.give(panels);
 }
 
-/// Whether the gradient of the input is a convolution of the same kind: with a stride the windows would have gaps.
-pub(super) fn turns(geometry: &Geometry) -> bool {
-    geometry.stride == [1, 1] && (0..2).all(|axis| geometry.padding[axis] <= spread(geometry, axis))
+/// Whether [`forward`] and [`weight_gradient`] suit: few channels would leave most of a vector empty.
+pub(super) fn suits(plan: &Plan) -> bool {
+    plan.out >= FEWEST && input(&plan.group).is_narrow(plan)
 }
 
-/// From a window's first element to its last.
-fn spread(geometry: &Geometry, axis: usize) -> usize {
-    geometry.dilation[axis] * (geometry.kernel[axis] - 1)
+/// Whether [`input_gradient`] suits: it is a convolution of the same kind, unless strides leave gaps between windows.
+pub(super) fn suits_input(plan: &Plan) -> bool {
+    let group = &plan.group;
+    group.stride == [1, 1]
+        && group.channels >= FEWEST
+        && output(plan).is_some_and(|bordered| bordered.is_narrow(plan))
 }
 
-/// For geometries that [`turns`].
+/// The outputs' gradient with the border from which every input has a whole window; `None` where a border would be
+/// negative.
+fn output(plan: &Plan) -> Option<Bordered> {
+    let group = &plan.group;
+    // From a window's first element to its last.
+    let spread = |axis: usize| group.dilation[axis] * (group.kernel[axis] - 1);
+    let border = |axis: usize| spread(axis).checked_sub(group.padding[axis]);
+    Some(Bordered { channels: plan.out, side: group.output, border: [border(0)?, border(1)?] })
+}
+
+/// For plans that [`suits_input`] says.
 pub(super) fn input_gradient(plan: &Plan, w: &[f32], g: &[f32], dx: &mut [f32], pool: &Pool) {
     let group = &plan.group;
-    let border = std::array::from_fn(|axis| spread(group, axis) - group.padding[axis]);
-    let bordered = Bordered { channels: plan.out, side: group.output, border };
+    let Some(bordered) = output(plan) else { return };
     let outer = bordered.starts(group.input, [1, 1]);
     let inner = bordered.window(group.kernel, group.dilation, true);
     let (depth, stride) = (inner.len(), padded(group.channels));

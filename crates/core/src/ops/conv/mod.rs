@@ -33,9 +33,6 @@ impl Default for Conv2d {
 /// Images that one task takes together. Fixed, because the weight gradient is summed over these blocks in order.
 const IMAGES: usize = 8;
 
-/// Channels from which on a product whose columns they are is faster without unfolding.
-const FEWEST: usize = 8;
-
 #[derive(Clone, Copy)]
 struct Plan {
     group: Geometry,
@@ -125,11 +122,6 @@ impl Plan {
         self.group.kernel == [1, 1] && self.group.stride == [1, 1] && self.group.padding == [0, 0]
     }
 
-    /// Few channels would leave most of a vector empty.
-    fn fills_vectors(channels: usize) -> bool {
-        channels >= FEWEST
-    }
-
     fn weight(&self, group: usize) -> std::ops::Range<usize> {
         let length = self.out * self.group.rows();
         group * length..(group + 1) * length
@@ -174,7 +166,7 @@ fn forward(plan: &Plan, x: &[f32], w: &[f32], pool: &Pool) -> Result<Vec<f32>> {
     let mut y = pool.take(plan.images * plan.output_len());
     if y.is_empty() || x.is_empty() {
         y.fill(0.0);
-    } else if Plan::fills_vectors(plan.out) {
+    } else if direct::suits(plan) {
         direct::forward(plan, x, w, &mut y, pool);
     } else {
         unfolded::forward(plan, x, w, &mut y, pool)?;
@@ -196,7 +188,7 @@ fn backward(
         let mut dx = pool.take(xs.len());
         if empty {
             dx.fill(0.0);
-        } else if direct::turns(&plan.group) && Plan::fills_vectors(plan.group.channels) {
+        } else if direct::suits_input(plan) {
             direct::input_gradient(plan, ws, g, &mut dx, pool);
         } else {
             unfolded::input_gradient(plan, ws, g, &mut dx, pool)?;
@@ -207,7 +199,7 @@ fn backward(
         let mut dw = pool.take(ws.len());
         if empty {
             dw.fill(0.0);
-        } else if Plan::fills_vectors(plan.out) {
+        } else if direct::suits(plan) {
             direct::weight_gradient(plan, xs, g, &mut dw, pool);
         } else {
             unfolded::weight_gradient(plan, xs, g, &mut dw, pool)?;
