@@ -78,7 +78,7 @@ pub trait Optimizer: Send {
     /// Sets the rate of the following steps (a schedule calls this before each).
     ///
     /// # Errors
-    /// [`Error::Option`](crate::Error::Option) if it is negative or not finite.
+    /// [`Error::Option`] if it is negative or not finite.
     fn set_learning_rate(&mut self, learning_rate: f64) -> Result<()>;
 
     /// Whether [`step`](Self::step) could be taken with these gradients: what its errors would be.
@@ -116,7 +116,7 @@ pub trait Optimizer: Send {
 /// that are absent take PyTorch's defaults (see [`OptimizerOptions`]).
 ///
 /// # Errors
-/// [`Error::Option`](crate::Error::Option) for an option that `kind` does not have, or a value outside its range.
+/// [`Error::Option`] for an option that `kind` does not have, or a value outside its range.
 pub fn build(kind: OptimizerKind, options: &OptimizerOptions, default_lr: f64) -> Result<Box<dyn Optimizer>> {
     options.check(kind)?;
     if let Some(decay) = options.layer_wise_lr_decay {
