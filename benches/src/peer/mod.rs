@@ -2,6 +2,7 @@
 
 mod losses;
 mod pooling;
+mod retrieval;
 mod training;
 mod triplets;
 
@@ -37,6 +38,7 @@ pub fn load(suite: &str, folder: &Path) -> Outcome<Box<dyn Case>> {
         "losses" => Ok(Box::new(losses::Margin::load(&case, folder)?)),
         "pooling" => Ok(Box::new(pooling::Maps::load(folder)?)),
         "training" => Ok(Box::new(training::Training::load(&case, folder)?)),
+        "retrieval" => retrieval::load(&case, folder),
         "triplets" => Ok(Box::new(triplets::Triplets::load(&case, folder)?)),
         _ => Err(format!("no suite {suite:?}").into()),
     }

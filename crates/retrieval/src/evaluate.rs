@@ -1,15 +1,20 @@
 //! Measuring retrieval without a list of neighbours.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::{Discounts, Metrics, QueryMetrics};
+use crate::frame::{Frame, Metric};
+use crate::keys::key;
+use crate::metrics::{ClassMetrics, Metrics};
+use crate::panels::{Gallery, QUERY_BLOCK, Queries, Segment, gather, lay_out};
+use crate::product::{PANEL, scan};
 use crate::ranks::Ranks;
-use crate::tiles::{Metric, QUERY_BLOCK, TILE, Tiles, key};
+use crate::relevant::{ByLabel, Query, check_labels, overlap};
+use crate::rows::Rows;
+use crate::table::{Discounts, Measure, Table};
 use crate::{Error, Result};
 
 /// What [`evaluate`] measures.
@@ -18,7 +23,7 @@ use crate::{Error, Result};
 pub struct EvaluateOptions {
     /// What nearest means; default cosine.
     pub metric: Metric,
-    /// The k of Recall@k beside 1, each at least 1; default 5 and 10.
+    /// The k of Recall@k and of all other values at k, beside 1, each at least 1; default 5 and 10.
     pub recall_at: Vec<usize>,
 }
 
@@ -28,137 +33,259 @@ impl Default for EvaluateOptions {
     }
 }
 
-/// Ranks the whole gallery for every query and measures where the items of its class stand.
-///
-/// `queries` is `[queries, dim]` with one label each. `gallery` is what is searched, `[items, dim]` with labels of the
-/// same classes, or `None` for the queries among themselves, each without itself. Equal scores rank by index.
-///
-/// The relevant items' scores are computed first; the others then stream past in blocks and only their number above
-/// each relevant item is kept. Ranks are exact at any depth, and memory is the gallery once more and, for each thread,
-/// a block of queries times their relevant items.
+/// Bytes of the relevant items' ranks that one group of queries may hold.
+const RELEVANT_BYTES: usize = 64 << 20;
+/// Blocks that a group is cut into at least, so that all threads have work.
+const LEAST_BLOCKS: usize = 16;
+/// Positions whose vectors are laid out together where relevant items are scored.
+const GATHERED: usize = 16 * 1024;
+/// Queries that count together, and panels that they see before they do: a query's ranks are then looked up 1,024
+/// times on end, and the panels stay in the second-level cache.
+const COUNTED: (usize, usize) = (6, 16);
+
+/// Ranks the whole gallery for every query and measures where the items of its class stand: [`Evaluation::new`] for
+/// arrays, and its means.
 ///
 /// # Errors
-/// Shapes that do not fit, values that are not finite (with the row), a `recall_at` of 0, and
-/// [`Error::NoMatches`] if no query has a relevant item.
+/// As [`Evaluation::new`].
 pub fn evaluate(
     queries: ArrayView2<'_, f32>,
     labels: &[u32],
     gallery: Option<(ArrayView2<'_, f32>, &[u32])>,
     options: &EvaluateOptions,
 ) -> Result<Metrics> {
-    if options.recall_at.contains(&0) {
-        return Err(Error::Parameter {
-            name: "recall_at",
-            value: "0".to_owned(),
-            remedy: "k counts neighbours from 1",
-        });
-    }
-    let alone = gallery.is_none();
-    let (items, item_labels) = gallery.unwrap_or((queries, labels));
-    check_labels("labels of the queries", queries.nrows(), labels)?;
-    check_labels("labels of the gallery", items.nrows(), item_labels)?;
-    // Items of a class side by side: a query's relevant items are then one range.
-    let order = by_label(item_labels);
-    let tiles = Tiles::new(items, Some(&order), options.metric)?;
-    tiles.check(queries)?;
-    let classes = ranges(&order, item_labels);
-    let own = usize::from(alone);
-    let ranked: Vec<Query> = by_label(labels)
-        .into_iter()
-        .filter_map(|row| {
-            let relevant = classes.get(&labels[row as usize])?.clone();
-            (relevant.len() > own).then_some(Query { row, relevant, own: alone.then_some(row) })
-        })
-        .collect();
-    if ranked.is_empty() {
-        return Err(Error::NoMatches { queries: queries.nrows(), items: items.nrows() });
-    }
-    let discounts = Discounts::new(items.nrows());
-    let blocks: Vec<Vec<QueryMetrics>> = ranked
-        .par_chunks(QUERY_BLOCK)
-        .map(|block| measure(&tiles, &order, queries, block, &discounts))
-        .collect::<Result<_>>()?;
-    let each: Vec<QueryMetrics> = blocks.into_iter().flatten().collect();
-    Ok(Metrics::new(&each, &options.recall_at, items.nrows(), queries.nrows(), classes.len()))
+    let gallery = gallery.as_ref().map(|(items, labels)| (items as &dyn Rows, *labels));
+    Ok(Evaluation::new(&queries, labels, gallery, options)?.metrics())
 }
 
-/// A query with its relevant items: positions in the ordered gallery.
-struct Query {
-    row: u32,
-    relevant: Range<usize>,
-    /// The gallery row that is the query itself.
-    own: Option<u32>,
+/// What each query found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluation {
+    table: Table,
+    items: usize,
+    queries: usize,
+    classes: usize,
 }
 
-fn measure(
-    tiles: &Tiles,
-    order: &[u32],
-    queries: ArrayView2<'_, f32>,
-    block: &[Query],
-    discounts: &Discounts,
-) -> Result<Vec<QueryMetrics>> {
-    let vectors = tiles.block(queries, block.iter().map(|query| query.row as usize));
-    let mut scores = vec![0.0f32; QUERY_BLOCK * TILE];
-    let mut keys: Vec<Vec<u64>> =
-        block.iter().map(|query| Vec::with_capacity(query.relevant.len())).collect();
-    for tile in 0..tiles.count() {
-        let range = tiles.range(tile);
-        if block.iter().all(|query| overlap(&query.relevant, &range).is_empty()) {
-            continue;
+impl Evaluation {
+    /// Ranks the whole gallery for every query and measures where the items of its class stand.
+    ///
+    /// `queries` is `[queries, dim]` with one label each. `gallery` is what is searched, `[items, dim]` with labels of
+    /// the same classes, or `None` for the queries among themselves, each without itself. Equal scores rank by index.
+    ///
+    /// The relevant items' scores are computed first; then all items stream past in blocks and only their number
+    /// above each relevant item is kept. Ranks are exact at any depth. Memory beyond the inputs is below 150 MB, to
+    /// which come 20 bytes an item and about 100 bytes a query (these are the result), so the gallery may be a file
+    /// that is larger than memory. It is read once to be checked, once for each group of queries (as many as have
+    /// 3 million relevant items together), and by the rows of each class.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, values that are not finite (with the row), a `recall_at` of 0,
+    /// [`Error::NoMatches`] if no query has a relevant item, and what reading fails with.
+    pub fn new(
+        queries: &dyn Rows,
+        labels: &[u32],
+        gallery: Option<(&dyn Rows, &[u32])>,
+        options: &EvaluateOptions,
+    ) -> Result<Self> {
+        if options.recall_at.contains(&0) {
+            return Err(Error::Parameter {
+                name: "recall_at",
+                value: "0".to_owned(),
+                remedy: "k counts neighbours from 1",
+            });
         }
-        tiles.scores(&vectors, tile, &mut scores)?;
-        for ((query, keys), scores) in block.iter().zip(&mut keys).zip(scores.chunks_exact(TILE)) {
-            for position in overlap(&query.relevant, &range) {
-                if query.own != Some(order[position]) {
-                    keys.push(key(scores[position - range.start], order[position]));
+        let alone = gallery.is_none();
+        let (items, item_labels) = gallery.unwrap_or((queries, labels));
+        check_labels("labels of the queries", queries.shape().0, labels)?;
+        check_labels("labels of the gallery", items.shape().0, item_labels)?;
+        let frame = Frame::new(items, options.metric)?;
+        if !alone {
+            frame.check(queries)?;
+        }
+        let by_label = ByLabel::new(item_labels);
+        let ranked = by_label.queries(labels, alone);
+        let all = Self {
+            table: Table::new(&options.recall_at),
+            items: frame.len,
+            queries: labels.len(),
+            classes: by_label.classes.len(),
+        };
+        if ranked.is_empty() {
+            return Err(Error::NoMatches { queries: all.queries, items: all.items });
+        }
+        let pass = Pass { frame: &frame, by_label: &by_label, items, queries };
+        pass.run(&ranked, all)
+    }
+
+    /// Means over the queries that have a relevant item.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::new(&self.table, self.items, self.queries, self.classes)
+    }
+
+    /// What there is for each query: everything at each k, and the rest.
+    pub fn measures(&self) -> Vec<Measure> {
+        self.table.measures()
+    }
+
+    /// The values of one measure, one for each of [`query_rows`](Self::query_rows); `None` for a k that was not asked
+    /// for.
+    pub fn values(&self, measure: Measure) -> Option<impl Iterator<Item = f64> + '_> {
+        self.table.values(measure)
+    }
+
+    /// The rows of the queries that have a relevant item, by label and then by row.
+    pub fn query_rows(&self) -> &[u32] {
+        &self.table.rows
+    }
+
+    /// Means for each class that has queries with relevant items, by label.
+    pub fn per_class(&self) -> Vec<ClassMetrics> {
+        ClassMetrics::of(&self.table)
+    }
+
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
+    }
+}
+
+/// What all groups of queries share.
+struct Pass<'a> {
+    frame: &'a Frame,
+    by_label: &'a ByLabel,
+    items: &'a dyn Rows,
+    queries: &'a dyn Rows,
+}
+
+impl Pass<'_> {
+    fn run(&self, ranked: &[Query], mut all: Evaluation) -> Result<Evaluation> {
+        let gallery = Gallery::Streamed(self.items);
+        let segments = gallery.segments(self.frame);
+        let mut only: Option<Segment<'_>> = None;
+        let discounts = Discounts::new(all.items);
+        let mut rest = ranked;
+        while !rest.is_empty() {
+            let (group, tail) = rest.split_at(self.group_size(rest));
+            rest = tail;
+            let rows: Vec<u32> = group.iter().map(|query| query.row).collect();
+            let vectors = Queries::new(self.frame, self.queries, &rows)?.vectors;
+            let mut ranks = self.relevant(group, &vectors)?;
+            for items in &segments {
+                let segment = match only.take() {
+                    Some(segment) => segment,
+                    None => gallery.segment(self.frame, items.clone())?,
+                };
+                self.count(&vectors, &mut ranks, &segment);
+                if segments.len() == 1 {
+                    only = Some(segment);
                 }
             }
+            all.table.extend(group, &ranks, &discounts);
         }
+        Ok(all)
     }
-    let mut ranks: Vec<Ranks> = keys.into_iter().map(Ranks::new).collect();
-    for tile in 0..tiles.count() {
-        let range = tiles.range(tile);
-        tiles.scores(&vectors, tile, &mut scores)?;
-        for ((query, ranks), scores) in block.iter().zip(&mut ranks).zip(scores.chunks_exact(TILE)) {
-            let relevant = overlap(&query.relevant, &range);
-            for others in [range.start..relevant.start, relevant.end..range.end] {
-                let columns = others.start - range.start..others.end - range.start;
-                ranks.count(&scores[columns], &order[others]);
+
+    /// How many of the queries are measured together: at least one.
+    fn group_size(&self, queries: &[Query]) -> usize {
+        let mut bytes = 0;
+        let fitting = queries.iter().take_while(|query| {
+            bytes += query.class.len() * Ranks::BYTES;
+            bytes <= RELEVANT_BYTES
+        });
+        fitting.take(Queries::at_once(self.frame)).count().max(1)
+    }
+
+    /// Queries of one task.
+    fn block(queries: usize) -> usize {
+        queries.div_ceil(LEAST_BLOCKS).next_multiple_of(COUNTED.0).min(QUERY_BLOCK)
+    }
+
+    /// The relevant items of each query, scored and sorted.
+    fn relevant(&self, group: &[Query], vectors: &[f32]) -> Result<Vec<Ranks>> {
+        let (dim, depth) = (self.frame.dim, self.frame.depth);
+        let size = Self::block(group.len());
+        let mut keys: Vec<(Vec<u64>, Option<u64>)> =
+            group.iter().map(|query| (Vec::with_capacity(query.relevant()), None)).collect();
+        let ends = group.first().map_or(0, |q| q.class.start)..group.last().map_or(0, |q| q.class.end);
+        for start in ends.clone().step_by(GATHERED) {
+            let positions = start..ends.end.min(start + GATHERED);
+            if group.iter().all(|query| overlap(&query.class, &positions).is_empty()) {
+                continue;
+            }
+            let panels = lay_out(self.frame, positions.clone(), |first, to| {
+                gather(self.items, &self.by_label.order[first..first + to.len() / dim], dim, to)
+            })?;
+            let blocks = group.par_chunks(size).zip(vectors.par_chunks(size * depth));
+            blocks.zip(keys.par_chunks_mut(size)).for_each(|((queries, vectors), keys)| {
+                let ends = queries.first().map_or(0, |q| q.class.start)..queries.last().map_or(0, |q| q.class.end);
+                let ends = overlap(&ends, &positions);
+                if ends.is_empty() {
+                    return;
+                }
+                let first = (ends.start - start) / PANEL;
+                let panels = &panels[first * depth * PANEL..(ends.end - start).div_ceil(PANEL) * depth * PANEL];
+                let mut bounds = vec![f32::NEG_INFINITY; queries.len()];
+                scan(vectors, depth, panels, &mut bounds, |query, panel, scores, _| {
+                    let at = start + (first + panel) * PANEL;
+                    let (query, (keys, own)) = (&queries[query], &mut keys[query]);
+                    for position in overlap(&query.class, &(at..at + PANEL)) {
+                        let item = self.by_label.order[position];
+                        let key = key(scores[position - at], item);
+                        if query.own == Some(item) {
+                            *own = Some(key);
+                        } else {
+                            keys.push(key);
+                        }
+                    }
+                });
+            });
+        }
+        Ok(keys.into_par_iter().map(|(keys, own)| Ranks::new(keys, own)).collect())
+    }
+
+    /// Counts a segment's items in the ranks.
+    fn count(&self, vectors: &[f32], ranks: &mut [Ranks], segment: &Segment<'_>) {
+        let depth = self.frame.depth;
+        let size = Self::block(ranks.len());
+        let (together, panels_at_once) = COUNTED;
+        vectors.par_chunks(size * depth).zip(ranks.par_chunks_mut(size)).for_each_init(
+            || vec![0.0f32; together * panels_at_once * PANEL],
+            |scratch, (vectors, ranks)| {
+                let chunks = segment.panels.chunks(panels_at_once * depth * PANEL);
+                for (first, panels) in (segment.items.start..).step_by(panels_at_once * PANEL).zip(chunks) {
+                    let items = first..segment.items.end.min(first + panels_at_once * PANEL);
+                    for (vectors, ranks) in vectors.chunks(together * depth).zip(ranks.chunks_mut(together)) {
+                        count_some(depth, vectors, ranks, panels, items.clone(), scratch);
+                    }
+                }
+            },
+        );
+    }
+}
+
+fn count_some(
+    depth: usize,
+    vectors: &[f32],
+    ranks: &mut [Ranks],
+    panels: &[f32],
+    items: Range<usize>,
+    scratch: &mut [f32],
+) {
+    let (together, panels_at_once) = COUNTED;
+    let mut seen = [0u32; COUNTED.0];
+    let mut bounds: Vec<f32> = ranks.iter().map(Ranks::below).collect();
+    let width = panels_at_once * PANEL;
+    debug_assert_eq!(scratch.len(), together * width);
+    scan(vectors, depth, panels, &mut bounds, |query, panel, scores, _| {
+        seen[query] |= 1 << panel;
+        scratch[query * width + panel * PANEL..][..PANEL].copy_from_slice(scores);
+    });
+    for ((ranks, scores), seen) in ranks.iter_mut().zip(scratch.chunks_exact(width)).zip(seen) {
+        for (panel, scores) in scores.chunks_exact(PANEL).enumerate() {
+            if seen >> panel & 1 == 1 {
+                let first = items.start + panel * PANEL;
+                ranks.count(&scores[..PANEL.min(items.end - first)], first as u32);
             }
         }
     }
-    let metrics = |(query, ranks): (&Query, &Ranks)| {
-        let relevant = query.relevant.len() - usize::from(query.own.is_some());
-        QueryMetrics::new(ranks.ranks(), relevant, discounts)
-    };
-    Ok(block.iter().zip(&ranks).map(metrics).collect())
-}
-
-/// The part of `a` inside `b`; an empty range inside `b` if there is none.
-fn overlap(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
-    let start = a.start.clamp(b.start, b.end);
-    start..a.end.clamp(start, b.end)
-}
-
-fn check_labels(what: &'static str, rows: usize, labels: &[u32]) -> Result<()> {
-    if labels.len() == rows {
-        return Ok(());
-    }
-    Err(Error::Shape { what, expected: format!("[{rows}], one for each row"), got: vec![labels.len()] })
-}
-
-/// The rows by label, then by row.
-fn by_label(labels: &[u32]) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..).take(labels.len()).collect();
-    order.sort_by_key(|&row| labels[row as usize]);
-    order
-}
-
-/// Where each class stands in an order by label.
-fn ranges(order: &[u32], labels: &[u32]) -> BTreeMap<u32, Range<usize>> {
-    let mut ranges = BTreeMap::new();
-    for (position, &row) in order.iter().enumerate() {
-        ranges.entry(labels[row as usize]).or_insert(position..position).end = position + 1;
-    }
-    ranges
 }

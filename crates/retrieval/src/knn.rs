@@ -1,11 +1,12 @@
 //! Exact nearest neighbours.
 
-use embedtune_core::simd;
 use ndarray::ArrayView2;
-use rayon::prelude::*;
 
-use crate::tiles::{Metric, QUERY_BLOCK, TILE, Tiles, key, unkey};
-use crate::{Error, Result};
+use crate::frame::{Frame, Metric};
+use crate::panels::{Gallery, lay_out};
+use crate::rows::Rows;
+use crate::search::neighbours;
+use crate::Result;
 
 /// Which gallery row a query must not find: itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,9 +33,9 @@ pub struct Hit {
 /// The neighbours of every query, nearest first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Neighbours {
-    width: usize,
-    hits: Vec<Hit>,
-    counts: Vec<usize>,
+    pub(crate) width: usize,
+    pub(crate) hits: Vec<Hit>,
+    pub(crate) counts: Vec<usize>,
 }
 
 impl Neighbours {
@@ -63,7 +64,8 @@ impl Neighbours {
 /// A gallery that is searched more than once.
 #[derive(Debug, Clone)]
 pub struct Index {
-    tiles: Tiles,
+    frame: Frame,
+    panels: Vec<f32>,
 }
 
 impl Index {
@@ -72,12 +74,23 @@ impl Index {
     /// # Errors
     /// Values that are not finite (with the row), no columns.
     pub fn new(gallery: ArrayView2<'_, f32>, metric: Metric) -> Result<Self> {
-        Ok(Self { tiles: Tiles::new(gallery, None, metric)? })
+        Self::from_rows(&gallery, metric)
+    }
+
+    /// Prepares a gallery of any storage, such as an array of `f16` (a copy in `f32`, once). One that is larger than
+    /// memory is for [`search`].
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and what reading fails with.
+    pub fn from_rows(gallery: &dyn Rows, metric: Metric) -> Result<Self> {
+        let frame = Frame::new(gallery, metric)?;
+        let panels = lay_out(&frame, 0..frame.len, |first, to| gallery.read(first, to))?;
+        Ok(Self { frame, panels })
     }
 
     /// Number of items.
     pub fn len(&self) -> usize {
-        self.tiles.len()
+        self.frame.len
     }
 
     /// Whether there are no items.
@@ -88,87 +101,28 @@ impl Index {
     /// The `k` nearest items of each query, `[queries, dim]`: exact up to the rounding of one `f32` product each.
     ///
     /// Equal scores are ordered by index. A gallery of fewer than `k` items gives all of them. Memory beyond the
-    /// result is fixed for each thread: never queries times items. Distances are measured again by differences for
-    /// the rows found, and ordered by that.
+    /// result is fixed: never queries times items. Distances are measured again by differences for the rows found, and
+    /// ordered by that.
     ///
     /// # Errors
     /// Values that are not finite (with the row), another number of columns than the gallery's, an exclusion that
     /// does not fit.
     pub fn search(&self, queries: ArrayView2<'_, f32>, k: usize, exclude: Exclude<'_>) -> Result<Neighbours> {
-        self.tiles.check(queries)?;
-        self.check(queries.nrows(), exclude)?;
-        let (count, width) = (queries.nrows(), k.min(self.len()));
-        let mut hits = vec![Hit::default(); count * width];
-        let mut counts = vec![0; count];
-        if width > 0 {
-            hits.par_chunks_mut(QUERY_BLOCK * width)
-                .zip(counts.par_chunks_mut(QUERY_BLOCK))
-                .enumerate()
-                .try_for_each(|(block, (hits, counts))| {
-                    self.search_block(queries, block * QUERY_BLOCK, exclude, width, hits, counts)
-                })?;
-        }
-        Ok(Neighbours { width, hits, counts })
+        self.search_rows(&queries, k, exclude)
     }
 
-    fn check(&self, queries: usize, exclude: Exclude<'_>) -> Result<()> {
-        let (what, expected, got) = match exclude {
-            Exclude::SameRow if queries != self.len() => (
-                "queries",
-                format!("{} rows, as the gallery: each query is one of its rows", self.len()),
-                queries,
-            ),
-            Exclude::SelfById(ids) if ids.len() != queries => {
-                ("Exclude::SelfById", format!("{queries} entries, one for each query"), ids.len())
-            }
-            _ => return Ok(()),
-        };
-        Err(Error::Shape { what, expected, got: vec![got] })
-    }
-
-    fn search_block(
-        &self,
-        queries: ArrayView2<'_, f32>,
-        first: usize,
-        exclude: Exclude<'_>,
-        width: usize,
-        hits: &mut [Hit],
-        counts: &mut [usize],
-    ) -> Result<()> {
-        let block = self.tiles.block(queries, first..first + counts.len());
-        let mut scores = vec![0.0f32; QUERY_BLOCK * TILE];
-        let mut best: Vec<Best> = counts.iter().map(|_| Best::new(width)).collect();
-        for tile in 0..self.tiles.count() {
-            self.tiles.scores(&block, tile, &mut scores)?;
-            let range = self.tiles.range(tile);
-            for (i, (best, scores)) in best.iter_mut().zip(scores.chunks_exact(TILE)).enumerate() {
-                let own = match exclude {
-                    Exclude::None => u32::MAX,
-                    Exclude::SameRow => (first + i) as u32,
-                    Exclude::SelfById(ids) => ids[first + i],
-                };
-                best.offer(&scores[..range.len()], range.start as u32, own);
-            }
-        }
-        for (i, ((best, hits), count)) in
-            best.iter_mut().zip(hits.chunks_exact_mut(width)).zip(counts).enumerate()
-        {
-            let found = best.finish();
-            *count = found.len();
-            for (hit, &key) in hits.iter_mut().zip(found) {
-                let (score, index) = unkey(key);
-                *hit = Hit { index, score: self.tiles.shown(&block, i, index as usize, score) };
-            }
-            if self.tiles.metric() == Metric::L2 {
-                hits[..found.len()].sort_by(|a, b| a.score.total_cmp(&b.score).then(a.index.cmp(&b.index)));
-            }
-        }
-        Ok(())
+    /// [`search`](Self::search) with queries of any storage.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search), and what reading fails with.
+    pub fn search_rows(&self, queries: &dyn Rows, k: usize, exclude: Exclude<'_>) -> Result<Neighbours> {
+        self.frame.check(queries)?;
+        neighbours(&self.frame, &Gallery::Kept(&self.panels), queries, k, exclude)
     }
 }
 
-/// The `k` nearest rows of `gallery`, `[items, dim]`, for each of `queries`, `[queries, dim]`: see
-/// [`Index::search`]. Keep an [`Index`] to search a gallery more than once.
+/// The `k` nearest rows of `gallery`, `[items, dim]`, for each of `queries`, `[queries, dim]`: see [`search`]. Keep an
+/// [`Index`] to search a gallery more than once.
 ///
 /// # Errors
 /// As [`Index::new`] and [`Index::search`].
@@ -179,73 +133,24 @@ pub fn knn(
     metric: Metric,
     exclude: Exclude<'_>,
 ) -> Result<Neighbours> {
-    Index::new(gallery, metric)?.search(queries, k, exclude)
+    search(&queries, &gallery, k, metric, exclude)
 }
 
-/// Scores that are compared with the bound at once.
-const LANES: usize = 32;
-
-/// The best `k` of a stream of scores.
+/// The `k` nearest items of `gallery` for each query, as [`Index::search`] finds them, to the bit, but without a copy of
+/// the gallery: it is read in blocks, once to check it and once for each group of queries (about 48,000 of dimension 128
+/// with `k` of 10). Memory beyond the result stays below 150 MB for any number of queries and items and for `k` up to
+/// 100,000, so the gallery may be a file that is larger than memory ([`NpyRows`](crate::NpyRows)).
 ///
-/// Scores above the bound go to a reservoir of twice the size; when it is full a selection keeps the best `k` and
-/// raises the bound to the worst of these. That is a few operations for each score that passes, and scores that do
-/// not pass, nearly all, cost one vector comparison for many.
-struct Best {
+/// # Errors
+/// As [`Index::new`] and [`Index::search`], and what reading fails with.
+pub fn search(
+    queries: &dyn Rows,
+    gallery: &dyn Rows,
     k: usize,
-    keys: Vec<u64>,
-    bound: f32,
-}
-
-impl Best {
-    fn new(k: usize) -> Self {
-        Self { k, keys: Vec::with_capacity((2 * k).max(LANES)), bound: f32::NEG_INFINITY }
-    }
-
-    /// Considers the scores of items `first`, `first + 1`, ... except `own`. Items come in ascending order, so one
-    /// that ties with the bound is behind the `k` that are held.
-    fn offer(&mut self, scores: &[f32], first: u32, own: u32) {
-        simd::dispatch(
-            #[inline(always)]
-            || {
-                let mut start = first;
-                let chunks = scores.chunks_exact(LANES);
-                let rest = chunks.remainder();
-                for chunk in chunks {
-                    let bound = self.bound;
-                    if chunk.iter().fold(false, |any, &score| any | (score > bound)) {
-                        self.push(chunk, start, own);
-                    }
-                    start += LANES as u32;
-                }
-                self.push(rest, start, own);
-            },
-        );
-    }
-
-    fn push(&mut self, scores: &[f32], first: u32, own: u32) {
-        for (index, &score) in (first..).zip(scores) {
-            if score > self.bound && index != own {
-                self.keys.push(key(score, index));
-                if self.keys.len() == (2 * self.k).max(LANES) {
-                    self.shrink();
-                }
-            }
-        }
-    }
-
-    fn shrink(&mut self) {
-        if self.keys.len() <= self.k {
-            return;
-        }
-        let (_, &mut worst, _) = self.keys.select_nth_unstable_by(self.k - 1, |a, b| b.cmp(a));
-        self.keys.truncate(self.k);
-        self.bound = unkey(worst).0;
-    }
-
-    /// The best, best first.
-    fn finish(&mut self) -> &[u64] {
-        self.shrink();
-        self.keys.sort_unstable_by(|a, b| b.cmp(a));
-        &self.keys
-    }
+    metric: Metric,
+    exclude: Exclude<'_>,
+) -> Result<Neighbours> {
+    let frame = Frame::new(gallery, metric)?;
+    frame.check(queries)?;
+    neighbours(&frame, &Gallery::Streamed(gallery), queries, k, exclude)
 }

@@ -1,30 +1,39 @@
-//! What a ranking is worth.
+//! Means over queries.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::table::{Measure, Table};
+
 /// Retrieval quality: means over the queries that have at least one relevant item (an item of their class, other than
-/// themselves). With `R` relevant items of a query at ranks `r_1 < r_2 < ... < r_R` (from 1, over the whole gallery):
+/// themselves). With `R` relevant items of a query at ranks `r_1 < r_2 < ... < r_R` (from 1, over the whole gallery)
+/// and `n_k` of them among the first `k`:
 ///
 /// | field | of one query |
 /// |---|---|
 /// | `recall_at_k`, `hit_at_k` | 1 if `r_1 <= k`, else 0: metric-learning papers call this Recall@k, search engines hit@k |
+/// | `ir_recall_at_k` | `n_k / R`: what search engines call recall@k |
+/// | `precision_at_k` | `n_k / k` |
 /// | `precision_at_1` | 1 if `r_1 = 1`: the accuracy of the 1-nearest-neighbour classifier |
 /// | `r_precision` | share of the first `R` ranks that are relevant |
 /// | `map_at_r` | `1/R sum_(i: r_i <= R) i / r_i` (Musgrave, Belongie and Lim 2020, equation 2) |
 /// | `map` | `1/R sum_i i / r_i` |
 /// | `mrr` | `1 / r_1` |
-/// | `ndcg` | `sum_i 1 / log2(1 + r_i)` over its largest possible value |
+/// | `ndcg`, `ndcg_at_k` | `sum_i 1 / log2(1 + r_i)` over its largest possible value, `r_i <= k` where there is a k |
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Metrics {
     /// Recall@1.
     pub recall_at_1: f64,
-    /// Recall@k by k, for 1 and the values asked for.
+    /// Recall@k by k, for 1 and the values asked for, in the vocabulary of metric learning.
     pub recall_at_k: BTreeMap<usize, f64>,
     /// The same numbers under their other name.
     pub hit_at_k: BTreeMap<usize, f64>,
+    /// Recall@k in the vocabulary of search engines: the share of the relevant items that is found.
+    pub ir_recall_at_k: BTreeMap<usize, f64>,
+    /// Precision@k by k.
+    pub precision_at_k: BTreeMap<usize, f64>,
     /// Precision@1.
     pub precision_at_1: f64,
     /// R-precision.
@@ -37,6 +46,8 @@ pub struct Metrics {
     pub mrr: f64,
     /// Normalised discounted cumulative gain over the whole ranking.
     pub ndcg: f64,
+    /// The same over the first k, by k.
+    pub ndcg_at_k: BTreeMap<usize, f64>,
     /// Items searched.
     pub items: usize,
     /// Queries, those without a relevant item included.
@@ -47,86 +58,68 @@ pub struct Metrics {
     pub queries_without_match: usize,
 }
 
-/// One query's values.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct QueryMetrics {
-    first: u32,
-    r_precision: f64,
-    map_at_r: f64,
-    map: f64,
-    ndcg: f64,
+/// A class's share of an [`Evaluation`](crate::Evaluation).
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ClassMetrics {
+    /// The class.
+    pub label: u32,
+    /// Its queries that have a relevant item.
+    pub queries: usize,
+    /// Means over these, in the order of [`Evaluation::measures`](crate::Evaluation::measures).
+    pub means: Vec<(Measure, f64)>,
 }
 
-/// `1 / log2(1 + rank)` and its running sums.
-pub(crate) struct Discounts {
-    at: Vec<f64>,
-    ideal: Vec<f64>,
-}
-
-impl Discounts {
-    /// For ranks up to `ranks`.
-    pub(crate) fn new(ranks: usize) -> Self {
-        let at: Vec<f64> = (1..=ranks).map(|rank| 1.0 / (1.0 + rank as f64).log2()).collect();
-        let mut total = 0.0;
-        let ideal = at.iter().map(|discount| {
-            total += discount;
-            total
-        });
-        Self { ideal: ideal.collect(), at }
+impl ClassMetrics {
+    /// The mean of one measure; `None` for a k that was not asked for.
+    pub fn mean(&self, measure: Measure) -> Option<f64> {
+        self.means.iter().find(|(of, _)| *of == measure).map(|&(_, mean)| mean)
     }
-}
 
-impl QueryMetrics {
-    /// From the ranks of the relevant items, ascending from 1; at least one.
-    pub(crate) fn new(ranks: impl Iterator<Item = u32>, relevant: usize, discounts: &Discounts) -> Self {
-        let (mut first, mut early, mut at_r, mut all, mut gain) = (u32::MAX, 0usize, 0.0, 0.0, 0.0);
-        for (i, rank) in ranks.enumerate() {
-            first = first.min(rank);
-            let precision = (i + 1) as f64 / f64::from(rank);
-            all += precision;
-            if rank as usize <= relevant {
-                at_r += precision;
-                early += 1;
+    pub(crate) fn of(table: &Table) -> Vec<Self> {
+        // Queries of a class stand side by side.
+        let mut classes: Vec<Self> = table
+            .labels
+            .chunk_by(|a, b| a == b)
+            .map(|labels| Self { label: labels[0], queries: labels.len(), means: Vec::new() })
+            .collect();
+        for measure in table.measures() {
+            let Some(mut values) = table.values(measure) else { continue };
+            for class in &mut classes {
+                let sum: f64 = values.by_ref().take(class.queries).sum();
+                class.means.push((measure, sum / class.queries as f64));
             }
-            gain += discounts.at.get(rank as usize - 1).copied().unwrap_or(0.0);
         }
-        let count = relevant as f64;
-        Self {
-            first,
-            r_precision: early as f64 / count,
-            map_at_r: at_r / count,
-            map: all / count,
-            ndcg: gain / discounts.ideal.get(relevant - 1).copied().unwrap_or(1.0),
-        }
+        classes
     }
 }
 
 impl Metrics {
-    /// Means in the order given.
-    pub(crate) fn new(
-        each: &[QueryMetrics],
-        ks: &[usize],
-        items: usize,
-        queries: usize,
-        classes: usize,
-    ) -> Self {
-        let mean = |of: &dyn Fn(&QueryMetrics) -> f64| each.iter().map(of).sum::<f64>() / each.len() as f64;
-        let recall = |k: usize| mean(&|query| f64::from(u8::from(query.first as usize <= k)));
-        let recall_at_k: BTreeMap<usize, f64> = ks.iter().chain(&[1]).map(|&k| (k, recall(k))).collect();
+    /// Means in the order of the table.
+    pub(crate) fn new(table: &Table, items: usize, queries: usize, classes: usize) -> Self {
+        let mean = |measure| {
+            table.values(measure).map_or(f64::NAN, |values| values.sum::<f64>() / table.len() as f64)
+        };
+        let at_k = |of: fn(usize) -> Measure| -> BTreeMap<usize, f64> {
+            table.ks().iter().map(|&k| (k, mean(of(k)))).collect()
+        };
         Self {
-            recall_at_1: recall(1),
-            hit_at_k: recall_at_k.clone(),
-            recall_at_k,
-            precision_at_1: recall(1),
-            r_precision: mean(&|query| query.r_precision),
-            map_at_r: mean(&|query| query.map_at_r),
-            map: mean(&|query| query.map),
-            mrr: mean(&|query| 1.0 / f64::from(query.first)),
-            ndcg: mean(&|query| query.ndcg),
+            recall_at_1: mean(Measure::Hit(1)),
+            recall_at_k: at_k(Measure::Hit),
+            hit_at_k: at_k(Measure::Hit),
+            ir_recall_at_k: at_k(Measure::Recall),
+            precision_at_k: at_k(Measure::Precision),
+            precision_at_1: mean(Measure::Precision(1)),
+            r_precision: mean(Measure::RPrecision),
+            map_at_r: mean(Measure::MapAtR),
+            map: mean(Measure::Map),
+            mrr: mean(Measure::Mrr),
+            ndcg: mean(Measure::Ndcg),
+            ndcg_at_k: at_k(Measure::NdcgAt),
             items,
             queries,
             classes,
-            queries_without_match: queries - each.len(),
+            queries_without_match: queries - table.len(),
         }
     }
 }

@@ -2,21 +2,21 @@
 
 use embedtune_core::simd;
 
-use crate::tiles::{key, unkey};
+use crate::keys::{key, unkey};
 
-/// Scores that are compared with the lowest relevant one at once.
+/// Scores whose bins are found at once.
 const LANES: usize = 32;
 
 /// Bins for each relevant item: with this many, most other items fall where no relevant one is.
-const BINS: usize = 4;
+const BINS: usize = 2;
 /// More are not worth their memory, and would not fit the bits that [`Ranks::bin`] reads.
 const MAX_BINS: usize = 1 << 20;
 
-/// A query's relevant items in order, and how many others lie between each two of them.
+/// A query's relevant items in order, and how many items lie between each two of them.
 pub(crate) struct Ranks {
     /// Keys of the relevant items, best first, and a sentinel behind them.
     keys: Vec<u64>,
-    /// `between[i]`: others with `i` relevant items above them.
+    /// `between[i]`: items with `i` relevant items above them, relevant item `i` included.
     between: Vec<u32>,
     lowest: f32,
     highest: f32,
@@ -24,11 +24,16 @@ pub(crate) struct Ranks {
     /// `starts[b]` relevant items lie in bins before `b`. An item whose bin holds none has its place at once.
     starts: Vec<u32>,
     per_score: f32,
+    /// How many relevant items are above the query itself, if it is among the items.
+    own: Option<usize>,
 }
 
 impl Ranks {
-    /// `keys` of the relevant items in any order.
-    pub(crate) fn new(mut keys: Vec<u64>) -> Self {
+    /// Bytes for each relevant item.
+    pub(crate) const BYTES: usize = size_of::<u64>() + (1 + BINS) * size_of::<u32>();
+
+    /// `keys` of the relevant items in any order; the query's own if it is among the items that will be counted.
+    pub(crate) fn new(mut keys: Vec<u64>, own: Option<u64>) -> Self {
         keys.sort_unstable_by(|a, b| b.cmp(a));
         let score = |key: Option<&u64>| key.map_or(f32::INFINITY, |&key| unkey(key).0);
         let (highest, lowest) = (score(keys.first()), score(keys.last()));
@@ -37,6 +42,7 @@ impl Ranks {
         let mut ranks = Self {
             between: vec![0; keys.len() + 1],
             starts: vec![0; bins + 2],
+            own: own.map(|own| keys.partition_point(|&relevant| relevant > own)),
             keys,
             lowest,
             highest,
@@ -54,6 +60,11 @@ impl Ranks {
         ranks
     }
 
+    /// Items of this score or less are below all relevant items: nobody need count them.
+    pub(crate) fn below(&self) -> f32 {
+        self.lowest.next_down()
+    }
+
     /// The bin of a score. It never rises with the score, rounding included, which is all that the search needs.
     #[inline(always)]
     fn bin(&self, score: f32) -> u32 {
@@ -63,23 +74,22 @@ impl Ranks {
         (bin + 8_388_608.0).to_bits() & 0x7f_ffff
     }
 
-    /// Counts other items: their scores and, for ties, their indices.
-    pub(crate) fn count(&mut self, scores: &[f32], indices: &[u32]) {
+    /// Counts items `first`, `first + 1`, ...: all of them, relevant or not, each once, those up to
+    /// [`below`](Self::below) at will.
+    pub(crate) fn count(&mut self, scores: &[f32], first: u32) {
         simd::dispatch(
             #[inline(always)]
             || {
-                let lowest = self.lowest;
-                for (scores, indices) in scores.chunks(LANES).zip(indices.chunks(LANES)) {
-                    if !scores.iter().fold(false, |any, &score| any | (score >= lowest)) {
-                        continue;
-                    }
+                let mut start = first;
+                for scores in scores.chunks(LANES) {
                     let mut bins = [0u32; LANES];
                     for (bin, &score) in bins.iter_mut().zip(scores) {
                         *bin = self.bin(score);
                     }
-                    for ((&bin, &score), &index) in bins.iter().zip(scores).zip(indices) {
+                    for ((&bin, &score), index) in bins.iter().zip(scores).zip(start..) {
                         self.place(bin as usize, score, index);
                     }
+                    start = start.wrapping_add(LANES as u32);
                 }
             },
         );
@@ -99,13 +109,14 @@ impl Ranks {
         self.between[above] += 1;
     }
 
-    /// The rank, from 1, of each relevant item, best first.
+    /// The rank, from 1, of each relevant item among the items without the query itself, best first.
     pub(crate) fn ranks(&self) -> impl Iterator<Item = u32> + '_ {
-        let mut others = 0;
+        let mut counted = 0;
         // The last count is of those behind all relevant items.
-        (1..).zip(&self.between).take(self.between.len() - 1).map(move |(relevant, &between)| {
-            others += between;
-            relevant + others
+        let relevant = self.between.len() - 1;
+        self.between.iter().take(relevant).enumerate().map(move |(above, &between)| {
+            counted += between;
+            counted - u32::from(self.own.is_some_and(|own| own <= above))
         })
     }
 }
@@ -127,15 +138,17 @@ mod tests {
                 if case % 5 == 0 && rng.random_range(0..20) == 0 { value * 1e6 } else { value }
             };
             let scores: Vec<f32> = (0..relevant + others).map(|_| score()).collect();
-            let indices: Vec<u32> = (0..scores.len() as u32).map(|i| (i * 7919) % 10_007).collect();
-            let keys: Vec<u64> = scores.iter().zip(&indices).map(|(&s, &i)| key(s, i)).collect();
-            let mut ranks = Ranks::new(keys[..relevant].to_vec());
+            let keys: Vec<u64> = (0..).zip(&scores).map(|(i, &s)| key(s, i)).collect();
+            // The last of the others is the query itself in every other case.
+            let own = (others > 0 && case % 2 == 0).then(|| keys[keys.len() - 1]);
+            let mut ranks = Ranks::new(keys[..relevant].to_vec(), own);
             let cut = relevant + others / 3;
-            ranks.count(&scores[relevant..cut], &indices[relevant..cut]);
-            ranks.count(&scores[cut..], &indices[cut..]);
+            for range in [0..cut, cut..scores.len()] {
+                ranks.count(&scores[range.clone()], range.start as u32);
+            }
             let mut expected: Vec<u32> = keys[..relevant]
                 .iter()
-                .map(|k| keys.iter().filter(|other| *other >= k).count() as u32)
+                .map(|k| keys.iter().filter(|&other| other >= k && Some(*other) != own).count() as u32)
                 .collect();
             expected.sort_unstable();
             assert_eq!(ranks.ranks().collect::<Vec<_>>(), expected, "case {case}");

@@ -1,0 +1,165 @@
+//! Galleries and queries laid out for the products.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use embedtune_core::simd;
+use rayon::prelude::*;
+
+use crate::{Error, Result};
+use crate::frame::{Frame, READ};
+use crate::product::PANEL;
+use crate::rows::Rows;
+
+/// Queries that one task handles: their scores with one panel after the other.
+pub(crate) const QUERY_BLOCK: usize = 96;
+/// Bytes of gallery that are laid out at once where it is not kept.
+const SEGMENT_BYTES: usize = 16 << 20;
+/// Bytes of queries that are laid out at once.
+const QUERY_BYTES: usize = 24 << 20;
+/// Rows that are turned into columns together: their values fill a cache line each.
+const TURNED: usize = 16;
+
+/// Where a gallery's panels, `[panel][depth][PANEL]`, come from.
+pub(crate) enum Gallery<'a> {
+    /// Laid out when they are needed, a segment at a time.
+    Streamed(&'a dyn Rows),
+    /// All laid out.
+    Kept(&'a [f32]),
+}
+
+/// Consecutive items that are laid out together.
+pub(crate) struct Segment<'a> {
+    pub(crate) items: Range<usize>,
+    pub(crate) panels: Cow<'a, [f32]>,
+}
+
+impl<'a> Gallery<'a> {
+    /// The ranges of items of the segments.
+    pub(crate) fn segments(&self, frame: &Frame) -> Vec<Range<usize>> {
+        let rows = match self {
+            Self::Streamed(_) => (SEGMENT_BYTES / (4 * frame.depth)).next_multiple_of(READ),
+            Self::Kept(_) => frame.len.max(1),
+        };
+        (0..frame.len).step_by(rows).map(|first| first..frame.len.min(first + rows)).collect()
+    }
+
+    /// Lays a segment out.
+    pub(crate) fn segment(&self, frame: &Frame, items: Range<usize>) -> Result<Segment<'a>> {
+        let panels = match *self {
+            Self::Kept(all) => Cow::Borrowed(all),
+            Self::Streamed(rows) => Cow::Owned(lay_out(frame, items.clone(), |first, to| rows.read(first, to))?),
+        };
+        Ok(Segment { items, panels })
+    }
+
+    /// One item as the products see it; `row` has room for what is read of it.
+    pub(crate) fn mapped(&self, frame: &Frame, item: usize, row: &mut [f32], to: &mut [f32]) -> Result<()> {
+        match *self {
+            Self::Streamed(rows) => {
+                rows.read(item, row)?;
+                frame.map(row, to);
+            }
+            Self::Kept(all) => {
+                let panel = all.chunks_exact(frame.depth * PANEL).nth(item / PANEL).unwrap_or_default();
+                for (to, line) in to.iter_mut().zip(panel.chunks_exact(PANEL)) {
+                    *to = line[item % PANEL];
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Panels of the items at `positions`, which `read` copies: `(first position, rows to fill)`.
+pub(crate) fn lay_out(
+    frame: &Frame,
+    positions: Range<usize>,
+    read: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
+) -> Result<Vec<f32>> {
+    let (dim, depth) = (frame.dim, frame.depth);
+    let mut panels = vec![0.0f32; positions.len().div_ceil(PANEL) * depth * PANEL];
+    panels.par_chunks_mut(READ * depth).enumerate().try_for_each_init(
+        || (Vec::new(), vec![0.0f32; TURNED * depth]),
+        |(buffer, mapped), (block, panels)| {
+            let first = positions.start + block * READ;
+            let count = READ.min(positions.end - first);
+            buffer.resize(count * dim, 0.0);
+            read(first, buffer)?;
+            let panels = panels.chunks_exact_mut(depth * PANEL);
+            for (panel, rows) in panels.zip(buffer.chunks(PANEL * dim)) {
+                for (group, rows) in rows.chunks(TURNED * dim).enumerate() {
+                    simd::dispatch(
+                        #[inline(always)]
+                        || turn(frame, rows, mapped, &mut panel[group * TURNED..]),
+                    );
+                }
+            }
+            Ok::<(), Error>(())
+        },
+    )?;
+    Ok(panels)
+}
+
+/// Writes up to [`TURNED`] rows as columns of a panel.
+#[inline(always)]
+fn turn(frame: &Frame, rows: &[f32], mapped: &mut [f32], panel: &mut [f32]) {
+    let depth = frame.depth;
+    // Columns beyond the last row are those of an earlier group: cleared, so that nothing depends on them.
+    mapped.fill(0.0);
+    for (row, to) in rows.chunks_exact(frame.dim).zip(mapped.chunks_exact_mut(depth)) {
+        frame.map(row, to);
+    }
+    for (k, line) in panel.chunks_mut(PANEL).take(depth).enumerate() {
+        for (to, row) in line.iter_mut().zip(mapped.chunks_exact(depth)) {
+            *to = row[k];
+        }
+    }
+}
+
+/// Queries as the products see them, `[count][depth]`, and the factor of each beyond the gallery's scale.
+pub(crate) struct Queries {
+    pub(crate) vectors: Vec<f32>,
+    pub(crate) factors: Vec<f64>,
+}
+
+impl Queries {
+    /// How many are laid out at once.
+    pub(crate) fn at_once(frame: &Frame) -> usize {
+        (QUERY_BYTES / (4 * frame.depth)).next_multiple_of(QUERY_BLOCK)
+    }
+
+    /// The queries at `rows` of checked vectors.
+    pub(crate) fn new(frame: &Frame, queries: &dyn Rows, rows: &[u32]) -> Result<Self> {
+        let (dim, depth) = (frame.dim, frame.depth);
+        let mut vectors = vec![0.0f32; rows.len() * depth];
+        let mut factors = vec![1.0f64; rows.len()];
+        vectors
+            .par_chunks_mut(QUERY_BLOCK * depth)
+            .zip(factors.par_chunks_mut(QUERY_BLOCK))
+            .zip(rows.par_chunks(QUERY_BLOCK))
+            .try_for_each_init(
+                || vec![0.0f32; QUERY_BLOCK * dim],
+                |buffer, ((vectors, factors), rows)| {
+                    let buffer = &mut buffer[..rows.len() * dim];
+                    gather(queries, rows, dim, buffer)?;
+                    let rows = buffer.chunks_exact(dim);
+                    for ((row, to), factor) in rows.zip(vectors.chunks_exact_mut(depth)).zip(factors) {
+                        *factor = frame.map_query(row, to);
+                    }
+                    Ok::<(), Error>(())
+                },
+            )?;
+        Ok(Self { vectors, factors })
+    }
+}
+
+/// Copies the items at `rows`, in as few reads as they lie side by side.
+pub(crate) fn gather(items: &dyn Rows, rows: &[u32], dim: usize, to: &mut [f32]) -> Result<()> {
+    let mut at = 0;
+    for run in rows.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+        items.read(run[0] as usize, &mut to[at * dim..(at + run.len()) * dim])?;
+        at += run.len();
+    }
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! Where vectors lie: in memory as `f32` or `f16`, in a file, or wherever [`Rows`] is implemented for.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use ndarray::{Array2, ArrayView2};
+
+use crate::{Error, Result};
+
+/// Vectors that are read in blocks: `[items, dim]`.
+///
+/// Searches and evaluations need no more of their inputs than this. They read blocks in ascending order, once for each
+/// group of queries, and single rows out of order where a metric needs them; several threads read at the same time.
+/// Implement it for storage of your own, for instance a memory-mapped file: whoever maps a file promises that nobody
+/// truncates it meanwhile, which the compiler cannot check, so that promise stays with the code that can keep it. To
+/// search a file that is larger than memory, [`NpyRows`](crate::NpyRows) needs no mapping.
+pub trait Rows: Sync {
+    /// Number of items and their dimension.
+    fn shape(&self) -> (usize, usize);
+
+    /// Copies the items from `first` on into `to`, row by row: `to.len() / dim` items.
+    ///
+    /// # Errors
+    /// What reading can fail with; items beyond the last.
+    fn read(&self, first: usize, to: &mut [f32]) -> Result<()>;
+}
+
+impl Rows for ArrayView2<'_, f32> {
+    fn shape(&self) -> (usize, usize) {
+        self.dim()
+    }
+
+    fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
+        copy(*self, first, to, |row, to| {
+            for (to, &value) in to.iter_mut().zip(row) {
+                *to = value;
+            }
+        })
+    }
+}
+
+impl Rows for ArrayView2<'_, f16> {
+    fn shape(&self) -> (usize, usize) {
+        self.dim()
+    }
+
+    fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
+        copy(*self, first, to, |row, to| match row.as_slice() {
+            Some(row) => row.convert_to_f32_slice(to),
+            None => to.iter_mut().zip(row).for_each(|(to, value)| *to = value.to_f32()),
+        })
+    }
+}
+
+impl Rows for Array2<f32> {
+    fn shape(&self) -> (usize, usize) {
+        self.dim()
+    }
+
+    fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
+        self.view().read(first, to)
+    }
+}
+
+impl Rows for Array2<f16> {
+    fn shape(&self) -> (usize, usize) {
+        self.dim()
+    }
+
+    fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
+        self.view().read(first, to)
+    }
+}
+
+fn copy<T>(
+    rows: ArrayView2<'_, T>,
+    first: usize,
+    to: &mut [f32],
+    convert: impl Fn(ndarray::ArrayView1<'_, T>, &mut [f32]),
+) -> Result<()> {
+    let dim = rows.ncols().max(1);
+    let count = check_range(rows.dim(), first, to.len())?;
+    for (row, to) in (first..first + count).zip(to.chunks_exact_mut(dim)) {
+        convert(rows.row(row), to);
+    }
+    Ok(())
+}
+
+/// How many items a buffer of `len` values takes; an error where there are fewer from `first` on.
+pub(crate) fn check_range((items, dim): (usize, usize), first: usize, len: usize) -> Result<usize> {
+    let count = len / dim.max(1);
+    if len % dim.max(1) == 0 && first.checked_add(count).is_some_and(|end| end <= items) {
+        return Ok(count);
+    }
+    Err(Error::Shape {
+        what: "the buffer to read into",
+        expected: format!("a whole number of rows of {dim} values, at most {} of them", items.saturating_sub(first)),
+        got: vec![len],
+    })
+}

@@ -1,0 +1,193 @@
+//! The search for nearest neighbours: groups of queries, each of which sees the gallery pass by once.
+
+use std::sync::{Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use crate::best::Best;
+use crate::frame::{Frame, Metric};
+use crate::keys::unkey;
+use crate::knn::{Exclude, Hit, Neighbours};
+use crate::panels::{Gallery, QUERY_BLOCK, Queries, Segment};
+use crate::product::{PANEL, scan};
+use crate::rows::Rows;
+use crate::{Error, Result};
+
+/// Bytes of the reservoirs of one group of queries.
+const RESERVOIR_BYTES: usize = 48 << 20;
+/// With fewer blocks of queries than this the gallery is shared out as well, so that all threads have work.
+const FEW_BLOCKS: usize = 16;
+/// Panels that one task takes of a gallery that is shared out.
+const SHARE: usize = 128;
+
+/// One search with checked queries.
+pub(crate) fn neighbours(
+    frame: &Frame,
+    gallery: &Gallery<'_>,
+    queries: &dyn Rows,
+    k: usize,
+    exclude: Exclude<'_>,
+) -> Result<Neighbours> {
+    let (count, _) = queries.shape();
+    check(frame.len, count, exclude)?;
+    let width = k.min(frame.len);
+    let mut found =
+        Neighbours { width, hits: vec![Hit::default(); count * width], counts: vec![0; count] };
+    if width == 0 {
+        return Ok(found);
+    }
+    let segments = gallery.segments(frame);
+    // A gallery of one segment is laid out once.
+    let mut only: Option<Segment<'_>> = None;
+    let group = group_size(frame, width);
+    let results = found.hits.chunks_mut(group * width).zip(found.counts.chunks_mut(group));
+    for (first, (hits, counts)) in (0..count).step_by(group).zip(results) {
+        let rows: Vec<u32> = (first as u32..).take(counts.len()).collect();
+        let vectors = Queries::new(frame, queries, &rows)?;
+        let own = rows.iter().map(|&row| match exclude {
+            Exclude::None => u32::MAX,
+            Exclude::SameRow => row,
+            Exclude::SelfById(ids) => ids.get(row as usize).copied().unwrap_or(u32::MAX),
+        });
+        let mut group = Group {
+            own: own.collect(),
+            best: rows.iter().map(|_| Best::new(width)).collect(),
+            bounds: vec![f32::NEG_INFINITY; rows.len()],
+            vectors,
+        };
+        if let [items] = segments.as_slice() {
+            let segment = match only.take() {
+                Some(segment) => segment,
+                None => gallery.segment(frame, items.clone())?,
+            };
+            group.pass(frame, &segment, width);
+            only = Some(segment);
+        } else {
+            for items in &segments {
+                group.pass(frame, &gallery.segment(frame, items.clone())?, width);
+            }
+        }
+        group.finish(frame, gallery, width, hits, counts)?;
+    }
+    Ok(found)
+}
+
+/// Queries whose reservoirs and vectors fit: whole blocks if possible.
+fn group_size(frame: &Frame, width: usize) -> usize {
+    let fitting = RESERVOIR_BYTES / (8 * Best::capacity(width));
+    let blocks = fitting / QUERY_BLOCK * QUERY_BLOCK;
+    (if blocks > 0 { blocks } else { fitting.max(1) }).min(Queries::at_once(frame))
+}
+
+fn check(items: usize, queries: usize, exclude: Exclude<'_>) -> Result<()> {
+    let (what, expected, got) = match exclude {
+        Exclude::SameRow if queries != items => {
+            ("queries", format!("{items} rows, as the gallery: each query is one of its rows"), queries)
+        }
+        Exclude::SelfById(ids) if ids.len() != queries => {
+            ("Exclude::SelfById", format!("{queries} entries, one for each query"), ids.len())
+        }
+        _ if u32::try_from(queries).is_err() => {
+            ("queries", "at most 4,294,967,295 rows; ask in parts".to_owned(), queries)
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::Shape { what, expected, got: vec![got] })
+}
+
+/// Queries that see the gallery pass by together, and what each has found.
+struct Group {
+    vectors: Queries,
+    own: Vec<u32>,
+    best: Vec<Best>,
+    bounds: Vec<f32>,
+}
+
+impl Group {
+    fn pass(&mut self, frame: &Frame, segment: &Segment<'_>, width: usize) {
+        if self.own.len() < FEW_BLOCKS * QUERY_BLOCK {
+            self.pass_few(frame, segment, width);
+            return;
+        }
+        let depth = frame.depth;
+        let blocks = self.vectors.vectors.par_chunks(QUERY_BLOCK * depth).zip(self.own.par_chunks(QUERY_BLOCK));
+        let found = self.best.par_chunks_mut(QUERY_BLOCK).zip(self.bounds.par_chunks_mut(QUERY_BLOCK));
+        blocks.zip(found).for_each(|((vectors, own), (best, bounds))| {
+            offer(depth, vectors, own, &segment.panels, segment.items.clone(), best, bounds);
+        });
+    }
+
+    /// Tasks have their own parts of the gallery. What is best does not depend on the order in which they end.
+    fn pass_few(&mut self, frame: &Frame, segment: &Segment<'_>, width: usize) {
+        let depth = frame.depth;
+        let Self { vectors, own, best, bounds } = self;
+        let (bounds_before, all) = (bounds.clone(), Mutex::new((best, bounds)));
+        segment.panels.par_chunks(SHARE * depth * PANEL).enumerate().for_each(|(share, panels)| {
+            let first = segment.items.start + share * SHARE * PANEL;
+            let items = first..segment.items.end.min(first + SHARE * PANEL);
+            let mut bounds = bounds_before.clone();
+            let mut best: Vec<Best> = bounds.iter().map(|_| Best::new(width.min(items.len()))).collect();
+            offer(depth, &vectors.vectors, own, panels, items, &mut best, &mut bounds);
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            let (all_best, all_bounds) = &mut *all;
+            for ((all, bound), best) in all_best.iter_mut().zip(all_bounds.iter_mut()).zip(&best) {
+                all.merge(best, bound);
+            }
+        });
+    }
+
+    fn finish(
+        &mut self,
+        frame: &Frame,
+        gallery: &Gallery<'_>,
+        width: usize,
+        hits: &mut [Hit],
+        counts: &mut [usize],
+    ) -> Result<()> {
+        let vectors = self.vectors.vectors.par_chunks_exact(frame.depth).zip(&self.vectors.factors);
+        let results = hits.par_chunks_exact_mut(width).zip(counts);
+        self.best.par_iter_mut().zip(results).zip(vectors).try_for_each_init(
+            || (vec![0.0f32; frame.dim], vec![0.0f32; frame.depth]),
+            |(row, mapped), ((best, (hits, count)), (query, &factor))| {
+                let found = best.finish();
+                *count = found.len();
+                for (hit, &key) in hits.iter_mut().zip(found) {
+                    let (score, index) = unkey(key);
+                    if frame.metric == Metric::L2 {
+                        gallery.mapped(frame, index as usize, row, mapped)?;
+                    }
+                    let score = frame.shown(query, factor, score, mapped);
+                    *hit = Hit { index, score };
+                }
+                if frame.metric == Metric::L2 {
+                    hits[..found.len()]
+                        .sort_by(|a, b| a.score.total_cmp(&b.score).then(a.index.cmp(&b.index)));
+                }
+                Ok(())
+            },
+        )
+    }
+}
+
+/// Offers the items of some panels to queries.
+fn offer(
+    depth: usize,
+    vectors: &[f32],
+    own: &[u32],
+    panels: &[f32],
+    items: std::ops::Range<usize>,
+    best: &mut [Best],
+    bounds: &mut [f32],
+) {
+    scan(
+        vectors,
+        depth,
+        panels,
+        bounds,
+        #[inline(always)]
+        |query, panel, scores, bound| {
+            let first = items.start + panel * PANEL;
+            best[query].offer(scores, items.end - first, first as u32, own[query], bound);
+        },
+    );
+}
