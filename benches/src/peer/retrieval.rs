@@ -71,7 +71,9 @@ impl super::Case for Measured {
 
     fn write(&self, to: &Path) -> Outcome<()> {
         let m = self.metrics.as_ref().ok_or("nothing was run")?;
-        let values = Array1::from_vec(vec![m.precision_at_1, m.r_precision, m.map_at_r, m.mrr, m.map]);
-        Ok(write_npy(to.join("metrics.npy"), &values)?)
+        let at_r = [m.precision_at_1, m.r_precision, m.map_at_r];
+        write_npy(to.join("metrics_at_r.npy"), &Array1::from_iter(at_r))?;
+        let whole = at_r.into_iter().chain([m.mrr, m.map]);
+        Ok(write_npy(to.join("metrics.npy"), &Array1::from_iter(whole))?)
     }
 }

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use thiserror::Error;
 
 /// What can go wrong in a search or an evaluation. Every message names the array or row, the value, and what to do.
@@ -47,9 +49,25 @@ pub enum Error {
         /// Number of items searched.
         items: usize,
     },
-    /// An error of the numeric core.
-    #[error(transparent)]
-    Core(#[from] embedtune_core::Error),
+    /// Only one kind of pair: nothing can be told apart.
+    #[error(
+        "of {positives} pairs of one class and {negatives} of two neither may be 0; give at least two items of one \
+         class and one of another"
+    )]
+    NoPairs {
+        /// Pairs of one class.
+        positives: u64,
+        /// Pairs of two.
+        negatives: u64,
+    },
+    /// A file that cannot be read as vectors.
+    #[error("{}: {detail}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        detail: String,
+    },
 }
 
 /// This crate's result.

@@ -143,10 +143,6 @@ impl Evaluation {
     pub fn per_class(&self) -> Vec<ClassMetrics> {
         ClassMetrics::of(&self.table)
     }
-
-    pub(crate) fn table(&self) -> &Table {
-        &self.table
-    }
 }
 
 /// What all groups of queries share.
@@ -217,13 +213,15 @@ impl Pass<'_> {
             })?;
             let blocks = group.par_chunks(size).zip(vectors.par_chunks(size * depth));
             blocks.zip(keys.par_chunks_mut(size)).for_each(|((queries, vectors), keys)| {
-                let ends = queries.first().map_or(0, |q| q.class.start)..queries.last().map_or(0, |q| q.class.end);
+                let ends =
+                    queries.first().map_or(0, |q| q.class.start)..queries.last().map_or(0, |q| q.class.end);
                 let ends = overlap(&ends, &positions);
                 if ends.is_empty() {
                     return;
                 }
                 let first = (ends.start - start) / PANEL;
-                let panels = &panels[first * depth * PANEL..(ends.end - start).div_ceil(PANEL) * depth * PANEL];
+                let panels =
+                    &panels[first * depth * PANEL..(ends.end - start).div_ceil(PANEL) * depth * PANEL];
                 let mut bounds = vec![f32::NEG_INFINITY; queries.len()];
                 scan(vectors, depth, panels, &mut bounds, |query, panel, scores, _| {
                     let at = start + (first + panel) * PANEL;

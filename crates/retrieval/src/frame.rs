@@ -139,8 +139,7 @@ impl Frame {
             Metric::Dot => (f64::from(score) / factor / self.scale / self.scale) as f32,
             Metric::L2 => {
                 let pairs = query.iter().zip(item).take(self.dim);
-                let square: f64 = pairs
-                    .map(|(&q, &g)| (f64::from(q) / factor - f64::from(g)).powi(2)).sum();
+                let square: f64 = pairs.map(|(&q, &g)| (f64::from(q) / factor - f64::from(g)).powi(2)).sum();
                 (square.sqrt() / self.scale) as f32
             }
         }
@@ -195,8 +194,10 @@ impl Columns {
     /// The largest distance of a value from its column's `mean`; 0 without rows.
     fn largest(&self, mean: &[f32]) -> f64 {
         let ends = self.low.iter().zip(&self.high).zip(mean);
-        ends.map(|((&low, &high), &mean)| (f64::from(mean) - f64::from(low)).max(f64::from(high) - f64::from(mean)))
-            .fold(0.0, f64::max)
+        ends.map(|((&low, &high), &mean)| {
+            (f64::from(mean) - f64::from(low)).max(f64::from(high) - f64::from(mean))
+        })
+        .fold(0.0, f64::max)
     }
 }
 
@@ -245,9 +246,7 @@ fn check_finite(what: &'static str, first: usize, dim: usize, values: &[f32]) ->
         return Ok(());
     }
     match values.iter().enumerate().find(|(_, v)| !v.is_finite()) {
-        Some((at, &value)) => {
-            Err(Error::NotFinite { what, row: first + at / dim, column: at % dim, value })
-        }
+        Some((at, &value)) => Err(Error::NotFinite { what, row: first + at / dim, column: at % dim, value }),
         None => Ok(()),
     }
 }
@@ -256,7 +255,6 @@ fn check_finite(what: &'static str, first: usize, dim: usize, values: &[f32]) ->
 fn unit_scale(largest: f64) -> f64 {
     if largest > 0.0 { (-largest.log2().ceil()).exp2() } else { 1.0 }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -2,11 +2,11 @@
 
 use ndarray::ArrayView2;
 
+use crate::Result;
 use crate::frame::{Frame, Metric};
 use crate::panels::{Gallery, lay_out};
 use crate::rows::Rows;
 use crate::search::neighbours;
-use crate::Result;
 
 /// Which gallery row a query must not find: itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,27 +1,39 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod agreement;
 mod best;
+mod bootstrap;
 mod error;
 mod evaluate;
 mod frame;
 mod keys;
+mod kmeans;
 mod knn;
 mod metrics;
+mod npy;
 mod panels;
 mod product;
+mod random;
 mod ranks;
 mod relevant;
+mod roc;
 mod rows;
 mod search;
 mod table;
+mod verify;
 
+pub use agreement::Agreement;
+pub use bootstrap::{Bootstrap, Interval};
 pub use error::{Error, Result};
 pub use evaluate::{EvaluateOptions, Evaluation, evaluate};
 pub use frame::Metric;
 pub use half;
+pub use kmeans::{Clusters, KMeans, kmeans, kmeans_from};
 pub use knn::{Exclude, Hit, Index, Neighbours, knn, search};
 pub use metrics::{ClassMetrics, Metrics};
 pub use ndarray;
+pub use npy::NpyRows;
+pub use roc::{EqualError, Operating, Roc, RocPoint};
 pub use rows::Rows;
 pub use table::Measure;

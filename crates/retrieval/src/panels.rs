@@ -6,10 +6,10 @@ use std::ops::Range;
 use embedtune_core::simd;
 use rayon::prelude::*;
 
-use crate::{Error, Result};
 use crate::frame::{Frame, READ};
 use crate::product::PANEL;
 use crate::rows::Rows;
+use crate::{Error, Result};
 
 /// Queries that one task handles: their scores with one panel after the other.
 pub(crate) const QUERY_BLOCK: usize = 96;
@@ -48,7 +48,9 @@ impl<'a> Gallery<'a> {
     pub(crate) fn segment(&self, frame: &Frame, items: Range<usize>) -> Result<Segment<'a>> {
         let panels = match *self {
             Self::Kept(all) => Cow::Borrowed(all),
-            Self::Streamed(rows) => Cow::Owned(lay_out(frame, items.clone(), |first, to| rows.read(first, to))?),
+            Self::Streamed(rows) => {
+                Cow::Owned(lay_out(frame, items.clone(), |first, to| rows.read(first, to))?)
+            }
         };
         Ok(Segment { items, panels })
     }

@@ -4,6 +4,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use ndarray::{Array2, ArrayView2};
 
+use crate::frame::squares;
 use crate::{Error, Result};
 
 /// Vectors that are read in blocks: `[items, dim]`.
@@ -93,7 +94,30 @@ pub(crate) fn check_range((items, dim): (usize, usize), first: usize, len: usize
     }
     Err(Error::Shape {
         what: "the buffer to read into",
-        expected: format!("a whole number of rows of {dim} values, at most {} of them", items.saturating_sub(first)),
+        expected: format!(
+            "a whole number of rows of {dim} values, at most {} of them",
+            items.saturating_sub(first)
+        ),
         got: vec![len],
     })
+}
+
+/// Rows of length 1; zero rows stay.
+pub(crate) struct Units<'a>(pub(crate) &'a dyn Rows);
+
+impl Rows for Units<'_> {
+    fn shape(&self) -> (usize, usize) {
+        self.0.shape()
+    }
+
+    fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
+        self.0.read(first, to)?;
+        for row in to.chunks_exact_mut(self.shape().1.max(1)) {
+            let length = squares(row).sqrt();
+            if length > 0.0 {
+                row.iter_mut().for_each(|value| *value = (f64::from(*value) / length) as f32);
+            }
+        }
+        Ok(())
+    }
 }

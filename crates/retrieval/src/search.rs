@@ -31,8 +31,7 @@ pub(crate) fn neighbours(
     let (count, _) = queries.shape();
     check(frame.len, count, exclude)?;
     let width = k.min(frame.len);
-    let mut found =
-        Neighbours { width, hits: vec![Hit::default(); count * width], counts: vec![0; count] };
+    let mut found = Neighbours { width, hits: vec![Hit::default(); count * width], counts: vec![0; count] };
     if width == 0 {
         return Ok(found);
     }
@@ -110,7 +109,8 @@ impl Group {
             return;
         }
         let depth = frame.depth;
-        let blocks = self.vectors.vectors.par_chunks(QUERY_BLOCK * depth).zip(self.own.par_chunks(QUERY_BLOCK));
+        let blocks =
+            self.vectors.vectors.par_chunks(QUERY_BLOCK * depth).zip(self.own.par_chunks(QUERY_BLOCK));
         let found = self.best.par_chunks_mut(QUERY_BLOCK).zip(self.bounds.par_chunks_mut(QUERY_BLOCK));
         blocks.zip(found).for_each(|((vectors, own), (best, bounds))| {
             offer(depth, vectors, own, &segment.panels, segment.items.clone(), best, bounds);

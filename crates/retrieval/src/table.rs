@@ -102,7 +102,14 @@ impl Table {
         let mut ks: Vec<usize> = ks.iter().copied().chain([1]).collect();
         ks.sort_unstable();
         ks.dedup();
-        Self { ks, rows: Vec::new(), labels: Vec::new(), each: Vec::new(), found: Vec::new(), ndcg_at: Vec::new() }
+        Self {
+            ks,
+            rows: Vec::new(),
+            labels: Vec::new(),
+            each: Vec::new(),
+            found: Vec::new(),
+            ndcg_at: Vec::new(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {

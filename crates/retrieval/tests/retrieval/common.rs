@@ -42,23 +42,28 @@ impl Case {
     }
 
     fn rows(&self, rows: usize, shift: usize) -> Labelled {
-        let value = |(i, j): (usize, usize)| {
-            let i = i + shift;
-            match self.data.as_str() {
-                "wave" => {
-                    let (i, j) = (i as f64, j as f64);
-                    (0.9 * i + 1.7 * j + 0.3 * i * j).sin() as f32
-                }
-                _ => ((i * (j + 2) + j) % 5) as f32 - 2.0,
-            }
-        };
-        let label = |i: usize| match i + shift {
-            7 => 100,
-            1003 => 200,
-            i => (i * i % 7) as u32,
-        };
-        (Array2::from_shape_fn((rows, self.dim), value), (0..rows).map(label).collect())
+        closed_form(&self.data, rows, self.dim, shift)
     }
+}
+
+/// Rows of `data`, "wave" or "grid", from `shift` on.
+pub(crate) fn closed_form(data: &str, rows: usize, dim: usize, shift: usize) -> Labelled {
+    let value = |(i, j): (usize, usize)| {
+        let i = i + shift;
+        match data {
+            "wave" => {
+                let (i, j) = (i as f64, j as f64);
+                (0.9 * i + 1.7 * j + 0.3 * i * j).sin() as f32
+            }
+            _ => ((i * (j + 2) + j) % 5) as f32 - 2.0,
+        }
+    };
+    let label = |i: usize| match i + shift {
+        7 => 100,
+        1003 => 200,
+        i => (i * i % 7) as u32,
+    };
+    (Array2::from_shape_fn((rows, dim), value), (0..rows).map(label).collect())
 }
 
 /// Vectors without structure, the same every time.

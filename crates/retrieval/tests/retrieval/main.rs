@@ -1,6 +1,10 @@
 //! The public API against reference systems, obvious algorithms and real data.
 
+mod clusters;
 mod common;
 mod evaluate;
+mod intervals;
 mod knn;
 mod real;
+mod storage;
+mod verify;

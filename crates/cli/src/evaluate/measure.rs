@@ -1,0 +1,194 @@
+//! What `evaluate` measures of one set of vectors.
+
+use std::collections::BTreeMap;
+
+use embedtune_train::retrieval::{
+    Agreement, Bootstrap, EvaluateOptions, Evaluation, Interval, KMeans, Measure, Operating, Roc, Rows,
+};
+use embedtune_train::{Error, Result};
+use serde::Serialize;
+
+use super::args::{Evaluate, Shown};
+
+/// Points of the ROC that are written.
+const ROC_POINTS: usize = 200;
+
+/// Vectors with their classes, and what they search.
+pub(super) struct Labelled<'a> {
+    pub(super) queries: &'a dyn Rows,
+    pub(super) labels: &'a [u32],
+    pub(super) gallery: Option<(&'a dyn Rows, &'a [u32])>,
+}
+
+/// Figures by name; those at k by k.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Figures {
+    #[serde(flatten)]
+    values: BTreeMap<&'static str, f64>,
+    #[serde(flatten)]
+    at_k: BTreeMap<&'static str, BTreeMap<usize, f64>>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Class {
+    pub(super) class: String,
+    pub(super) queries: usize,
+    #[serde(flatten)]
+    figures: Figures,
+    #[serde(skip)]
+    pub(super) means: Vec<(Measure, f64)>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Verification {
+    pub(super) pairs_of_one_class: u64,
+    pub(super) pairs_of_two: u64,
+    pub(super) auc: f64,
+    pub(super) eer: f64,
+    pub(super) eer_threshold: f32,
+    /// For each rate asked for; null where even the strictest threshold accepts more.
+    pub(super) at_far: Vec<AtFar>,
+    roc: Vec<Operating>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct AtFar {
+    pub(super) wanted: f64,
+    #[serde(flatten)]
+    pub(super) point: Option<Operating>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Measured {
+    #[serde(flatten)]
+    figures: Figures,
+    #[serde(skip)]
+    pub(super) means: Vec<(Measure, f64)>,
+    /// By the measure's name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) intervals: BTreeMap<String, Interval>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) clustering: Option<Agreement>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) verification: Option<Verification>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) per_class: Vec<Class>,
+    #[serde(skip)]
+    pub(super) recall_at_1: f64,
+    #[serde(skip)]
+    pub(super) map_at_r: f64,
+    pub(super) queries_without_match: usize,
+}
+
+impl Figures {
+    fn new(means: &[(Measure, f64)]) -> Self {
+        let mut figures = Self::default();
+        for &(measure, mean) in means {
+            let (names, k): (&[&'static str], _) = match measure {
+                // The same number in the vocabularies of metric learning and of search engines.
+                Measure::Hit(k) => (&["recall_at_k", "hit_at_k"], Some(k)),
+                Measure::Recall(k) => (&["ir_recall_at_k"], Some(k)),
+                Measure::Precision(k) => (&["precision_at_k"], Some(k)),
+                Measure::NdcgAt(k) => (&["ndcg_at_k"], Some(k)),
+                Measure::RPrecision => (&["r_precision"], None),
+                Measure::MapAtR => (&["map_at_r"], None),
+                Measure::Map => (&["map"], None),
+                Measure::Mrr => (&["mrr"], None),
+                Measure::Ndcg => (&["ndcg"], None),
+                _ => (&[], None),
+            };
+            for &name in names {
+                match k {
+                    Some(k) => figures.at_k.entry(name).or_default().insert(k, mean),
+                    None => figures.values.insert(name, mean),
+                };
+            }
+        }
+        figures
+    }
+}
+
+fn shown(measure: Measure) -> Option<Shown> {
+    Some(match measure {
+        Measure::Hit(_) => Shown::Hit,
+        Measure::Recall(_) => Shown::Recall,
+        Measure::Precision(_) => Shown::Precision,
+        Measure::NdcgAt(_) | Measure::Ndcg => Shown::Ndcg,
+        Measure::RPrecision => Shown::RPrecision,
+        Measure::MapAtR => Shown::MapAtR,
+        Measure::Map => Shown::Map,
+        Measure::Mrr => Shown::Mrr,
+        _ => return None,
+    })
+}
+
+/// Measures what the options ask for.
+pub(super) fn measure(
+    vectors: &Labelled<'_>,
+    args: &Evaluate,
+    class: &dyn Fn(u32) -> String,
+) -> Result<Measured> {
+    let unsuitable =
+        |e: embedtune_train::retrieval::Error| Error::Unsuitable(format!("retrieval cannot be measured: {e}"));
+    let metric = args.distance.into();
+    let options = EvaluateOptions { metric, recall_at: args.k.clone() };
+    let Labelled { queries, labels, gallery } = *vectors;
+    let found = Evaluation::new(queries, labels, gallery, &options).map_err(unsuitable)?;
+    let wanted = |measure: Measure| shown(measure).is_some_and(|shown| args.shows(shown));
+    let metrics = found.metrics();
+    let of_all = |measure: Measure| {
+        let values = found.values(measure)?;
+        Some((measure, values.sum::<f64>() / found.query_rows().len() as f64))
+    };
+    let means: Vec<(Measure, f64)> =
+        found.measures().into_iter().filter(|&measure| wanted(measure)).filter_map(of_all).collect();
+    let intervals = match args.bootstrap {
+        Some(resamples) => {
+            let bootstrap = Bootstrap { resamples, seed: args.seed, ..Bootstrap::default() };
+            let all = found.intervals(&bootstrap).map_err(unsuitable)?;
+            let wanted = all.into_iter().filter(|(measure, _)| wanted(*measure));
+            wanted.map(|(measure, interval)| (measure.to_string(), interval)).collect()
+        }
+        None => BTreeMap::new(),
+    };
+    let per_class = if args.per_class {
+        let classes = found.per_class().into_iter().map(|of| {
+            let means: Vec<_> = of.means.into_iter().filter(|(measure, _)| wanted(*measure)).collect();
+            Class { class: class(of.label), queries: of.queries, figures: Figures::new(&means), means }
+        });
+        classes.collect()
+    } else {
+        Vec::new()
+    };
+    let clustering = if args.shows(Shown::Nmi) || args.shows(Shown::Ami) {
+        let options = KMeans { seed: args.seed, ..KMeans::default() };
+        Some(Agreement::of_kmeans(queries, labels, metric, &options).map_err(unsuitable)?)
+    } else {
+        None
+    };
+    let verification = if args.calibrate {
+        let roc = Roc::of_pairs(queries, labels, gallery, metric).map_err(unsuitable)?;
+        Some(Verification {
+            pairs_of_one_class: roc.positives(),
+            pairs_of_two: roc.negatives(),
+            auc: roc.auc(),
+            eer: roc.eer().rate,
+            eer_threshold: roc.eer().threshold,
+            at_far: args.far.iter().map(|&wanted| AtFar { wanted, point: roc.at_far(wanted) }).collect(),
+            roc: roc.thinned(ROC_POINTS),
+        })
+    } else {
+        None
+    };
+    Ok(Measured {
+        figures: Figures::new(&means),
+        means,
+        intervals,
+        clustering,
+        verification,
+        per_class,
+        recall_at_1: metrics.recall_at_1,
+        map_at_r: metrics.map_at_r,
+        queries_without_match: metrics.queries_without_match,
+    })
+}

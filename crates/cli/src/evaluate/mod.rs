@@ -1,0 +1,130 @@
+//! `embedtune evaluate`.
+
+mod args;
+mod measure;
+mod table;
+
+pub(crate) use args::Evaluate;
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use embedtune_train::data::vectors::read_labels;
+use embedtune_train::data::{Items, Split};
+use embedtune_train::ndarray::Array2;
+use embedtune_train::retrieval::{NpyRows, Rows};
+use embedtune_train::run::raw_vectors;
+use embedtune_train::{Error, Result};
+use serde::Serialize;
+
+use crate::apply::open;
+use crate::{print, print_json};
+use measure::{Labelled, Measured, measure};
+
+/// The JSON of a run: the two figures that it had at first, and all that was asked for.
+#[derive(Serialize)]
+struct OfRun<'a> {
+    recall_at_1: f64,
+    map_at_r: f64,
+    items: usize,
+    classes: usize,
+    raw_recall_at_1: f64,
+    raw_map_at_r: f64,
+    tuned: &'a Measured,
+    raw: &'a Measured,
+}
+
+/// The JSON of vectors.
+#[derive(Serialize)]
+struct OfVectors<'a> {
+    recall_at_1: f64,
+    map_at_r: f64,
+    items: usize,
+    classes: usize,
+    vectors: &'a Measured,
+}
+
+pub(crate) fn run(args: &Evaluate) -> Result<()> {
+    if args.k.contains(&0) {
+        return Err(Error::option("k", 0, "k counts neighbours from 1"));
+    }
+    if args.bootstrap == Some(0) {
+        return Err(Error::option("bootstrap", 0, "1,000 resamples give intervals to two digits"));
+    }
+    if let Some(far) = args.far.iter().find(|far| !(0.0..=1.0).contains(*far)) {
+        return Err(Error::option("far", far, "a false accept rate is from 0 to 1, for instance 0.001"));
+    }
+    match (&args.run, &args.vectors, &args.labels) {
+        (Some(run), _, _) => of_run(args, run),
+        (_, Some(vectors), Some(labels)) => of_vectors(args, vectors, labels),
+        _ => Err(Error::Unsuitable("give --run, or --vectors and --labels".to_owned())),
+    }
+}
+
+fn of_run(args: &Evaluate, run: &Path) -> Result<()> {
+    let (model, split) = open(run, args.data.as_deref())?;
+    let tuned = of_split(args, &split, |items| model.embed(items))?;
+    let raw = of_split(args, &split, raw_vectors)?;
+    let (items, classes) = (split.queries.labels.len(), distinct(&split.queries.labels));
+    if !args.json {
+        return print(&table::table(args, items, classes, &[("raw", &raw), ("tuned", &tuned)]));
+    }
+    print_json(&OfRun {
+        recall_at_1: tuned.recall_at_1,
+        map_at_r: tuned.map_at_r,
+        items,
+        classes,
+        raw_recall_at_1: raw.recall_at_1,
+        raw_map_at_r: raw.map_at_r,
+        tuned: &tuned,
+        raw: &raw,
+    })
+}
+
+fn of_split(
+    args: &Evaluate,
+    split: &Split,
+    embed: impl Fn(&Items) -> Result<Array2<f32>>,
+) -> Result<Measured> {
+    let queries = embed(&split.queries.items)?;
+    let gallery = split.gallery.as_ref().map(|gallery| embed(&gallery.items)).transpose()?;
+    let searched = gallery.as_ref().zip(split.gallery.as_ref());
+    let vectors = Labelled {
+        queries: &queries,
+        labels: &split.queries.labels,
+        gallery: searched.map(|(vectors, gallery)| (vectors as &dyn Rows, gallery.labels.as_slice())),
+    };
+    let name = |label: u32| split.queries.classes.get(label as usize).cloned();
+    measure(&vectors, args, &|label| name(label).unwrap_or_else(|| label.to_string()))
+}
+
+/// Vectors in files, which are read block by block.
+fn of_vectors(args: &Evaluate, vectors: &Path, labels: &Path) -> Result<()> {
+    let file = |path: &Path| NpyRows::open(path).map_err(|e| Error::Unsuitable(e.to_string()));
+    let (queries, labels) = (file(vectors)?, read_labels(labels)?);
+    let gallery = match (&args.gallery, &args.gallery_labels) {
+        (Some(gallery), Some(labels)) => Some((file(gallery)?, read_labels(labels)?)),
+        _ => None,
+    };
+    let gallery = gallery.as_ref().map(|(rows, labels)| (rows as &dyn Rows, labels.as_slice()));
+    let found = measure(
+        &Labelled { queries: &queries, labels: &labels, gallery },
+        args,
+        &|label| label.to_string(),
+    )?;
+    let (items, classes) = (labels.len(), distinct(&labels));
+    if !args.json {
+        return print(&table::table(args, items, classes, &[("vectors", &found)]));
+    }
+    print_json(&OfVectors {
+        recall_at_1: found.recall_at_1,
+        map_at_r: found.map_at_r,
+        items,
+        classes,
+        vectors: &found,
+    })
+}
+
+fn distinct(labels: &[u32]) -> usize {
+    labels.iter().collect::<HashSet<_>>().len()
+}

@@ -1,0 +1,131 @@
+//! What `evaluate` prints for people.
+
+use std::fmt::Write;
+
+use embedtune_train::retrieval::Measure;
+
+use super::args::{Evaluate, Shown};
+use super::measure::{Measured, Verification};
+
+/// A name for each column of figures, and the figures.
+pub(super) type Columns<'a> = [(&'static str, &'a Measured)];
+
+/// One row for each figure, one column for each set of vectors; then what else was asked for.
+pub(super) fn table(args: &Evaluate, items: usize, classes: usize, columns: &Columns<'_>) -> String {
+    let mut text = format!("{items} items of {classes} classes");
+    if let Some((_, first)) = columns.first().filter(|(_, first)| first.queries_without_match > 0) {
+        let _ = write!(text, "; {} have no other item of their class and are left out", first.queries_without_match);
+    }
+    let rows = rows(args, columns);
+    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let intervals = args.bootstrap.is_some();
+    let cell = if intervals { 24 } else { 8 };
+    let _ = write!(text, "\n\n{:<width$}", "");
+    for (name, _) in columns {
+        let _ = write!(text, "  {name:>cell$}");
+    }
+    text.push('\n');
+    for (name, cells) in &rows {
+        let _ = write!(text, "{name:<width$}");
+        for value in cells {
+            let _ = write!(text, "  {value:>cell$}");
+        }
+        text.push('\n');
+    }
+    if intervals {
+        let _ = writeln!(text, "[..]: 95% confidence intervals, {} resamples", args.bootstrap.unwrap_or(0));
+    }
+    for (name, measured) in columns {
+        if let Some(verification) = &measured.verification {
+            calibration(&mut text, name, verification);
+        }
+    }
+    if let Some((name, measured)) = columns.last().filter(|_| args.per_class) {
+        per_class(&mut text, name, measured);
+    }
+    text
+}
+
+fn rows(args: &Evaluate, columns: &Columns<'_>) -> Vec<(String, Vec<String>)> {
+    let Some((_, first)) = columns.first() else { return Vec::new() };
+    let mut rows: Vec<(String, Vec<String>)> = Vec::new();
+    for (row, &(measure, _)) in first.means.iter().enumerate() {
+        let cells = columns.iter().map(|(_, measured)| {
+            let mean = measured.means.get(row).map_or(f64::NAN, |&(_, mean)| mean);
+            match measured.intervals.get(&measure.to_string()) {
+                Some(interval) => format!("{mean:.4} [{:.4}, {:.4}]", interval.low, interval.high),
+                None => format!("{mean:.4}"),
+            }
+        });
+        rows.push((name(measure), cells.collect()));
+    }
+    for (shown, name) in [(Shown::Nmi, "NMI of k-means"), (Shown::Ami, "AMI of k-means")] {
+        if args.shows(shown) {
+            let cells = columns.iter().filter_map(|(_, measured)| {
+                let found = measured.clustering?;
+                Some(format!("{:.4}", if shown == Shown::Nmi { found.nmi } else { found.ami }))
+            });
+            rows.push((name.to_owned(), cells.collect()));
+        }
+    }
+    rows
+}
+
+/// Both vocabularies where they differ.
+fn name(measure: Measure) -> String {
+    match measure {
+        Measure::Hit(k) => format!("hit@{k} (metric learning: Recall@{k})"),
+        Measure::Recall(k) => format!("recall@{k} (share of relevant items found)"),
+        other => other.to_string(),
+    }
+}
+
+fn calibration(text: &mut String, name: &str, found: &Verification) {
+    let _ = write!(
+        text,
+        "\n{name}: {} pairs of one class, {} of two; AUC {:.4}, EER {:.4} at threshold {:.4}\n{:>12}  {:>12}  {:>8}  \
+         {:>9}\n",
+        found.pairs_of_one_class,
+        found.pairs_of_two,
+        found.auc,
+        found.eer,
+        found.eer_threshold,
+        "FAR at most",
+        "FAR",
+        "TAR",
+        "threshold"
+    );
+    for at in &found.at_far {
+        let _ = match at.point {
+            Some(point) => writeln!(
+                text,
+                "{:>12}  {:>12.6}  {:>8.4}  {:>9.4}",
+                at.wanted, point.far, point.tar, point.threshold
+            ),
+            None => writeln!(text, "{:>12}  no threshold accepts so few pairs of two classes", at.wanted),
+        };
+    }
+}
+
+/// The worst classes first.
+fn per_class(text: &mut String, name: &str, measured: &Measured) {
+    let Some(first) = measured.per_class.first() else { return };
+    let label = |class: &str| class.replace(char::is_control, " ");
+    let width =
+        measured.per_class.iter().map(|class| label(&class.class).chars().count()).max().unwrap_or(0).max(5);
+    let _ = write!(text, "\n{name}, by class, the worst first\n{:<width$}  {:>7}", "class", "queries");
+    for (measure, _) in &first.means {
+        let _ = write!(text, "  {:>12}", measure.to_string());
+    }
+    text.push('\n');
+    let mut classes: Vec<_> = measured.per_class.iter().collect();
+    let rank = |means: &[(Measure, f64)]| means.iter().map(|(_, mean)| mean).sum::<f64>();
+    classes.sort_by(|a, b| rank(&a.means).total_cmp(&rank(&b.means)));
+    for class in classes {
+        let _ = write!(text, "{:<width$}  {:>7}", label(&class.class), class.queries);
+        for (_, mean) in &class.means {
+            let _ = write!(text, "  {mean:>12.4}");
+        }
+        text.push('\n');
+    }
+}

@@ -1,0 +1,210 @@
+//! Seeded k-means.
+
+use ndarray::{Array2, ArrayView2};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::frame::{Metric, READ, squares};
+use crate::knn::{Exclude, Index};
+use crate::random::{below, generator, unit};
+use crate::rows::Rows;
+use crate::{Error, Result};
+
+/// How [`kmeans`] clusters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KMeans {
+    /// Clusters, from 1 to the number of items; default 8.
+    pub clusters: usize,
+    /// Which random numbers; default 0.
+    pub seed: u64,
+    /// Starts, of which the one with the least inertia is taken, at least 1; default 1.
+    pub restarts: usize,
+    /// Rounds of a start, at most; default 100.
+    pub iterations: usize,
+}
+
+impl Default for KMeans {
+    fn default() -> Self {
+        Self { clusters: 8, seed: 0, restarts: 1, iterations: 100 }
+    }
+}
+
+/// A clustering.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Clusters {
+    /// Each item's cluster.
+    pub assignment: Vec<u32>,
+    /// Their means, `[clusters, dim]`.
+    pub centres: Array2<f32>,
+    /// Sum of the items' squared distances from their centres.
+    pub inertia: f64,
+    /// Rounds.
+    pub iterations: usize,
+    /// Whether the last round changed no assignment.
+    pub converged: bool,
+}
+
+/// Clusters items by Euclidean distance: starts by k-means++ (Arthur and Vassilvitskii 2007), rounds by Lloyd (1982).
+/// The same seed gives the same bits for any number of threads.
+///
+/// # Errors
+/// [`Error::Parameter`] for a number of clusters or starts out of range; values that are not finite; what reading
+/// fails with.
+pub fn kmeans(items: &dyn Rows, options: &KMeans) -> Result<Clusters> {
+    if options.restarts == 0 {
+        return Err(Error::Parameter { name: "restarts", value: "0".to_owned(), remedy: "write 1 or more" });
+    }
+    let mut best: Option<Clusters> = None;
+    for restart in 0..options.restarts as u64 {
+        let centres = plus_plus(items, options.clusters, options.seed, restart)?;
+        let found = kmeans_from(items, centres.view(), options.iterations)?;
+        if best.as_ref().is_none_or(|best| found.inertia < best.inertia) {
+            best = Some(found);
+        }
+    }
+    best.ok_or(Error::Parameter { name: "restarts", value: "0".to_owned(), remedy: "write 1 or more" })
+}
+
+/// Lloyd's rounds from given centres, `[clusters, dim]`, until no assignment changes.
+///
+/// A cluster that has lost its items takes the item farthest from its centre.
+///
+/// # Errors
+/// As [`kmeans`], and centres of another dimension than the items.
+pub fn kmeans_from(items: &dyn Rows, centres: ArrayView2<'_, f32>, iterations: usize) -> Result<Clusters> {
+    let (len, dim) = items.shape();
+    check(centres.nrows(), len)?;
+    if centres.ncols() != dim {
+        return Err(Error::Shape {
+            what: "centres",
+            expected: format!("[clusters, {dim}], as the items"),
+            got: centres.shape().to_vec(),
+        });
+    }
+    let mut found = Clusters {
+        assignment: vec![u32::MAX; len],
+        centres: centres.to_owned(),
+        inertia: 0.0,
+        iterations: 0,
+        converged: false,
+    };
+    let mut distances = vec![0.0f32; len];
+    loop {
+        let nearest = Index::new(found.centres.view(), Metric::L2)?.search_rows(items, 1, Exclude::None)?;
+        let mut changed = false;
+        for (i, hits) in nearest.rows().enumerate() {
+            let Some(hit) = hits.first() else { continue };
+            changed |= found.assignment[i] != hit.index;
+            (found.assignment[i], distances[i]) = (hit.index, hit.score);
+        }
+        found.inertia = distances.iter().map(|&d| f64::from(d) * f64::from(d)).sum();
+        found.converged = !changed;
+        if found.converged || found.iterations == iterations {
+            return Ok(found);
+        }
+        found.iterations += 1;
+        found.centres = means(items, &mut found.assignment, &mut distances, centres.nrows())?;
+    }
+}
+
+fn check(clusters: usize, items: usize) -> Result<()> {
+    if clusters >= 1 && clusters <= items {
+        return Ok(());
+    }
+    Err(Error::Parameter {
+        name: "clusters",
+        value: clusters.to_string(),
+        remedy: "from 1 to the number of items can be made",
+    })
+}
+
+/// The clusters' means, summed in the order of the items. `assignment` and `distances` are changed where an empty
+/// cluster takes an item.
+fn means(
+    items: &dyn Rows,
+    assignment: &mut [u32],
+    distances: &mut [f32],
+    clusters: usize,
+) -> Result<Array2<f32>> {
+    let (len, dim) = items.shape();
+    let mut sizes = vec![0usize; clusters];
+    assignment.iter().for_each(|&cluster| sizes[cluster as usize] += 1);
+    for empty in 0..clusters {
+        if sizes[empty] > 0 {
+            continue;
+        }
+        let farther = |&a: &usize, &b: &usize| distances[a].total_cmp(&distances[b]).then(b.cmp(&a));
+        // One that would leave its own cluster empty stays.
+        let movable = (0..len).filter(|&i| sizes[assignment[i] as usize] > 1);
+        let Some(item) = movable.max_by(farther) else { continue };
+        sizes[assignment[item] as usize] -= 1;
+        sizes[empty] = 1;
+        (assignment[item], distances[item]) = (empty as u32, 0.0);
+    }
+    let mut sums = Array2::<f64>::zeros((clusters, dim));
+    let mut buffer = Vec::new();
+    for first in (0..len).step_by(READ) {
+        let count = READ.min(len - first);
+        buffer.resize(count * dim, 0.0);
+        items.read(first, &mut buffer)?;
+        for (row, &cluster) in buffer.chunks_exact(dim.max(1)).zip(&assignment[first..]) {
+            let mut sums = sums.row_mut(cluster as usize);
+            sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
+        }
+    }
+    for (mut row, &size) in sums.rows_mut().into_iter().zip(&sizes) {
+        row.mapv_inplace(|sum| sum / size.max(1) as f64);
+    }
+    Ok(sums.mapv(|mean| mean as f32))
+}
+
+/// Centres by k-means++: each an item, drawn with a probability that is proportional to its squared distance from the
+/// nearest centre drawn before; the first uniformly.
+fn plus_plus(items: &dyn Rows, clusters: usize, seed: u64, restart: u64) -> Result<Array2<f32>> {
+    let (len, dim) = items.shape();
+    check(clusters, len)?;
+    let mut random = generator(seed, restart);
+    let mut centres = Array2::<f32>::zeros((clusters, dim));
+    let mut nearest = vec![f64::INFINITY; len];
+    let mut centre = vec![0.0f32; dim];
+    for (drawn, mut to) in centres.rows_mut().into_iter().enumerate() {
+        let item = if drawn == 0 { below(&mut random, len) } else { draw(&nearest, unit(&mut random)) };
+        items.read(item, &mut centre)?;
+        to.iter_mut().zip(&centre).for_each(|(to, &value)| *to = value);
+        if drawn + 1 == clusters {
+            break;
+        }
+        nearest.par_chunks_mut(READ).enumerate().try_for_each_init(
+            Vec::new,
+            |buffer, (block, nearest)| {
+                buffer.resize(nearest.len() * dim, 0.0);
+                items.read(block * READ, buffer)?;
+                for (row, nearest) in buffer.chunks_exact_mut(dim.max(1)).zip(nearest) {
+                    row.iter_mut().zip(&centre).for_each(|(value, &centre)| *value -= centre);
+                    *nearest = nearest.min(squares(row));
+                }
+                Ok::<(), Error>(())
+            },
+        )?;
+    }
+    Ok(centres)
+}
+
+/// The position of `at`, in [0, 1), among weights laid end to end; among equal weights where all are 0.
+fn draw(weights: &[f64], at: f64) -> usize {
+    let total: f64 = weights.iter().sum();
+    if total <= 0.0 {
+        return ((at * weights.len() as f64) as usize).min(weights.len() - 1);
+    }
+    let mut rest = at * total;
+    let mut last = 0;
+    for (i, &weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+        last = i;
+        rest -= weight;
+        if rest < 0.0 {
+            break;
+        }
+    }
+    last
+}

@@ -1,0 +1,139 @@
+//! Agreement and k-means against scikit-learn, on several threads, and on wrong input.
+
+use crate::common::{closed_form, noise, on};
+use embedtune_retrieval::{Agreement, Error, KMeans, Metric, kmeans, kmeans_from};
+use ndarray::{Array2, s};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Golden {
+    partitions: Vec<Partitions>,
+    kmeans: Vec<Run>,
+}
+
+#[derive(Deserialize)]
+struct Partitions {
+    a: Vec<u32>,
+    b: Vec<u32>,
+    nmi: f64,
+    ami: f64,
+}
+
+#[derive(Deserialize)]
+struct Run {
+    rows: usize,
+    dim: usize,
+    clusters: usize,
+    assignment: Vec<u32>,
+    inertia: f64,
+    centre: Vec<f64>,
+}
+
+fn golden() -> Golden {
+    serde_json::from_str(include_str!("../golden/verify.json")).unwrap()
+}
+
+#[test]
+fn agreement_is_scikit_learns() {
+    let cases = golden().partitions;
+    assert_eq!(cases.len(), 7);
+    for Partitions { a, b, nmi, ami } in cases {
+        for (a, b) in [(&a, &b), (&b, &a)] {
+            let got = Agreement::new(a, b).unwrap();
+            assert!((got.nmi - nmi).abs() < 1e-10, "{got:?} {nmi}");
+            assert!((got.ami - ami).abs() < 1e-10, "{got:?} {ami}");
+        }
+    }
+    assert_eq!(Agreement::new(&[], &[]).unwrap(), Agreement { nmi: 1.0, ami: 1.0 });
+    assert!(matches!(Agreement::new(&[0, 1], &[0]), Err(Error::Shape { .. })));
+}
+
+#[test]
+fn lloyds_rounds_are_scikit_learns() {
+    let cases = golden().kmeans;
+    assert_eq!(cases.len(), 2);
+    for case in cases {
+        let (x, _) = closed_form("wave", case.rows, case.dim, 0);
+        let found = kmeans_from(&x, x.slice(s![..case.clusters, ..]), 300).unwrap();
+        assert!(found.converged);
+        assert_eq!(found.assignment, case.assignment);
+        assert!(
+            (found.inertia - case.inertia).abs() < 1e-4 * case.inertia,
+            "{} {}",
+            found.inertia,
+            case.inertia
+        );
+        for (got, expected) in found.centres.row(0).iter().zip(&case.centre) {
+            assert!((f64::from(*got) - expected).abs() < 1e-5);
+        }
+    }
+}
+
+/// Five heaps far apart.
+fn heaps() -> (Array2<f32>, Vec<u32>) {
+    let mut x = noise(250, 4, 3);
+    let labels: Vec<u32> = (0..250).map(|i| i % 5).collect();
+    for (mut row, &label) in x.rows_mut().into_iter().zip(&labels) {
+        row[label as usize % 4] += 20.0 * (1.0 + (label / 4) as f32 * -2.0);
+    }
+    (x, labels)
+}
+
+#[test]
+fn heaps_are_found_from_nearly_any_seed() {
+    let (x, labels) = heaps();
+    for metric in [Metric::Cosine, Metric::L2] {
+        for seed in 0..5 {
+            let options = KMeans { seed, restarts: 4, ..KMeans::default() };
+            let found = Agreement::of_kmeans(&x, &labels, metric, &options).unwrap();
+            assert!(found.nmi > 0.999 && found.ami > 0.999, "{metric:?}, seed {seed}: {found:?}");
+        }
+    }
+    // Labels that the heaps know nothing of.
+    let chance: Vec<u32> = (0..250).map(|i| i / 50).collect();
+    let found =
+        Agreement::of_kmeans(&x, &chance, Metric::L2, &KMeans { restarts: 4, ..KMeans::default() }).unwrap();
+    assert!(found.ami.abs() < 0.05, "{found:?}");
+}
+
+#[test]
+fn a_seed_gives_the_same_bits_on_any_number_of_threads() {
+    let x = noise(3000, 5, 8);
+    let run = |seed| {
+        move || kmeans(&noise(3000, 5, 8), &KMeans { clusters: 20, seed, ..KMeans::default() }).unwrap()
+    };
+    let one = on(1, run(1));
+    for threads in [2, 5] {
+        assert_eq!(on(threads, run(1)), one);
+    }
+    assert_ne!(on(1, run(2)).assignment, one.assignment);
+    let mut squares = 0.0;
+    for (row, &cluster) in x.rows().into_iter().zip(&one.assignment) {
+        squares += (&row - &one.centres.row(cluster as usize)).mapv(|v| f64::from(v).powi(2)).sum();
+    }
+    assert!((one.inertia - squares).abs() < 1e-4 * squares, "{} {squares}", one.inertia);
+}
+
+#[test]
+fn empty_clusters_take_items_and_wrong_options_are_errors() {
+    let (x, _) = heaps();
+    // All centres alike: all but one start empty.
+    let centres = Array2::<f32>::zeros((6, 4));
+    let found = kmeans_from(&x, centres.view(), 50).unwrap();
+    let mut used = found.assignment.clone();
+    used.sort_unstable();
+    used.dedup();
+    assert_eq!(used, [0, 1, 2, 3, 4, 5]);
+    // Fewer distinct items than clusters.
+    let alike = Array2::<f32>::ones((4, 2));
+    assert_eq!(kmeans(&alike, &KMeans { clusters: 4, ..KMeans::default() }).unwrap().inertia, 0.0);
+    for clusters in [0, 251] {
+        let error = kmeans(&x, &KMeans { clusters, ..KMeans::default() }).unwrap_err();
+        assert!(matches!(error, Error::Parameter { name: "clusters", .. }));
+    }
+    let error = kmeans(&x, &KMeans { restarts: 0, ..KMeans::default() }).unwrap_err();
+    assert!(matches!(error, Error::Parameter { name: "restarts", .. }));
+    assert!(matches!(kmeans_from(&x, alike.view(), 5), Err(Error::Shape { what: "centres", .. })));
+    let error = Agreement::of_kmeans(&x, &[1, 2], Metric::L2, &KMeans::default()).unwrap_err();
+    assert!(matches!(error, Error::Shape { what: "labels", .. }));
+}

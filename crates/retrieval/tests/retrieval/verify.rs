@@ -1,0 +1,168 @@
+//! Verification against scikit-learn and SciPy, on several threads, and on wrong input.
+
+use crate::common::{closed_form, noise, on};
+use embedtune_retrieval::{Error, Metric, Roc, Rows};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Golden {
+    fars: Vec<f64>,
+    pairs: Vec<Pairs>,
+    scores: Scores,
+}
+
+#[derive(Deserialize)]
+struct Pairs {
+    metric: Metric,
+    data: String,
+    dim: usize,
+    queries: usize,
+    gallery: Option<usize>,
+    positives: u64,
+    negatives: u64,
+    #[serde(flatten)]
+    rates: Rates,
+}
+
+#[derive(Deserialize)]
+struct Scores {
+    scores: Vec<f32>,
+    same: Vec<bool>,
+    #[serde(flatten)]
+    rates: Rates,
+}
+
+#[derive(Deserialize)]
+struct Rates {
+    auc: f64,
+    eer: f64,
+    at_far: Vec<Option<At>>,
+}
+
+#[derive(Deserialize)]
+struct At {
+    far: f64,
+    tar: f64,
+    threshold: f64,
+}
+
+fn golden() -> Golden {
+    serde_json::from_str(include_str!("../golden/verify.json")).unwrap()
+}
+
+/// `slack` in pairs' share: scores of 32 bits may exchange two pairs that differ by less than their rounding.
+#[track_caller]
+fn same_rates(roc: &Roc, expected: &Rates, fars: &[f64], sign: f64, slack: f64) {
+    assert!((roc.auc() - expected.auc).abs() <= slack, "{} {}", roc.auc(), expected.auc);
+    assert!((roc.eer().rate - expected.eer).abs() <= slack, "{:?} {}", roc.eer(), expected.eer);
+    assert_eq!(expected.at_far.len(), 6);
+    for (&wanted, expected) in fars.iter().zip(&expected.at_far) {
+        match (roc.at_far(wanted), expected) {
+            (None, None) => {}
+            (Some(got), Some(at)) => {
+                assert!(
+                    (got.far - at.far).abs() <= slack && got.far <= wanted,
+                    "{wanted}: {got:?} {}",
+                    at.far
+                );
+                assert!((got.tar - at.tar).abs() <= slack, "{wanted}: {got:?} {}", at.tar);
+                // The grid's threshold accepts no other pair; at the loose end it is the grid's.
+                if wanted < 1.0 {
+                    let off = f64::from(got.threshold) - sign * at.threshold;
+                    assert!(off.abs() < 1e-3, "{wanted}: {got:?} {}", at.threshold);
+                }
+            }
+            (got, _) => panic!("FAR {wanted}: {got:?}"),
+        }
+    }
+}
+
+#[test]
+fn all_pairs_are_scikit_learns() {
+    let Golden { fars, pairs, .. } = golden();
+    assert_eq!(pairs.len(), 4);
+    for case in pairs {
+        let shift = if case.gallery.is_some() { 1000 } else { 0 };
+        let (queries, labels) = closed_form(&case.data, case.queries, case.dim, shift);
+        let gallery = case.gallery.map(|rows| closed_form(&case.data, rows, case.dim, 0));
+        let searched = gallery.as_ref().map(|(rows, labels)| (rows as &dyn Rows, labels.as_slice()));
+        let roc = Roc::of_pairs(&queries, &labels, searched, case.metric).unwrap();
+        assert_eq!((roc.positives(), roc.negatives()), (case.positives, case.negatives));
+        let sign = if case.metric == Metric::L2 { -1.0 } else { 1.0 };
+        same_rates(&roc, &case.rates, &fars, sign, 2e-3);
+    }
+}
+
+#[test]
+fn given_scores_are_scikit_learns_ties_included() {
+    let Golden { fars, scores: Scores { scores, same, rates }, .. } = golden();
+    let roc = Roc::from_scores(&scores, &same, true).unwrap();
+    same_rates(&roc, &rates, &fars, 1.0, 1e-12);
+    let distances: Vec<f32> = scores.iter().map(|score| -score).collect();
+    same_rates(&Roc::from_scores(&distances, &same, false).unwrap(), &rates, &fars, -1.0, 1e-12);
+}
+
+#[test]
+fn every_threshold_accepts_what_it_says() {
+    // Far more points than a block or a panel; each threshold is applied to the cosines themselves.
+    let vectors = noise(230, 6, 11);
+    let labels: Vec<u32> = (0..230).map(|i| i * i % 13).collect();
+    let roc = Roc::of_pairs(&vectors, &labels, None, Metric::Cosine).unwrap();
+    let unit = |i: usize| {
+        let row = vectors.row(i).mapv(f64::from);
+        let length = row.dot(&row).sqrt();
+        row / length
+    };
+    let mut pairs = Vec::new();
+    for i in 0..230 {
+        for j in i + 1..230 {
+            pairs.push((unit(i).dot(&unit(j)), labels[i] == labels[j]));
+        }
+    }
+    assert_eq!(roc.positives() + roc.negatives(), pairs.len() as u64);
+    for point in roc.points().iter().step_by(97) {
+        let accepted = |same: bool| {
+            pairs.iter().filter(|pair| pair.1 == same && pair.0 >= f64::from(point.threshold) - 3e-7).count()
+                as u64
+        };
+        assert!(accepted(true).abs_diff(point.true_accepts) <= 1, "{point:?}");
+        assert!(accepted(false).abs_diff(point.false_accepts) <= 2, "{point:?}");
+    }
+    let thin = roc.thinned(50);
+    assert!(thin.len() <= 50 && thin.len() > 10, "{}", thin.len());
+    assert!(thin.windows(2).all(|pair| pair[0].far <= pair[1].far && pair[0].tar <= pair[1].tar));
+    assert_eq!(thin.last().map(|last| (last.far, last.tar)), Some((1.0, 1.0)));
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    let vectors = noise(700, 9, 12);
+    let labels: Vec<u32> = (0..700).map(|i| i % 17).collect();
+    for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
+        let run = || Roc::of_pairs(&vectors, &labels, None, metric).unwrap();
+        let one = on(1, run);
+        for threads in [2, 5] {
+            assert_eq!(on(threads, run), one);
+        }
+    }
+}
+
+#[test]
+fn wrong_input_is_an_error() {
+    let x = noise(4, 2, 1);
+    let run = |labels: &[u32]| Roc::of_pairs(&x, labels, None, Metric::Cosine).unwrap_err();
+    assert!(matches!(run(&[0, 1]), Error::Shape { what: "labels of the queries", .. }));
+    assert_eq!(run(&[0; 4]), Error::NoPairs { positives: 6, negatives: 0 });
+    assert_eq!(run(&[0, 1, 2, 3]), Error::NoPairs { positives: 0, negatives: 6 });
+    let scores = |scores: &[f32], same: &[bool]| Roc::from_scores(scores, same, true).unwrap_err();
+    assert!(matches!(scores(&[0.5], &[true, false]), Error::Shape { .. }));
+    assert!(matches!(scores(&[0.5, f32::NAN], &[true, false]), Error::NotFinite { row: 1, .. }));
+    assert!(matches!(scores(&[], &[]), Error::NoPairs { .. }));
+    // All pairs alike: one threshold, which accepts all.
+    let alike = ndarray::Array2::<f32>::ones((4, 2));
+    for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
+        let roc = Roc::of_pairs(&alike, &[0, 0, 1, 1], None, metric).unwrap();
+        assert_eq!((roc.points().len(), roc.auc(), roc.eer().rate), (1, 0.5, 0.5));
+        assert_eq!(roc.at_far(0.1), None);
+    }
+}
