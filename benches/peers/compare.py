@@ -132,7 +132,7 @@ def print_rows(entry):
 
 def versions():
     found = {"python": platform.python_version(), "numpy": numpy.__version__}
-    for name in ("torch", "pytorch_metric_learning"):
+    for name in ("torch", "pytorch_metric_learning", "faiss"):
         try:
             found[name] = importlib.import_module(name).__version__
         except ImportError:

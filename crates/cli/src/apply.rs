@@ -1,4 +1,4 @@
-//! `evaluate`, `embed` and `search`: using a trained run.
+//! `embed` and `search`: using a trained run.
 
 use std::path::Path;
 
@@ -7,11 +7,12 @@ use embedtune_train::run::{Model, RunFolder};
 use embedtune_train::{Error, Result, io, retrieval};
 use serde::Serialize;
 
-use crate::args::{Embed, Evaluate, Search};
+use crate::args::{Embed, Search};
 use crate::source::Source;
 use crate::{print, print_json};
 
-fn open(run: &Path, data: Option<&Path>) -> Result<(Model, Split)> {
+/// A run's model, and data: those given, or what it was trained on.
+pub(crate) fn open(run: &Path, data: Option<&Path>) -> Result<(Model, Split)> {
     let folder = RunFolder::new(run);
     let model = Model::load(&folder)?;
     let source = match data {
@@ -19,46 +20,6 @@ fn open(run: &Path, data: Option<&Path>) -> Result<(Model, Split)> {
         None => Source::recall(&folder.read_run_file()?.data.source)?,
     };
     Ok((model, source.load()?))
-}
-
-#[derive(Serialize)]
-struct Measured {
-    recall_at_1: f64,
-    map_at_r: f64,
-    items: usize,
-    classes: usize,
-    raw_recall_at_1: f64,
-    raw_map_at_r: f64,
-}
-
-pub(crate) fn evaluate(args: &Evaluate) -> Result<()> {
-    let (model, split) = open(&args.run, args.data.as_deref())?;
-    let found = model.evaluate(&split)?;
-    let measured = Measured {
-        recall_at_1: found.tuned.recall_at_1,
-        map_at_r: found.tuned.map_at_r,
-        items: found.tuned.items,
-        classes: found.tuned.classes,
-        raw_recall_at_1: found.raw.recall_at_1,
-        raw_map_at_r: found.raw.map_at_r,
-    };
-    if args.json {
-        return print_json(&measured);
-    }
-    print(&format!(
-        "{} items of {} classes\n{:<8} {:>9} {:>8}\n{:<8} {:>9.4} {:>8.4}\n{:<8} {:>9.4} {:>8.4}\n",
-        measured.items,
-        measured.classes,
-        "",
-        "Recall@1",
-        "MAP@R",
-        "raw",
-        measured.raw_recall_at_1,
-        measured.raw_map_at_r,
-        "tuned",
-        measured.recall_at_1,
-        measured.map_at_r
-    ))
 }
 
 pub(crate) fn embed(args: &Embed) -> Result<()> {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::evaluate::Evaluate;
 use crate::figure::Projection;
 
 /// Fine-tune embeddings with metric-learning losses.
@@ -26,8 +27,8 @@ pub(crate) enum Command {
     /// Train an encoder, or continue a run.
     #[command(after_long_help = DATA)]
     Fit(Box<Fit>),
-    /// Measure retrieval with a trained run.
-    Evaluate(Evaluate),
+    /// Measure retrieval with a trained run, or of vectors in files.
+    Evaluate(Box<Evaluate>),
     /// Write a run's embeddings of a data set.
     Embed(Embed),
     /// Nearest neighbours of one item among the others.
@@ -212,19 +213,6 @@ pub(crate) struct NewRun {
     /// Seed of everything random, the built-in data included.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-}
-
-#[derive(Args)]
-pub(crate) struct Evaluate {
-    /// The run's folder.
-    #[arg(long)]
-    pub(crate) run: PathBuf,
-    /// Folder with data. Default: the run's own.
-    #[arg(long)]
-    pub(crate) data: Option<PathBuf>,
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Args)]

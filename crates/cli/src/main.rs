@@ -7,6 +7,7 @@ mod advice;
 mod apply;
 mod args;
 mod compare;
+mod evaluate;
 mod figure;
 mod fit;
 mod source;
@@ -64,7 +65,7 @@ fn run(arguments: Arguments, stop: &Stop) -> Result<()> {
     match arguments.command {
         Command::Compare(options) => compare::run(&options, quiet, stop),
         Command::Fit(options) => fit::run(&options, quiet, stop),
-        Command::Evaluate(options) => apply::evaluate(&options),
+        Command::Evaluate(options) => evaluate::run(&options),
         Command::Embed(options) => apply::embed(&options),
         Command::Search(options) => apply::search(&options),
         Command::Explain(options) => advice::run_explain(&options),

@@ -128,8 +128,9 @@ pub(super) fn measure(
     args: &Evaluate,
     class: &dyn Fn(u32) -> String,
 ) -> Result<Measured> {
-    let unsuitable =
-        |e: embedtune_train::retrieval::Error| Error::Unsuitable(format!("retrieval cannot be measured: {e}"));
+    let unsuitable = |e: embedtune_train::retrieval::Error| {
+        Error::Unsuitable(format!("retrieval cannot be measured: {e}"))
+    };
     let metric = args.distance.into();
     let options = EvaluateOptions { metric, recall_at: args.k.clone() };
     let Labelled { queries, labels, gallery } = *vectors;

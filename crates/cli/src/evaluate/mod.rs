@@ -107,11 +107,8 @@ fn of_vectors(args: &Evaluate, vectors: &Path, labels: &Path) -> Result<()> {
         _ => None,
     };
     let gallery = gallery.as_ref().map(|(rows, labels)| (rows as &dyn Rows, labels.as_slice()));
-    let found = measure(
-        &Labelled { queries: &queries, labels: &labels, gallery },
-        args,
-        &|label| label.to_string(),
-    )?;
+    let found =
+        measure(&Labelled { queries: &queries, labels: &labels, gallery }, args, &|label| label.to_string())?;
     let (items, classes) = (labels.len(), distinct(&labels));
     if !args.json {
         return print(&table::table(args, items, classes, &[("vectors", &found)]));

@@ -14,7 +14,11 @@ pub(super) type Columns<'a> = [(&'static str, &'a Measured)];
 pub(super) fn table(args: &Evaluate, items: usize, classes: usize, columns: &Columns<'_>) -> String {
     let mut text = format!("{items} items of {classes} classes");
     if let Some((_, first)) = columns.first().filter(|(_, first)| first.queries_without_match > 0) {
-        let _ = write!(text, "; {} have no other item of their class and are left out", first.queries_without_match);
+        let _ = write!(
+            text,
+            "; {} have no other item of their class and are left out",
+            first.queries_without_match
+        );
     }
     let rows = rows(args, columns);
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
