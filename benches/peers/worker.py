@@ -27,9 +27,9 @@ def main():
     answer(resident_bytes=memory("VmRSS:"))
     for line in sys.stdin:
         if line.strip() == "run":
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             run()
-            answer(seconds=time.perf_counter() - start)
+            answer(seconds=time.perf_counter() - start, cpu_seconds=time.process_time() - cpu)
         else:
             peak = memory("VmHWM:")
             import numpy

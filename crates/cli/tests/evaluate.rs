@@ -115,7 +115,7 @@ fn wrong_calls_say_what_to_write() {
     for (code, line, part) in [
         (2, "evaluate --vectors v.npy", "--labels"),
         (2, "evaluate --run R --vectors v.npy --labels l.npy", "cannot be used with"),
-        (2, "evaluate --vectors v.npy --labels l.npy --data D", "--run"),
+        (2, "evaluate --vectors v.npy --labels l.npy --data D", "cannot be used with"),
         (
             2,
             "evaluate --vectors v.npy --labels l.npy --metrics recal",

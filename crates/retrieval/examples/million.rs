@@ -75,7 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// A class's centre and noise.
 fn item(class: u32, dim: usize, noise: &mut ChaCha8Rng) -> impl Iterator<Item = f32> {
     let mut centre = ChaCha8Rng::seed_from_u64(class.into());
-    (0..dim).map(move |_| unit(&mut centre) + 0.9 * unit(noise))
+    (0..dim).map(move |_| unit(&mut centre) + 2.0 * unit(noise))
 }
 
 /// In [-1, 1).

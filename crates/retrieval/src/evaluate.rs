@@ -33,8 +33,10 @@ impl Default for EvaluateOptions {
     }
 }
 
-/// Bytes of the relevant items' ranks that one group of queries may hold.
-const RELEVANT_BYTES: usize = 64 << 20;
+/// Bytes that the result and the relevant items' ranks of one group of queries may hold together,
+const BYTES: usize = 96 << 20;
+/// and those that the ranks may hold in any case.
+const LEAST_RELEVANT_BYTES: usize = 32 << 20;
 /// Blocks that a group is cut into at least, so that all threads have work.
 const LEAST_BLOCKS: usize = 16;
 /// Positions whose vectors are laid out together where relevant items are scored.
@@ -74,10 +76,10 @@ impl Evaluation {
     /// the same classes, or `None` for the queries among themselves, each without itself. Equal scores rank by index.
     ///
     /// The relevant items' scores are computed first; then all items stream past in blocks and only their number
-    /// above each relevant item is kept. Ranks are exact at any depth. Memory beyond the inputs is below 150 MB, to
-    /// which come 20 bytes an item and about 100 bytes a query (these are the result), so the gallery may be a file
-    /// that is larger than memory. It is read once to be checked, once for each group of queries (as many as have
-    /// 3 million relevant items together), and by the rows of each class.
+    /// above each relevant item is kept. Ranks are exact at any depth. Memory beyond the inputs is below 200 MB up to
+    /// a million items and queries, vectors not counted: the gallery may be a file that is larger than memory. It is
+    /// read once to be checked, once for each group of queries (as many as have 2 to 5 million relevant items
+    /// together), and by the rows of each class.
     ///
     /// # Errors
     /// Shapes that do not fit, values that are not finite (with the row), a `recall_at` of 0,
@@ -159,9 +161,11 @@ impl Pass<'_> {
         let segments = gallery.segments(self.frame);
         let mut only: Option<Segment<'_>> = None;
         let discounts = Discounts::new(all.items);
+        let result = all.table.reserve(ranked.len());
+        let budget = BYTES.saturating_sub(result).max(LEAST_RELEVANT_BYTES);
         let mut rest = ranked;
         while !rest.is_empty() {
-            let (group, tail) = rest.split_at(self.group_size(rest));
+            let (group, tail) = rest.split_at(self.group_size(rest, budget));
             rest = tail;
             let rows: Vec<u32> = group.iter().map(|query| query.row).collect();
             let vectors = Queries::new(self.frame, self.queries, &rows)?.vectors;
@@ -182,11 +186,11 @@ impl Pass<'_> {
     }
 
     /// How many of the queries are measured together: at least one.
-    fn group_size(&self, queries: &[Query]) -> usize {
+    fn group_size(&self, queries: &[Query], budget: usize) -> usize {
         let mut bytes = 0;
         let fitting = queries.iter().take_while(|query| {
-            bytes += query.class.len() * Ranks::BYTES;
-            bytes <= RELEVANT_BYTES
+            bytes += query.class().len() * Ranks::BYTES;
+            bytes <= budget
         });
         fitting.take(Queries::at_once(self.frame)).count().max(1)
     }
@@ -202,10 +206,10 @@ impl Pass<'_> {
         let size = Self::block(group.len());
         let mut keys: Vec<(Vec<u64>, Option<u64>)> =
             group.iter().map(|query| (Vec::with_capacity(query.relevant()), None)).collect();
-        let ends = group.first().map_or(0, |q| q.class.start)..group.last().map_or(0, |q| q.class.end);
+        let ends = group.first().map_or(0, |q| q.class().start)..group.last().map_or(0, |q| q.class().end);
         for start in ends.clone().step_by(GATHERED) {
             let positions = start..ends.end.min(start + GATHERED);
-            if group.iter().all(|query| overlap(&query.class, &positions).is_empty()) {
+            if group.iter().all(|query| overlap(&query.class(), &positions).is_empty()) {
                 continue;
             }
             let panels = lay_out(self.frame, positions.clone(), |first, to| {
@@ -213,8 +217,8 @@ impl Pass<'_> {
             })?;
             let blocks = group.par_chunks(size).zip(vectors.par_chunks(size * depth));
             blocks.zip(keys.par_chunks_mut(size)).for_each(|((queries, vectors), keys)| {
-                let ends =
-                    queries.first().map_or(0, |q| q.class.start)..queries.last().map_or(0, |q| q.class.end);
+                let ends = queries.first().map_or(0, |q| q.class().start)
+                    ..queries.last().map_or(0, |q| q.class().end);
                 let ends = overlap(&ends, &positions);
                 if ends.is_empty() {
                     return;
@@ -226,10 +230,10 @@ impl Pass<'_> {
                 scan(vectors, depth, panels, &mut bounds, |query, panel, scores, _| {
                     let at = start + (first + panel) * PANEL;
                     let (query, (keys, own)) = (&queries[query], &mut keys[query]);
-                    for position in overlap(&query.class, &(at..at + PANEL)) {
+                    for position in overlap(&query.class(), &(at..at + PANEL)) {
                         let item = self.by_label.order[position];
                         let key = key(scores[position - at], item);
-                        if query.own == Some(item) {
+                        if query.alone && query.row == item {
                             *own = Some(key);
                         } else {
                             keys.push(key);

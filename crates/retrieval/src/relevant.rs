@@ -13,21 +13,26 @@ pub(crate) struct ByLabel {
     pub(crate) classes: BTreeMap<u32, Range<usize>>,
 }
 
-/// A query that has relevant items.
-#[derive(Clone)]
+/// A query that has relevant items. There may be millions: it is small.
+#[derive(Clone, Copy)]
 pub(crate) struct Query {
     pub(crate) row: u32,
     pub(crate) label: u32,
-    /// Positions of the items of its class, itself included where it is one.
-    pub(crate) class: Range<usize>,
-    /// The item that is the query itself.
-    pub(crate) own: Option<u32>,
+    start: u32,
+    end: u32,
+    /// Whether it is itself an item, of the same row.
+    pub(crate) alone: bool,
 }
 
 impl Query {
+    /// Positions of the items of its class, itself included where it is one.
+    pub(crate) fn class(&self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+
     /// Number of relevant items.
     pub(crate) fn relevant(&self) -> usize {
-        self.class.len() - usize::from(self.own.is_some())
+        self.class().len() - usize::from(self.alone)
     }
 }
 
@@ -49,8 +54,9 @@ impl ByLabel {
         rows.into_iter()
             .filter_map(|row| {
                 let label = labels[row as usize];
-                let class = self.classes.get(&label)?.clone();
-                let query = Query { row, label, class, own: alone.then_some(row) };
+                let class = self.classes.get(&label)?;
+                // Galleries have fewer than 2^32 items, which has been checked.
+                let query = Query { row, label, start: class.start as u32, end: class.end as u32, alone };
                 (query.relevant() > 0).then_some(query)
             })
             .collect()

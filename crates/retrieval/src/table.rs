@@ -112,6 +112,17 @@ impl Table {
         }
     }
 
+    /// Makes room for so many queries in all; how many bytes that takes.
+    pub(crate) fn reserve(&mut self, queries: usize) -> usize {
+        let at_k = queries * self.ks.len();
+        self.rows.reserve_exact(queries);
+        self.labels.reserve_exact(queries);
+        self.each.reserve_exact(queries);
+        self.found.reserve_exact(at_k);
+        self.ndcg_at.reserve_exact(at_k);
+        queries * (2 * size_of::<u32>() + size_of::<Row>()) + at_k * (size_of::<u32>() + size_of::<f64>())
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }

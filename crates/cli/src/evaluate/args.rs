@@ -12,7 +12,7 @@ pub(crate) struct Evaluate {
     #[arg(long)]
     pub(crate) run: Option<PathBuf>,
     /// Folder with data. Default: the run's own.
-    #[arg(long, requires = "run")]
+    #[arg(long, conflicts_with = "vectors")]
     pub(crate) data: Option<PathBuf>,
     /// Measure vectors instead of a run: `.npy`, [items, dim], of float32, float16 or float64. The file may be larger
     /// than memory.
