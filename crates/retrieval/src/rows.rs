@@ -89,7 +89,7 @@ fn copy<T>(
 /// How many items a buffer of `len` values takes; an error where there are fewer from `first` on.
 pub(crate) fn check_range((items, dim): (usize, usize), first: usize, len: usize) -> Result<usize> {
     let count = len / dim.max(1);
-    if len % dim.max(1) == 0 && first.checked_add(count).is_some_and(|end| end <= items) {
+    if len.is_multiple_of(dim.max(1)) && first.checked_add(count).is_some_and(|end| end <= items) {
         return Ok(count);
     }
     Err(Error::Shape {
