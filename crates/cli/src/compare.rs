@@ -6,7 +6,7 @@ use embedtune_train::run::{CompareOptions, Comparison, compare};
 use embedtune_train::{Error, Result, io};
 
 use crate::args::Compare;
-use crate::figure::{self, Panel};
+use crate::figure::{Drawn, Panel, Picture, Projection};
 use crate::source::Source;
 use crate::watch::Watch;
 use crate::{Stop, print, say};
@@ -29,8 +29,9 @@ pub(crate) fn run(args: &Compare, quiet: bool, stop: &Stop) -> Result<()> {
     options.stop = Some(stop.asked.clone());
     options.folder = Some(args.out.clone());
     std::fs::create_dir_all(&args.out).map_err(Error::io(&args.out, "creating the folder"))?;
-    let picture = args.out.join("figure.svg");
-    io::remove(&picture)?;
+    let [svg, png] = ["figure.svg", "figure.png"].map(|name| args.out.join(name));
+    io::remove(&svg)?;
+    io::remove(&png)?;
     if !quiet {
         say(&format!(
             "{}: {} items of {} classes to train on; {} items to measure on",
@@ -45,16 +46,17 @@ pub(crate) fn run(args: &Compare, quiet: bool, stop: &Stop) -> Result<()> {
             say("note: no summary is written; `compare` starts over when it is run again");
         }
     })?;
-    let svg = draw(&comparison, args.projection);
-    io::write_atomically(&picture, svg.as_bytes())?;
+    let drawn = draw(&comparison, args.projection)?;
+    io::write_atomically(&svg, drawn.svg.as_bytes())?;
+    io::write_atomically(&png, &drawn.png)?;
     if args.json {
         return print(&comparison.to_json()?);
     }
     print(&table(&comparison))?;
     print(&format!(
-        "\nsummary {}\npicture {}\nmodels  {}/<loss>/model.safetensors\n",
+        "\nsummary {}\npicture {} and figure.png\nmodels  {}/<loss>/model.safetensors\n",
         args.out.join("summary.json").display(),
-        picture.display(),
+        svg.display(),
         args.out.display()
     ))
 }
@@ -78,14 +80,14 @@ fn table(comparison: &Comparison) -> String {
 }
 
 /// Before training and after each loss.
-fn draw(comparison: &Comparison, projection: figure::Projection) -> String {
+fn draw(comparison: &Comparison, projection: Projection) -> Result<Drawn> {
     let panels: Vec<Panel<'_>> = comparison
         .variants
         .iter()
         .filter(|variant| variant.name != "raw")
         .map(|variant| Panel {
             title: if variant.name == "untrained" {
-                "before training".to_owned()
+                "Before training".to_owned()
             } else {
                 variant.name.clone()
             },
@@ -94,5 +96,7 @@ fn draw(comparison: &Comparison, projection: figure::Projection) -> String {
         })
         .collect();
     let labels: Vec<usize> = comparison.projection.labels.iter().map(|&label| label as usize).collect();
-    figure::draw(&panels, &labels, &comparison.projection.classes, projection)
+    let classes = &comparison.projection.classes;
+    let title = format!("{} items of {} classes, before and after each loss", labels.len(), classes.len());
+    Picture { title, panels, labels: &labels, classes }.draw(projection)
 }

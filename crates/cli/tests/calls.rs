@@ -136,12 +136,15 @@ fn compare_writes_its_summary_figure_and_models() {
             figure(&summary[name], key);
         }
     }
-    assert_eq!(files(&at.join("C")), [names[0], names[1], names[2], "figure.svg", "summary.json"]);
+    assert_eq!(
+        files(&at.join("C")),
+        [names[0], names[1], names[2], "figure.png", "figure.svg", "summary.json"]
+    );
     for loss in &names[..3] {
         assert_eq!(files(&at.join("C").join(loss)), RUN_FILES);
     }
     let svg = std::fs::read_to_string(at.join("C/figure.svg")).unwrap();
-    for title in ["before training", names[0], names[1], names[2]] {
+    for title in ["Before training", names[0], names[1], names[2]] {
         assert!(svg.contains(title), "no panel `{title}`");
     }
 }

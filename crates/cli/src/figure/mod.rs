@@ -1,10 +1,15 @@
-//! The picture of what each loss learnt: ten classes projected to two dimensions, a panel for each variant.
+//! The picture of what each loss learnt: classes projected to two dimensions, a panel for each variant.
 
+mod font;
+pub(crate) mod palette;
 mod pca;
+mod png;
+mod scene;
 mod svg;
 mod tsne;
 
 use clap::ValueEnum;
+use embedtune_train::Result;
 use embedtune_train::ndarray::ArrayView2;
 use serde::Serialize;
 
@@ -25,24 +30,35 @@ pub(crate) struct Panel<'a> {
     pub(crate) embeddings: ArrayView2<'a, f32>,
 }
 
-/// Draws the panels as one SVG. `labels[i]` indexes `classes` for row `i` of every panel. The same input gives
-/// the same bytes on any number of threads: each panel is computed by one thread.
-pub(crate) fn draw(
-    panels: &[Panel<'_>],
-    labels: &[usize],
-    classes: &[String],
-    projection: Projection,
-) -> String {
-    let points: Vec<Vec<[f64; 2]>> = std::thread::scope(|scope| {
-        let running: Vec<_> =
-            panels.iter().map(|panel| scope.spawn(|| project(panel.embeddings, projection))).collect();
-        running.into_iter().map(|thread| thread.join().unwrap_or_default()).collect()
-    });
-    svg::render(panels, &points, labels, classes, projection)
+/// Panels beside each other. `labels[i]` indexes `classes` for row `i` of every panel.
+pub(crate) struct Picture<'a> {
+    pub(crate) title: String,
+    pub(crate) panels: Vec<Panel<'a>>,
+    pub(crate) labels: &'a [usize],
+    pub(crate) classes: &'a [String],
 }
 
-/// Rows are brought to unit length first, as retrieval compares directions.
-fn project(embeddings: ArrayView2<'_, f32>, projection: Projection) -> Vec<[f64; 2]> {
+/// The picture in both forms.
+pub(crate) struct Drawn {
+    pub(crate) svg: String,
+    pub(crate) png: Vec<u8>,
+}
+
+impl Picture<'_> {
+    /// Draws it; the same picture gives the same bytes on any number of threads.
+    ///
+    /// # Errors
+    /// More panels or classes than one PNG can hold.
+    pub(crate) fn draw(&self, projection: Projection) -> Result<Drawn> {
+        let points: Vec<Vec<[f64; 2]>> =
+            self.panels.iter().map(|panel| project(panel.embeddings, projection)).collect();
+        let scene = scene::layout(self, &points, projection);
+        Ok(Drawn { svg: svg::render(&scene), png: png::render(&scene)? })
+    }
+}
+
+/// The rows' places in two dimensions. Rows are brought to unit length first, as retrieval compares directions.
+pub(crate) fn project(embeddings: ArrayView2<'_, f32>, projection: Projection) -> Vec<[f64; 2]> {
     let rows: Vec<Vec<f64>> = embeddings
         .rows()
         .into_iter()
@@ -55,5 +71,48 @@ fn project(embeddings: ArrayView2<'_, f32>, projection: Projection) -> Vec<[f64;
     match projection {
         Projection::Pca => start,
         Projection::Tsne => tsne::project(&rows, &start),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use embedtune_train::ndarray::Array2;
+
+    fn drawn(projection: Projection) -> Drawn {
+        let embeddings = Array2::from_shape_fn((40, 5), |(i, j)| ((i * 3 + j * (1 + i % 2)) as f32).sin());
+        let labels: Vec<usize> = (0..40).map(|i| i % 2).collect();
+        let classes = ["<script>alert(1)</script>".to_owned(), "x".repeat(10_000)];
+        let panel = |title: &str| Panel {
+            title: title.to_owned(),
+            subtitle: "\u{202e}Recall@1 ✓".to_owned(),
+            embeddings: embeddings.view(),
+        };
+        let panels = vec![panel("a<b>&\"c\u{0}"), panel("second")];
+        let picture = Picture { title: "A & B".to_owned(), panels, labels: &labels, classes: &classes };
+        picture.draw(projection).unwrap()
+    }
+
+    #[test]
+    fn hostile_names_stay_text() {
+        let svg = drawn(Projection::Pca).svg;
+        assert!(!svg.contains("<script"));
+        assert!(svg.contains("a&lt;b&gt;&amp;&quot;c\u{fffd}"));
+        assert!(!svg.contains(&"x".repeat(100)));
+        // Two panels of twenty circles and twenty squares, and the legend's.
+        assert_eq!((svg.matches("<circle").count(), svg.matches("<path").count()), (41, 41));
+    }
+
+    #[test]
+    fn the_bytes_do_not_depend_on_the_number_of_threads() {
+        for projection in [Projection::Tsne, Projection::Pca] {
+            let on = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| drawn(projection))
+            };
+            let (one, three) = (on(1), on(3));
+            assert!(one.svg == three.svg && one.png == three.png, "{projection:?}");
+            assert!(one.png.starts_with(b"\x89PNG"));
+        }
     }
 }

@@ -1,0 +1,122 @@
+//! The typeface of the pictures: Inter, as committed under `assets/fonts`.
+
+use tiny_skia::PathBuilder;
+use ttf_parser::{Face, OutlineBuilder};
+
+static REGULAR: &[u8] = include_bytes!("../../assets/fonts/Inter-Regular.otf");
+static BOLD: &[u8] = include_bytes!("../../assets/fonts/Inter-SemiBold.otf");
+
+/// One weight of the typeface.
+pub(super) struct Font {
+    /// `None` never: the tests read both files.
+    face: Option<Face<'static>>,
+}
+
+impl Font {
+    pub(super) fn new(bold: bool) -> Self {
+        Self { face: Face::parse(if bold { BOLD } else { REGULAR }, 0).ok() }
+    }
+
+    /// Width of `text` at `size` pixels to the em. A character that the typeface lacks is as wide as its box.
+    pub(super) fn width(&self, text: &str, size: f64) -> f64 {
+        text.chars().map(|c| self.advance(c)).sum::<f64>() * size
+    }
+
+    /// `text` cut to `most` pixels, with an ellipsis where something is missing.
+    pub(super) fn fitted(&self, text: &str, size: f64, most: f64) -> String {
+        if self.width(text, size) <= most {
+            return text.to_owned();
+        }
+        let mut left = most - self.width("…", size);
+        let kept = text.chars().take_while(|&c| {
+            left -= self.advance(c) * size;
+            left >= 0.0
+        });
+        kept.chain(['…']).collect()
+    }
+
+    /// The outlines of `text` with its baseline starting at `(x, y)`.
+    pub(super) fn outline(&self, text: &str, size: f64, x: f64, y: f64) -> Option<tiny_skia::Path> {
+        let face = self.face.as_ref()?;
+        let scale = size / f64::from(face.units_per_em());
+        let mut pen = Pen { path: PathBuilder::new(), x, y, scale };
+        for c in text.chars() {
+            face.outline_glyph(face.glyph_index(c).unwrap_or_default(), &mut pen);
+            pen.x += self.advance(c) * size;
+        }
+        pen.path.finish()
+    }
+
+    /// In ems.
+    fn advance(&self, c: char) -> f64 {
+        let Some(face) = &self.face else { return 0.0 };
+        let glyph = face.glyph_index(c).unwrap_or_default();
+        f64::from(face.glyph_hor_advance(glyph).unwrap_or(0)) / f64::from(face.units_per_em())
+    }
+}
+
+/// Font units, y upwards, to pixels, y downwards.
+struct Pen {
+    path: PathBuilder,
+    x: f64,
+    y: f64,
+    scale: f64,
+}
+
+impl Pen {
+    fn at(&self, x: f32, y: f32) -> (f32, f32) {
+        let (x, y) = (self.x + f64::from(x) * self.scale, self.y - f64::from(y) * self.scale);
+        (x as f32, y as f32)
+    }
+}
+
+impl OutlineBuilder for Pen {
+    fn move_to(&mut self, x: f32, y: f32) {
+        let (x, y) = self.at(x, y);
+        self.path.move_to(x, y);
+    }
+
+    fn line_to(&mut self, x: f32, y: f32) {
+        let (x, y) = self.at(x, y);
+        self.path.line_to(x, y);
+    }
+
+    fn quad_to(&mut self, x1: f32, y1: f32, x: f32, y: f32) {
+        let ((x1, y1), (x, y)) = (self.at(x1, y1), self.at(x, y));
+        self.path.quad_to(x1, y1, x, y);
+    }
+
+    fn curve_to(&mut self, x1: f32, y1: f32, x2: f32, y2: f32, x: f32, y: f32) {
+        let ((x1, y1), (x2, y2), (x, y)) = (self.at(x1, y1), self.at(x2, y2), self.at(x, y));
+        self.path.cubic_to(x1, y1, x2, y2, x, y);
+    }
+
+    fn close(&mut self) {
+        self.path.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_weights_hold_the_letters_of_class_names() {
+        for bold in [false, true] {
+            let face = Font::new(bold).face.expect("the committed file is a font");
+            for c in "T-shirt/top 0123456789 Ünïcode ŁĂ Ωμ Ж … · × −".chars() {
+                assert!(face.glyph_index(c).is_some(), "{c:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn text_is_cut_to_its_room() {
+        let font = Font::new(false);
+        let long = "x".repeat(10_000);
+        let cut = font.fitted(&long, 13.0, 100.0);
+        assert!(cut.ends_with('…') && font.width(&cut, 13.0) <= 100.0 && cut.chars().count() > 8, "{cut}");
+        assert_eq!(font.fitted("Ankle boot", 13.0, 100.0), "Ankle boot");
+        assert!(font.outline("Ankle boot", 13.0, 0.0, 20.0).unwrap().bounds().width() > 40.0);
+    }
+}
