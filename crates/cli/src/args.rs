@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::evaluate::Evaluate;
 use crate::figure::Projection;
+use crate::watch::Progress;
 
 /// Fine-tune embeddings with metric-learning losses.
 ///
@@ -15,9 +16,12 @@ use crate::figure::Projection;
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// No progress; results and errors only.
+    /// No progress and no notes; results and errors only.
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
+    /// How progress is shown. Default: a bar on a terminal, lines elsewhere.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub(crate) progress: Progress,
 }
 
 #[derive(Subcommand)]
@@ -37,6 +41,8 @@ pub(crate) enum Command {
     Explain(crate::advice::Explain),
     /// Which margin and scale so many classes in so many dimensions allow.
     Advise(crate::advice::Advise),
+    /// Write the report of a run or of a comparison again.
+    Report(Report),
 }
 
 /// The end of `fit --help`.
@@ -76,9 +82,23 @@ pub(crate) struct Compare {
     /// Seed of weights, batches and the built-in data.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// How the picture is projected.
+    /// How the picture and the report are projected.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) projection: Projection,
+    /// Compare with this many seeds, from --seed on, and tell which claims about the losses hold. The picture and
+    /// the report show the first; the others go into `seed-N`.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) seeds: usize,
+    /// Classes, with commas between, whose separation --seeds also measures by themselves. Default: the garments for
+    /// the upper body, where the data are Fashion-MNIST's.
+    #[arg(long, value_delimiter = ',', value_name = "CLASSES")]
+    pub(crate) focus: Vec<String>,
+    /// Train on this many items at most, evenly from all classes.
+    #[arg(long, value_name = "N")]
+    pub(crate) train_items: Option<usize>,
+    /// Measure on this many items at most, evenly from all classes.
+    #[arg(long, value_name = "N")]
+    pub(crate) test_items: Option<usize>,
     /// Print the summary as JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
@@ -245,4 +265,22 @@ pub(crate) struct Search {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Report {
+    /// The folder that `fit` or `compare` wrote.
+    pub(crate) run: PathBuf,
+    /// Folder with data. Default: the run's own.
+    #[arg(long)]
+    pub(crate) data: Option<PathBuf>,
+    /// How the items are projected.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) projection: Projection,
+    /// Items to show in the projection, at most 10000, evenly from all classes.
+    #[arg(long, default_value_t = crate::report::ITEMS)]
+    pub(crate) items: usize,
+    /// The file to write. Default: `report.html` in the run's folder.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
 }

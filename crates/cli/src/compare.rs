@@ -1,24 +1,40 @@
 //! `embedtune compare`.
 
-use std::fmt::Write;
+use std::path::Path;
 
-use embedtune_train::run::{CompareOptions, Comparison, compare};
+use embedtune_train::data::Split;
+use embedtune_train::run::{CompareOptions, Comparison, RunFolder, compare};
 use embedtune_train::{Error, Result, io};
+use serde_json::Value;
 
 use crate::args::Compare;
+use crate::claims::{Findings, Focus};
 use crate::figure::{Drawn, Panel, Picture, Projection};
 use crate::source::Source;
-use crate::watch::Watch;
-use crate::{Stop, print, say};
+use crate::vectors::Vectors;
+use crate::watch::{Progress, Watch};
+use crate::{Stop, print, print_json, report, say, summary};
 
 /// Epochs on the built-in data: three losses take about a minute and a half on two cores.
 const GLYPH_EPOCHS: usize = 10;
 
-pub(crate) fn run(args: &Compare, quiet: bool, stop: &Stop) -> Result<()> {
-    let source = Source::new(args.data.as_deref(), args.seed)?;
+/// Most seeds: beyond it the table of t has no more to say.
+const MOST_SEEDS: usize = 20;
+
+pub(crate) fn run(args: &Compare, quiet: bool, progress: Progress, stop: &Stop) -> Result<()> {
+    if args.seeds == 0 || args.seeds > MOST_SEEDS {
+        return Err(Error::option("seeds", args.seeds, format!("compare with 1 to {MOST_SEEDS} seeds")));
+    }
+    for (name, items) in [("train-items", args.train_items), ("test-items", args.test_items)] {
+        if items.is_some_and(|items| items < 2) {
+            return Err(Error::option(name, items.unwrap_or(0), "write 2 or more, or leave it out for all"));
+        }
+    }
+    let source = Source::new(args.data.as_deref(), args.seed)?.limited(args.train_items, args.test_items);
     let split = source.load()?;
+    let focus = Focus::new(&args.focus, &split.queries)?;
     let mut options = CompareOptions::for_data(&split);
-    if matches!(source, Source::Glyphs { .. }) {
+    if source.is_built_in() {
         options.run.epochs = GLYPH_EPOCHS;
     }
     options.run.epochs = args.epochs.unwrap_or(options.run.epochs);
@@ -30,8 +46,9 @@ pub(crate) fn run(args: &Compare, quiet: bool, stop: &Stop) -> Result<()> {
     options.folder = Some(args.out.clone());
     std::fs::create_dir_all(&args.out).map_err(Error::io(&args.out, "creating the folder"))?;
     let [svg, png] = ["figure.svg", "figure.png"].map(|name| args.out.join(name));
-    io::remove(&svg)?;
-    io::remove(&png)?;
+    for old in [&svg, &png, &report::path(&args.out)] {
+        io::remove(old)?;
+    }
     if !quiet {
         say(&format!(
             "{}: {} items of {} classes to train on; {} items to measure on",
@@ -41,42 +58,96 @@ pub(crate) fn run(args: &Compare, quiet: bool, stop: &Stop) -> Result<()> {
             split.queries.labels.len()
         ));
     }
-    let comparison = compare(&split, &options, &mut Watch::new(quiet, stop)).inspect_err(|error| {
+    let interrupted = |error: &Error| {
         if matches!(error, Error::Interrupted { .. }) {
             say("note: no summary is written; `compare` starts over when it is run again");
         }
-    })?;
+    };
+    let mut watch = Watch::new(quiet, progress, stop);
+    let comparison = compare(&split, &options, &mut watch).inspect_err(interrupted)?;
     let drawn = draw(&comparison, args.projection)?;
     io::write_atomically(&svg, drawn.svg.as_bytes())?;
     io::write_atomically(&png, &drawn.png)?;
-    if args.json {
-        return print(&comparison.to_json()?);
+    let findings = if args.seeds > 1 {
+        let findings =
+            further_seeds(args, &options, &split, focus, &mut watch, quiet).inspect_err(interrupted)?;
+        add_to_summary(&args.out, &findings)?;
+        Some(findings)
+    } else {
+        None
+    };
+    if !quiet {
+        say("writing the report");
     }
-    print(&table(&comparison))?;
-    print(&format!(
-        "\nsummary {}\npicture {} and figure.png\nmodels  {}/<loss>/model.safetensors\n",
-        args.out.join("summary.json").display(),
-        svg.display(),
-        args.out.display()
-    ))
+    report::write(&args.out, &split, args.projection)?;
+    if args.json {
+        return match &findings {
+            Some(_) => print_json(&read_summary(&args.out)?),
+            None => print(&comparison.to_json()?),
+        };
+    }
+    print(&summary::compare(&comparison, &args.out, args.data.as_deref()))?;
+    findings.map_or(Ok(()), |findings| print(&findings.table()))
 }
 
-fn table(comparison: &Comparison) -> String {
-    let mut text = format!(
-        "\n{:<20} {:>9} {:>8} {:>10} {:>9} {:>6}\n",
-        "", "Recall@1", "MAP@R", "1-NN acc.", "seconds", "GeM p"
+/// Compares with the other seeds, each in a folder of its own, and measures the separation of all.
+fn further_seeds(
+    args: &Compare,
+    options: &CompareOptions,
+    split: &Split,
+    focus: Option<Focus>,
+    watch: &mut Watch,
+    quiet: bool,
+) -> Result<Findings> {
+    let setting = format!(
+        "{} training and {} evaluation items, {} epochs, batches of {}",
+        split.train.labels.len(),
+        split.queries.labels.len(),
+        options.run.epochs,
+        options.run.batch_size
     );
-    for variant in &comparison.variants {
-        let quality = &variant.quality;
-        let p = variant.gem_p.map_or("-".to_owned(), |p| format!("{p:.2}"));
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "{:<20} {:>9.4} {:>8.4} {:>10.4} {:>9.1} {:>6}",
-            variant.name, quality.recall_at_1, quality.map_at_r, quality.one_nn_accuracy, variant.seconds, p
-        );
+    let mut findings = Findings::new(focus, setting);
+    for seed in (args.seed..).take(args.seeds) {
+        let mut options = options.clone();
+        options.run.seed = seed;
+        if seed != args.seed {
+            options.folder = Some(args.out.join(format!("seed-{seed}")));
+            if !quiet {
+                say(&format!("seed {seed}"));
+            }
+            compare(split, &options, watch)?;
+        }
+        findings.begin(seed);
+        let Some(folder) = &options.folder else { continue };
+        let runs: Vec<_> =
+            options.losses.iter().map(|(loss, _)| (loss.name(), folder.join(loss.name()))).collect();
+        findings.add("raw", &Vectors::raw(split)?, split)?;
+        if let Some((_, first)) = runs.first() {
+            let run = RunFolder::new(first).read_run_file()?;
+            findings.add("untrained", &Vectors::untrained(&run, split)?, split)?;
+        }
+        for (name, folder) in &runs {
+            findings.add(name, &Vectors::tuned(folder, split)?, split)?;
+        }
     }
-    text
+    Ok(findings)
+}
+
+fn read_summary(folder: &Path) -> Result<Value> {
+    let path = folder.join("summary.json");
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "reading"))?;
+    serde_json::from_str(&text).map_err(|e| Error::data(&path, e.to_string()))
+}
+
+/// Puts `claims` into `summary.json`.
+fn add_to_summary(folder: &Path, findings: &Findings) -> Result<()> {
+    let path = folder.join("summary.json");
+    let mut summary = read_summary(folder)?;
+    if let Value::Object(variants) = &mut summary {
+        variants.insert("claims".to_owned(), findings.to_json());
+    }
+    let text = serde_json::to_string_pretty(&summary).map_err(|e| Error::data(&path, e.to_string()))?;
+    io::write_atomically(&path, (text + "\n").as_bytes())
 }
 
 /// Before training and after each loss.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use embedtune_train::data::Split;
 use embedtune_train::losses::MarginValue;
 use embedtune_train::run::{Report, Resumed, RunFolder, RunOptions, Trainer, resume};
 use embedtune_train::{Error, Result};
@@ -9,13 +10,14 @@ use serde::Deserialize;
 use serde::de::value::{Error as WordError, StrDeserializer};
 
 use crate::args::{Fit, NewRun};
+use crate::figure::Projection;
 use crate::source::Source;
-use crate::watch::Watch;
-use crate::{Stop, print, print_json, say};
+use crate::watch::{Progress, Watch};
+use crate::{Stop, print, print_json, report, say, summary};
 
-pub(crate) fn run(args: &Fit, quiet: bool, stop: &Stop) -> Result<()> {
+pub(crate) fn run(args: &Fit, quiet: bool, progress: Progress, stop: &Stop) -> Result<()> {
     if let Some(folder) = &args.resume {
-        return continue_run(folder, args.json, quiet, stop);
+        return continue_run(folder, args.json, quiet, progress, stop);
     }
     let new = &args.new;
     let options = options(new)?;
@@ -30,11 +32,11 @@ pub(crate) fn run(args: &Fit, quiet: bool, stop: &Stop) -> Result<()> {
         .overwrite(new.overwrite)
         .stop(stop.asked.clone())
         .build(&split)?;
-    let report = trainer.fit(&mut Watch::new(quiet, stop))?.report;
-    finish(&report, &new.out, args.json)
+    let report = trainer.fit(&mut Watch::new(quiet, progress, stop))?.report;
+    finish(&report, &new.out, &split, args.json, quiet)
 }
 
-fn continue_run(folder: &Path, json: bool, quiet: bool, stop: &Stop) -> Result<()> {
+fn continue_run(folder: &Path, json: bool, quiet: bool, progress: Progress, stop: &Stop) -> Result<()> {
     let run = RunFolder::new(folder);
     let source = Source::recall(&run.read_run_file()?.data.source)?;
     let split = source.load()?;
@@ -43,11 +45,11 @@ fn continue_run(folder: &Path, json: bool, quiet: bool, stop: &Stop) -> Result<(
             if !quiet {
                 say(&format!("{}: this run is finished; nothing to do", folder.display()));
             }
-            finish(&report, folder, json)
+            finish(&report, folder, &split, json, quiet)
         }
         Resumed::Ready(trainer) => {
-            let report = trainer.fit(&mut Watch::new(quiet, stop))?.report;
-            finish(&report, folder, json)
+            let report = trainer.fit(&mut Watch::new(quiet, progress, stop))?.report;
+            finish(&report, folder, &split, json, quiet)
         }
     }
 }
@@ -126,28 +128,15 @@ pub(crate) fn margin(text: &Option<String>) -> Result<Option<MarginValue>> {
     }
 }
 
-fn finish(report: &Report, folder: &Path, json: bool) -> Result<()> {
+/// Writes the page, says what was reached.
+fn finish(report: &Report, folder: &Path, split: &Split, json: bool, quiet: bool) -> Result<()> {
+    if !quiet {
+        say("writing the report");
+    }
+    report::write(folder, split, Projection::default())?;
     if json {
         return print_json(report);
     }
-    print(&format!(
-        "{}, {} epochs, {:.1} s of training\n{:<12} {:>9} {:>8}\n{:<12} {:>9.4} {:>8.4}\n{:<12} {:>9.4} {:>8.4}\n{:<12} {:>9.4} {:>8.4}\nrun in {}; measure it with `embedtune evaluate --run {}`\n",
-        report.loss,
-        report.epochs,
-        report.seconds,
-        "",
-        "Recall@1",
-        "MAP@R",
-        "raw",
-        report.raw.recall_at_1,
-        report.raw.map_at_r,
-        "untrained",
-        report.untrained.recall_at_1,
-        report.untrained.map_at_r,
-        "tuned",
-        report.tuned.recall_at_1,
-        report.tuned.map_at_r,
-        folder.display(),
-        folder.display()
-    ))
+    let records = RunFolder::new(folder).read_metrics()?;
+    print(&summary::fit(report, &records, folder))
 }

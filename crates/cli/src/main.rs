@@ -6,11 +6,16 @@
 mod advice;
 mod apply;
 mod args;
+mod claims;
 mod compare;
 mod evaluate;
 mod figure;
 mod fit;
+mod markup;
+mod report;
 mod source;
+mod summary;
+mod vectors;
 mod watch;
 
 use std::process::ExitCode;
@@ -61,15 +66,16 @@ struct Stop {
 const INTERRUPTED: u8 = 130;
 
 fn run(arguments: Arguments, stop: &Stop) -> Result<()> {
-    let quiet = arguments.quiet;
+    let (quiet, progress) = (arguments.quiet, arguments.progress);
     match arguments.command {
-        Command::Compare(options) => compare::run(&options, quiet, stop),
-        Command::Fit(options) => fit::run(&options, quiet, stop),
+        Command::Compare(options) => compare::run(&options, quiet, progress, stop),
+        Command::Fit(options) => fit::run(&options, quiet, progress, stop),
         Command::Evaluate(options) => evaluate::run(&options),
         Command::Embed(options) => apply::embed(&options),
         Command::Search(options) => apply::search(&options),
         Command::Explain(options) => advice::run_explain(&options),
         Command::Advise(options) => advice::run_advise(&options),
+        Command::Report(options) => report::run(&options),
     }
 }
 

@@ -1,80 +1,177 @@
 //! Progress on standard error.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use embedtune_train::run::{Alarm, BatchReport, EpochRecord, Observer, Report, Start};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Stop;
 
-/// A bar for each run on a terminal; one line an epoch elsewhere (indicatif hides the bar there).
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Progress {
+    /// A bar on a terminal, lines elsewhere.
+    #[default]
+    Auto,
+    /// A line after every epoch, and at least every half minute.
+    Plain,
+    /// A bar, and a line after every epoch. Lines alone where no terminal can show a bar.
+    Bar,
+    /// Nothing but notes.
+    None,
+}
+
+/// Between two lines of one epoch.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The narrowest window with room for a bar beside the figures.
+const ROOM: usize = 76;
+
+/// Shows one run after another.
 pub(crate) struct Watch {
     quiet: bool,
+    bars: bool,
+    lines: bool,
     name: String,
     epochs: usize,
+    batches: usize,
+    /// Batches done, and how many of them by an earlier run.
+    done: usize,
+    earlier: usize,
+    items: usize,
+    started: Instant,
+    spoken: Instant,
     bar: ProgressBar,
+    width: usize,
     training: Arc<AtomicBool>,
     seconds_left: f64,
 }
 
 impl Watch {
-    pub(crate) fn new(quiet: bool, stop: &Stop) -> Self {
-        let training = stop.training.clone();
+    pub(crate) fn new(quiet: bool, progress: Progress, stop: &Stop) -> Self {
+        let terminal =
+            std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
+        let wanted = matches!(progress, Progress::Auto | Progress::Bar);
+        let now = Instant::now();
         Self {
             quiet,
+            bars: wanted && terminal && !quiet,
+            lines: progress != Progress::None && !quiet,
             name: String::new(),
             epochs: 0,
+            batches: 0,
+            done: 0,
+            earlier: 0,
+            items: 0,
+            started: now,
+            spoken: now,
             bar: ProgressBar::hidden(),
-            training,
+            width: 0,
+            training: stop.training.clone(),
             seconds_left: 0.0,
         }
     }
 
     fn say(&self, line: &str) {
-        if !self.quiet {
-            self.bar.suspend(|| crate::say(line));
+        self.bar.suspend(|| crate::say(line));
+    }
+
+    /// The bar in a window of this width: beside the figures, or the figures alone cut to the window.
+    fn fit(&mut self) {
+        let width = usize::from(console::Term::stderr().size().1);
+        if width == self.width {
+            return;
         }
+        self.width = width;
+        let template = if width >= ROOM { "{prefix} {wide_bar} {percent:>3}%  {msg}" } else { "{wide_msg}" };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.bar.set_style(style.progress_chars("━╸─"));
+        }
+    }
+
+    /// Items a second and the time left, by the batches of this run so far.
+    fn pace(&self) -> String {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let (here, left) = (self.done - self.earlier, (self.epochs * self.batches).saturating_sub(self.done));
+        if here == 0 || seconds <= 0.0 {
+            return String::new();
+        }
+        let rate = self.items as f64 / seconds;
+        format!("{rate:.0} items/s, {} left", duration(seconds / here as f64 * left as f64))
     }
 }
 
 impl Observer for Watch {
     fn on_start(&mut self, start: &Start<'_>) {
-        (self.name, self.epochs) = (start.name.to_owned(), start.epochs);
-        if self.quiet {
-            return;
+        (self.name, self.epochs, self.batches) = (start.name.to_owned(), start.epochs, start.batches);
+        self.earlier = start.done.saturating_mul(start.batches);
+        (self.done, self.items) = (self.earlier, 0);
+        self.started = Instant::now();
+        self.spoken = self.started;
+        if self.bars {
+            self.bar = ProgressBar::new(start.epochs.saturating_mul(start.batches) as u64);
+            self.width = 0;
+            self.fit();
+            self.bar.set_prefix(self.name.clone());
+            self.bar.set_position(self.earlier as u64);
         }
-        self.bar = ProgressBar::new(start.epochs.saturating_mul(start.batches) as u64);
-        let style =
-            ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} batches, {eta} left, {msg}");
-        if let Ok(style) = style {
-            self.bar.set_style(style.progress_chars("=> "));
-        }
-        self.bar.set_prefix(self.name.clone());
-        self.bar.set_position(start.done.saturating_mul(start.batches) as u64);
     }
 
     fn on_notice(&mut self, notice: &str) {
-        self.say(&format!("note: {notice}"));
+        if !self.quiet {
+            self.say(&format!("note: {notice}"));
+        }
     }
 
     fn on_batch(&mut self, batch: &BatchReport) {
         self.training.store(true, Ordering::Relaxed);
-        self.bar.inc(1);
-        let BatchReport { loss, items_per_second, active_fraction, grad_norm, learning_rate, .. } = batch;
-        self.bar.set_message(format!(
-            "loss {loss:.4}, {items_per_second:.0} items/s, {:.0}% active, gradient {grad_norm:.3}, rate {learning_rate:.1e}",
-            active_fraction * 100.0
-        ));
+        if self.done == self.earlier {
+            // What comes before the first batch is measuring, not training.
+            self.started = Instant::now();
+        }
+        // A run that continues in the middle of an epoch has done the batches before.
+        self.done = (batch.epoch - 1).saturating_mul(self.batches) + batch.batch;
+        if self.items == 0 {
+            self.earlier = self.done - 1;
+        }
+        self.items += batch.items;
+        if self.bars {
+            self.fit();
+            self.bar.set_position(self.done as u64);
+            let pace = self.pace();
+            let message = format!("epoch {}/{}, loss {:.4}, {pace}", batch.epoch, self.epochs, batch.loss);
+            self.bar.set_message(if self.width >= ROOM {
+                message
+            } else {
+                format!("{} {message}", self.name)
+            });
+        } else if self.lines && batch.batch < batch.batches && self.spoken.elapsed() >= PATIENCE {
+            self.spoken = Instant::now();
+            self.say(&format!(
+                "{}: epoch {}/{}, batch {}/{}, loss {:.4}, {}",
+                self.name,
+                batch.epoch,
+                self.epochs,
+                batch.batch,
+                batch.batches,
+                batch.loss,
+                self.pace()
+            ));
+        }
         self.seconds_left = batch.seconds_left;
     }
 
     fn on_epoch(&mut self, epoch: &EpochRecord) {
         // That of the state before training comes just before the first batch.
         self.training.store(true, Ordering::Relaxed);
+        // That of the state before training comes just before the first batch.
+        self.training.store(true, Ordering::Relaxed);
         let Some(loss) = epoch.loss else { return };
-        let recall = epoch.metrics.map_or(String::new(), |m| format!(", Recall@1 {:.4}", m.recall_at_1));
         let (done, all, rate) = (epoch.epoch, self.epochs, epoch.items_per_second);
+        self.spoken = Instant::now();
         let mut line = format!("{}: epoch {done}/{all}, loss {loss:.4}, {rate:.0} items/s", self.name);
         if let Some(active) = epoch.active_fraction {
             line += &format!(", {:.0}% active", active * 100.0);
@@ -93,17 +190,51 @@ impl Observer for Watch {
         if done < all {
             line += &format!(", {:.0} s left", self.seconds_left);
         }
-        self.say(&(line + &recall));
+        if let Some(quality) = epoch.metrics {
+            line += &format!(", Recall@1 {:.4}", quality.recall_at_1);
+        }
+        if let Some(quality) = epoch.validation {
+            line += &format!(", held out {:.4}", quality.recall_at_1);
+        }
+        if self.lines {
+            self.say(&line);
+        }
         if done == all {
             self.bar.finish_and_clear();
         }
     }
 
     fn on_alarm(&mut self, alarm: &Alarm) {
-        self.say(&format!("alarm: {alarm}"));
+        if !self.quiet {
+            self.say(&format!("alarm: {alarm}"));
+        }
     }
 
     fn on_end(&mut self, _: &Report) {
         self.bar.finish_and_clear();
+        // The model is saved; what comes now can be made again.
+        self.training.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Seconds in the two largest units that matter.
+fn duration(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        for (seconds, words) in [(0.4, "0 s"), (59.4, "59 s"), (61.0, "1 min 01 s"), (7260.0, "2 h 01 min")] {
+            assert_eq!(duration(seconds), words);
+        }
     }
 }

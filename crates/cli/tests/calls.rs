@@ -7,7 +7,8 @@ use std::path::Path;
 use embedtune_train::data::vectors::read_vectors;
 use serde_json::Value;
 use support::{
-    CLASSES, RUN_FILES, TEST, TRAIN, files, image_folder, label_npy, labels, run, vector_folder, vectors,
+    CLASSES, FINISHED_FILES, RUN_FILES, TEST, TRAIN, files, image_folder, label_npy, labels, run,
+    vector_folder, vectors,
 };
 
 fn json(text: &str) -> Value {
@@ -31,7 +32,7 @@ fn fit_evaluate_embed_and_search_on_images() {
     }
     assert!(said.err.contains("epoch 3/3"), "{}", said.err);
     said.done();
-    assert_eq!(files(&at.join("R")), RUN_FILES);
+    assert_eq!(files(&at.join("R")), FINISHED_FILES);
     let metrics = std::fs::read_to_string(at.join("R/metrics.jsonl")).unwrap();
     let epochs: Vec<Value> = metrics.lines().map(json).collect();
     assert_eq!(epochs.iter().map(|e| e["epoch"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3]);
@@ -67,7 +68,7 @@ fn fit_on_the_built_in_data() {
         figure(&report["tuned"], "recall_at_1") > figure(&report["untrained"], "recall_at_1"),
         "{report}"
     );
-    assert_eq!(files(&at.join("R")), RUN_FILES);
+    assert_eq!(files(&at.join("R")), FINISHED_FILES);
     let found = json(&run(at, "evaluate --run R --json").done());
     assert_eq!(found["recall_at_1"], report["tuned"]["recall_at_1"]);
     assert_eq!((figure(&found, "items"), figure(&found, "classes")), (1000.0, 50.0));
@@ -138,7 +139,7 @@ fn compare_writes_its_summary_figure_and_models() {
     }
     assert_eq!(
         files(&at.join("C")),
-        [names[0], names[1], names[2], "figure.png", "figure.svg", "summary.json"]
+        [names[0], names[1], names[2], "figure.png", "figure.svg", "report.html", "summary.json"]
     );
     for loss in &names[..3] {
         assert_eq!(files(&at.join("C").join(loss)), RUN_FILES);

@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{RUN_FILES, files, image_folder, run, vector_folder};
+use support::{FINISHED_FILES, files, image_folder, run, vector_folder};
 
 #[test]
 fn fit_refuses_nonsense() {
@@ -151,7 +151,7 @@ fn places_that_cannot_be_written_to() {
     assert_eq!(std::fs::read(folder.path().join("file")).unwrap(), b"mine");
     assert_eq!(std::fs::read(folder.path().join("run/model.safetensors")).unwrap(), model);
     assert_eq!(files(folder.path()), ["data", "file", "run"]);
-    assert_eq!(files(&folder.path().join("run")), RUN_FILES);
+    assert_eq!(files(&folder.path().join("run")), FINISHED_FILES);
     run(folder.path(), &format!("{fit} --out run --overwrite")).done();
 }
 

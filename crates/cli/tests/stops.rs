@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use support::{RUN_FILES, Said, files, program, run, signal, vector_folder};
+use support::{FINISHED_FILES, RUN_FILES, Said, files, program, run, signal, vector_folder};
 
 /// Enough that a signal after the first epoch meets a run under way.
 const FIT: &str = "fit --data data --batch-size 16 --epochs 80 --seed 3";
@@ -45,7 +45,7 @@ fn an_interrupted_fit_continues_to_the_same_bits() {
     run(at, "fit --resume cut").done();
     let model = |run: &str| std::fs::read(at.join(run).join("model.safetensors")).unwrap();
     assert!(model("cut") == model("whole"));
-    assert_eq!(files(&at.join("cut")), RUN_FILES);
+    assert_eq!(files(&at.join("cut")), FINISHED_FILES);
 }
 
 /// Kills that land at random moments: 0 to 60 ms after the start of a process, by a fixed sequence.
@@ -162,7 +162,7 @@ fn readers_that_go_away_stop_no_training() {
         .unwrap();
     drop((child.stdout.take(), child.stderr.take()));
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    assert_eq!(files(&at.join("run")), RUN_FILES);
+    assert_eq!(files(&at.join("run")), FINISHED_FILES);
     run(at, "evaluate --run run").done();
 }
 

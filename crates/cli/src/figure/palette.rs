@@ -2,10 +2,10 @@
 
 /// Ten colours for categories: Petroff 2021, "Accessible Color Sequences for Data Visualization" (arXiv:2107.02270,
 /// the sequence of ten), chosen there for a least distance under the common colour deficiencies and in lightness.
-/// The order is ours: the first five are the most different.
+/// The order is ours: classes that share a shape differ in lightness too.
 pub(crate) const COLOURS: [&str; 10] = [
-    "#3f90da", "#bd1f01", "#ffa90e", "#832db6", "#94a4a2", "#e76300", "#92dadd", "#a96b59", "#717581",
-    "#b9ac70",
+    "#3f90da", "#bd1f01", "#ffa90e", "#832db6", "#a96b59", "#92dadd", "#94a4a2", "#e76300", "#b9ac70",
+    "#717581",
 ];
 
 /// The marker's shape says again what the colour says.

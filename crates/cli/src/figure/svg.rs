@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::palette::{self, Shape};
 use super::scene::{Element, PAPER, Scene};
+use crate::markup::escape;
 
 pub(super) fn render(scene: &Scene) -> String {
     let mut svg = String::new();
@@ -53,20 +54,4 @@ fn marker(svg: &mut String, x: f64, y: f64, size: f64, class: usize) -> std::fmt
     let corners: Vec<String> =
         palette::corners(shape, size).iter().map(|[dx, dy]| format!("{:.1} {:.1}", x + dx, y + dy)).collect();
     writeln!(svg, "<path d=\"M{}Z\" {style}/>", corners.join("L"))
-}
-
-/// Text for XML: markup and control characters, which XML forbids, are neutralised.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
 }

@@ -14,7 +14,7 @@ const ITERATIONS: usize = 600;
 const EXAGGERATED: usize = 150;
 const EXAGGERATION: f64 = 12.0;
 /// Points that push and pull each other; the rest are placed between them.
-pub(crate) const LANDMARKS: usize = 2000;
+const LANDMARKS: usize = 2000;
 /// Landmarks that a further point is placed between.
 const ANCHORS: usize = 5;
 /// Sums that run side by side: wide enough for every instruction set, so that the bits do not depend on which it is.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{Dataset, Items, Split, idx, text, vectors};
 use crate::{Error, Result};
 
-/// Names of Fashion-MNIST's classes, for a folder whose name says that it is Fashion-MNIST.
+/// Names of Fashion-MNIST's classes (its repository's README), whose files hold numbers alone.
 const FASHION: [&str; 10] = [
     "T-shirt/top",
     "Trouser",
@@ -20,6 +20,9 @@ const FASHION: [&str; 10] = [
     "Ankle boot",
 ];
 
+/// CRC-32 of Fashion-MNIST's label bytes: those of its test and of its training items.
+const FASHION_LABELS: [u32; 2] = [0x242b_c73f, 0x2ed6_e46a];
+
 impl Split {
     /// Loads a folder:
     ///
@@ -29,6 +32,9 @@ impl Split {
     /// - `train.csv` and `test.csv` with a text and a label column: test items query the training items;
     /// - `train.npy`, `train_labels.npy`, `test.npy`, `test_labels.npy`: the test vectors query each other;
     /// - `train.npz`, `test.npz` ([`vectors::read_npz`]): likewise.
+    ///
+    /// Beside idx and NumPy files a `classes.txt` may hold the classes' names: line `i` (from 0) names label `i`.
+    /// Fashion-MNIST's are known.
     ///
     /// # Errors
     /// [`Error::Data`] naming the file; for a folder of none of these kinds, what was looked for.
@@ -54,7 +60,8 @@ impl Split {
                 let (rows, labels) = vectors::read_npz(path)?;
                 labelled(path, Items::Vectors(rows), path, labels)
             };
-            return Ok(shared(read(&train)?, read(&test)?, |label| label.to_string()));
+            let names = names(&folder)?;
+            return Ok(shared(read(&train)?, read(&test)?, |label| name(&names, label)));
         }
         if let Some(train) = folder.find("train", &["train.npy"]) {
             let test = folder.need("test", &["test.npy"], &train)?;
@@ -67,7 +74,8 @@ impl Split {
                     vectors::read_labels(&labels)?,
                 )
             };
-            return Ok(shared(read(&train, "train")?, read(&test, "test")?, |label| label.to_string()));
+            let names = names(&folder)?;
+            return Ok(shared(read(&train, "train")?, read(&test, "test")?, |label| name(&names, label)));
         }
         Err(Error::data(
             folder.path,
@@ -126,11 +134,31 @@ fn mnist(folder: &Folder<'_>, images: &Path) -> Result<Split> {
     let need = |part: &str| folder.need(part, IDX, images);
     let train = labelled_images(images, &need("train-labels-idx1")?)?;
     let test = labelled_images(&need("t10k-images-idx3")?, &need("t10k-labels-idx1")?)?;
-    let fashion = folder.path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.contains("fashion"));
-    Ok(shared(train, test, |label| match FASHION.get(label as usize) {
-        Some(name) if fashion => (*name).to_owned(),
-        _ => label.to_string(),
-    }))
+    let mut names = names(folder)?;
+    let named = folder.path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.contains("fashion"));
+    let known = |labels: &[u32]| FASHION_LABELS.contains(&label_checksum(labels));
+    if names.is_empty() && (named || known(&test.1) || known(&train.1)) {
+        names = FASHION.map(str::to_owned).to_vec();
+    }
+    Ok(shared(train, test, |label| name(&names, label)))
+}
+
+/// The names in `classes.txt`, none without that file.
+fn names(folder: &Folder<'_>) -> Result<Vec<String>> {
+    let Some(path) = folder.find("classes.txt", &[".txt"]) else { return Ok(Vec::new()) };
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "reading"))?;
+    Ok(text.lines().map(|line| line.trim().to_owned()).collect())
+}
+
+/// A label's name: itself where no other is known.
+fn name(names: &[String], label: u32) -> String {
+    names.get(label as usize).filter(|name| !name.is_empty()).cloned().unwrap_or_else(|| label.to_string())
+}
+
+fn label_checksum(labels: &[u32]) -> u32 {
+    let mut crc = flate2::Crc::new();
+    crc.update(&labels.iter().map(|&label| label as u8).collect::<Vec<u8>>());
+    crc.sum()
 }
 
 type Raw = (Items, Vec<u32>);

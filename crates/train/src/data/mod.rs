@@ -102,4 +102,37 @@ impl Dataset {
             classes: self.classes.clone(),
         }
     }
+
+    /// The rows of at most `items` items, as evenly from all classes as these allow: the first of each class, then
+    /// the second of each, and so on. In ascending order.
+    pub fn balanced(&self, items: usize) -> Vec<usize> {
+        let mut seen = vec![0usize; self.labels.iter().max().map_or(0, |&most| most as usize + 1)];
+        let mut order: Vec<(usize, u32, usize)> = Vec::with_capacity(self.labels.len());
+        for (row, &label) in self.labels.iter().enumerate() {
+            let rank = &mut seen[label as usize];
+            order.push((*rank, label, row));
+            *rank += 1;
+        }
+        order.sort_unstable();
+        let mut rows: Vec<usize> = order.into_iter().take(items).map(|(_, _, row)| row).collect();
+        rows.sort_unstable();
+        rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_balanced_choice_takes_from_every_class() {
+        let labels = vec![7, 7, 7, 7, 2, 2, 0];
+        let vectors = Array2::zeros((7, 1));
+        let data = Dataset { items: Items::Vectors(vectors), labels, classes: Vec::new() };
+        assert_eq!(data.balanced(3), [0, 4, 6]);
+        assert_eq!(data.balanced(5), [0, 1, 4, 5, 6]);
+        assert_eq!(data.balanced(6), [0, 1, 2, 4, 5, 6]);
+        assert_eq!(data.balanced(100).len(), 7);
+        assert!(data.balanced(0).is_empty());
+    }
 }

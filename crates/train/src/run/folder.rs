@@ -28,6 +28,10 @@ pub struct RunFile {
     pub classes: Vec<String>,
     /// Whether retrieval is measured after every epoch, or only at the start and the end.
     pub measure_epochs: bool,
+    /// What the user was told when the run began: options that have no effect here, batches arranged differently
+    /// from what was asked.
+    #[serde(default)]
+    pub notices: Vec<String>,
     /// The data.
     pub data: DataRecord,
     /// The options as given; what was left to `auto` stays `auto`.
@@ -47,7 +51,7 @@ pub struct DataRecord {
 }
 
 impl RunFile {
-    /// A run file of this version.
+    /// A run file of this version, without notices.
     pub fn new(
         options: RunOptions,
         encoder: EncoderSpec,
@@ -56,7 +60,8 @@ impl RunFile {
         measure_epochs: bool,
     ) -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Self { format: FORMAT, version, classes, measure_epochs, data, options, encoder }
+        let notices = Vec::new();
+        Self { format: FORMAT, version, classes, measure_epochs, notices, data, options, encoder }
     }
 }
 
@@ -89,9 +94,15 @@ impl RunFolder {
                 "the folder is not empty; name another, continue its run with --resume, or replace it with --overwrite",
             ));
         }
-        for file in
-            [self.checkpoint(), self.model(), self.metrics(), self.run_file(), self.best(), self.events()]
-        {
+        for file in [
+            self.checkpoint(),
+            self.model(),
+            self.metrics(),
+            self.run_file(),
+            self.best(),
+            self.events(),
+            self.report(),
+        ] {
             io::remove(&file)?;
         }
         for name in ["outliers.csv", "nonfinite.json", "nonfinite.npy"] {
@@ -157,6 +168,11 @@ impl RunFolder {
     /// `metrics.jsonl`: a line per epoch.
     pub fn metrics(&self) -> PathBuf {
         self.path.join("metrics.jsonl")
+    }
+
+    /// `report.html`: what the program shows of the run.
+    pub fn report(&self) -> PathBuf {
+        self.path.join("report.html")
     }
 
     /// Writes `run.toml`.

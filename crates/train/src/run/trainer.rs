@@ -334,13 +334,10 @@ impl<'a> Trainer<'a> {
             }
             let data = DataRecord { source: self.source.clone(), checksum: checksum(self.split) };
             let classes = self.classes.clone();
-            folder.write_run_file(&RunFile::new(
-                self.options.clone(),
-                self.encoder.spec().clone(),
-                classes,
-                data,
-                self.measure_epochs,
-            ))?;
+            let (options, encoder) = (self.options.clone(), self.encoder.spec().clone());
+            let mut file = RunFile::new(options, encoder, classes, data, self.measure_epochs);
+            file.notices = self.notices.clone();
+            folder.write_run_file(&file)?;
         }
         let record = EpochRecord {
             metrics: Some(model::quality(&self.encoder, self.split)?),

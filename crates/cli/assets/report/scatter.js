@@ -1,0 +1,313 @@
+
+/* The projection: a panel for each variant, linked by the item under the pointer. */
+var hidden = {};
+var panels = [];
+var focus = null; /* {entry, panel, pinned} */
+
+function Panel(variant, index) {
+  var self = this;
+  this.variant = variant;
+  this.index = index;
+  this.scale = 1;
+  this.shift = [0, 0];
+  this.points = document.createElement("canvas");
+  this.over = document.createElement("canvas");
+  this.stage = make("div", { "class": "stage", tabindex: "0", role: "img", "aria-label": "Projection, " + variant.name }, this.points, this.over);
+  var recall = variant.quality ? make("small", {}, "Recall@1 " + variant.quality.recall_at_1.toFixed(3)) : null;
+  function button(sign, label, act) { return make("button", { type: "button", "aria-label": label, title: label, click: act }, sign); }
+  this.element = make("figure", { "class": "panel" },
+    make("figcaption", {}, make("span", {}, variant.name, " ", recall),
+      button("+", "Zoom in", function () { self.zoom(1.6, self.side / 2, self.side / 2); }),
+      button("−", "Zoom out", function () { self.zoom(1 / 1.6, self.side / 2, self.side / 2); }),
+      button("⟲", "Whole picture", function () { self.reset(); })),
+    this.stage);
+  this.listen();
+}
+
+Panel.prototype.resize = function () {
+  this.side = this.stage.clientWidth;
+  this.ratio = Math.min(window.devicePixelRatio || 1, 2);
+  [this.points, this.over].forEach(function (canvas) {
+    canvas.width = canvas.height = Math.max(1, Math.round(this.side * this.ratio));
+  }, this);
+};
+
+Panel.prototype.place = function (entry) {
+  var edge = 14, grid = 4095, places = this.variant.places, inner = this.side - 2 * edge;
+  return [
+    (edge + places[2 * entry] / grid * inner) * this.scale + this.shift[0],
+    (edge + places[2 * entry + 1] / grid * inner) * this.scale + this.shift[1]
+  ];
+};
+
+Panel.prototype.size = function () {
+  var base = Math.max(1.6, Math.min(3.6, 75 / Math.sqrt(entries.shown) * this.side / 400));
+  return base * Math.min(2.2, Math.sqrt(this.scale));
+};
+
+/* A path for each class: ten thousand points are a few dozen calls. */
+Panel.prototype.draw = function () {
+  var context = this.points.getContext("2d"), size = this.size(), side = this.side;
+  context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+  context.clearRect(0, 0, side, side);
+  var paths = {};
+  for (var entry = 0; entry < entries.shown; entry++) {
+    var label = entries.class[entry];
+    if (hidden[label]) continue;
+    var at = this.place(entry);
+    if (at[0] < -9 || at[1] < -9 || at[0] > side + 9 || at[1] > side + 9) continue;
+    if (!paths[label]) paths[label] = new Path2D();
+    tracePath(paths[label], shapeOf(label), at[0], at[1], size);
+  }
+  context.globalAlpha = 0.85;
+  context.lineWidth = 0.5;
+  context.strokeStyle = cssColour("--ground");
+  Object.keys(paths).forEach(function (label) {
+    context.fillStyle = colourOf(Number(label));
+    context.fill(paths[label]);
+    context.stroke(paths[label]);
+  });
+  context.globalAlpha = 1;
+  this.highlight();
+};
+
+/* The item in focus, with lines to its neighbours in this variant. */
+Panel.prototype.highlight = function () {
+  var context = this.over.getContext("2d"), size = this.size() + 1.5, self = this;
+  context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+  context.clearRect(0, 0, this.side, this.side);
+  if (!focus) return;
+  var from = this.place(focus.entry), own = entries.class[focus.entry];
+  context.lineWidth = 1.2;
+  this.variant.near[focus.entry].filter(function (near) { return near < entries.shown && !entries.gallery[near]; }).forEach(function (near) {
+    var to = self.place(near), label = entries.class[near];
+    context.strokeStyle = cssColour(label === own ? "--right" : "--wrong");
+    context.beginPath();
+    context.moveTo(from[0], from[1]);
+    context.lineTo(to[0], to[1]);
+    context.stroke();
+    ring(to, label, size);
+  });
+  context.lineWidth = 2;
+  context.strokeStyle = cssColour("--ink");
+  ring(from, own, size + 1.5);
+  function ring(at, label, size) {
+    var path = new Path2D();
+    tracePath(path, shapeOf(label), at[0], at[1], size);
+    context.fillStyle = colourOf(label);
+    context.fill(path);
+    context.stroke(path);
+  }
+};
+
+/* The nearest visible item within reach of a place on the stage, or -1. */
+Panel.prototype.find = function (x, y, reach) {
+  var best = -1, least = reach * reach;
+  for (var entry = 0; entry < entries.shown; entry++) {
+    if (hidden[entries.class[entry]]) continue;
+    var at = this.place(entry), dx = at[0] - x, dy = at[1] - y, squared = dx * dx + dy * dy;
+    if (squared < least) {
+      least = squared;
+      best = entry;
+    }
+  }
+  return best;
+};
+
+Panel.prototype.zoom = function (factor, x, y) {
+  var scale = Math.min(40, Math.max(1, this.scale * factor));
+  factor = scale / this.scale;
+  this.scale = scale;
+  this.move(x - (x - this.shift[0]) * factor, y - (y - this.shift[1]) * factor);
+};
+
+Panel.prototype.move = function (x, y) {
+  var least = this.side * (1 - this.scale), self = this;
+  this.shift = [x, y].map(function (v) { return Math.min(0, Math.max(least, v)); });
+  this.stage.classList.toggle("moved", this.scale > 1);
+  if (!this.waiting) {
+    this.waiting = true;
+    requestAnimationFrame(function () {
+      self.waiting = false;
+      self.draw();
+    });
+  }
+};
+
+Panel.prototype.reset = function () {
+  this.scale = 1;
+  this.move(0, 0);
+};
+
+Panel.prototype.listen = function () {
+  var self = this, stage = this.stage, held = {}, travelled = 0, scrolled = 0;
+  window.addEventListener("scroll", function () { scrolled = Date.now(); }, { passive: true });
+  function at(event) {
+    var box = stage.getBoundingClientRect();
+    return [event.clientX - box.left - stage.clientLeft, event.clientY - box.top - stage.clientTop];
+  }
+  stage.addEventListener("pointerdown", function (event) {
+    held[event.pointerId] = at(event);
+    travelled = 0;
+  });
+  stage.addEventListener("pointermove", function (event) {
+    var now = at(event), ids = Object.keys(held), before = held[event.pointerId];
+    if (!before) {
+      if (event.pointerType !== "touch") look(self, self.find(now[0], now[1], 14), false);
+      return;
+    }
+    travelled += Math.abs(now[0] - before[0]) + Math.abs(now[1] - before[1]);
+    if (ids.length === 2) {
+      var other = held[ids[0] === String(event.pointerId) ? ids[1] : ids[0]];
+      var stretch = distance(now, other) / Math.max(1, distance(before, other));
+      self.zoom(stretch, (now[0] + other[0]) / 2, (now[1] + other[1]) / 2);
+    } else if (self.scale > 1 && travelled > 4) {
+      self.move(self.shift[0] + now[0] - before[0], self.shift[1] + now[1] - before[1]);
+    }
+    held[event.pointerId] = now;
+  });
+  function release(event) { delete held[event.pointerId]; }
+  stage.addEventListener("pointercancel", release);
+  stage.addEventListener("pointerup", function (event) {
+    if (held[event.pointerId] && travelled < 6) {
+      var now = at(event), found = self.find(now[0], now[1], event.pointerType === "touch" ? 24 : 14);
+      if (found >= 0 && !(focus && focus.pinned && focus.entry === found && focus.panel === self)) look(self, found, true);
+      else unpin();
+    }
+    release(event);
+  });
+  stage.addEventListener("pointerleave", function (event) {
+    release(event);
+    look(self, -1, false);
+  });
+  stage.addEventListener("dblclick", function () { self.reset(); });
+  stage.addEventListener("wheel", function (event) {
+    /* A page that is being scrolled goes on scrolling over the picture. */
+    if (!event.ctrlKey && (Date.now() - scrolled < 250 || (event.deltaY > 0 && self.scale === 1))) return;
+    event.preventDefault();
+    var now = at(event);
+    self.zoom(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.002)), now[0], now[1]);
+  }, { passive: false });
+  stage.addEventListener("keydown", function (event) {
+    var middle = self.side / 2;
+    if (event.key === "+" || event.key === "=") self.zoom(1.6, middle, middle);
+    else if (event.key === "-") self.zoom(1 / 1.6, middle, middle);
+    else if (event.key === "0") self.reset();
+  });
+};
+
+function distance(a, b) {
+  return Math.sqrt((a[0] - b[0]) * (a[0] - b[0]) + (a[1] - b[1]) * (a[1] - b[1]));
+}
+
+/* Turns the attention to an item of a panel; -1 turns it away. What is pinned stays until something else is. */
+function look(panel, entry, pinned) {
+  if (!pinned && focus && focus.pinned) return;
+  if (!pinned && focus && focus.entry === entry && focus.panel === panel) return;
+  if (entry < 0 && !focus) return;
+  focus = entry < 0 ? null : { entry: entry, panel: panel, pinned: pinned };
+  panels.forEach(function (panel) { panel.highlight(); });
+  drawCard();
+}
+
+function unpin() {
+  focus = null;
+  panels.forEach(function (panel) { panel.highlight(); });
+  drawCard();
+}
+
+function drawCard() {
+  var card = byId("card");
+  card.classList.toggle("idle", !focus);
+  if (!focus) {
+    replace(card, make("p", { "class": "hint" }, "Point at an item to see it with its nearest neighbours; click to keep it here. Wheel or + and − zoom, dragging moves."));
+    return;
+  }
+  var entry = focus.entry, variant = focus.panel.variant, own = entries.class[entry];
+  var list = make("ol", { "class": "near" });
+  variant.near[entry].forEach(function (near, at) {
+    list.appendChild(make("li", {},
+      thumb(near, 34) || make("span", {}), verdict(entries.class[near] === own), className(entries.class[near]),
+      make("span", { "class": "score", title: "cosine similarity" }, variant.score[entry][at].toFixed(3)), textOf(near)));
+  });
+  var close = focus.pinned
+    ? make("button", { type: "button", "class": "close", "aria-label": "Let go", title: "Let go", click: unpin }, "×")
+    : null;
+  replace(card,
+    make("div", { "class": "card-top" }, thumb(entry, 84),
+      make("div", { "class": "card-words" }, make("b", {}, mark(own), className(own)), make("span", { "class": "score" }, placeOf(entry)), textOf(entry)),
+      close),
+    make("p", { "class": "hint" }, "Nearest by " + variant.name),
+    list);
+}
+
+function drawLegend() {
+  var counts = {}, many, list = make("div", { "class": "legend-list" }), buttons = [];
+  for (var entry = 0; entry < entries.shown; entry++) counts[entries.class[entry]] = (counts[entries.class[entry]] || 0) + 1;
+  var labels = Object.keys(counts).map(Number).sort(function (a, b) { return a - b; });
+  many = labels.length > 24;
+  function update() {
+    buttons.forEach(function (button, at) { button.setAttribute("aria-pressed", String(!hidden[labels[at]])); });
+    if (focus && hidden[entries.class[focus.entry]]) unpin();
+    panels.forEach(function (panel) { panel.draw(); });
+  }
+  function all(hide) {
+    labels.forEach(function (label) { hidden[label] = hide; });
+    update();
+  }
+  labels.forEach(function (label) {
+    var button = make("button", {
+      type: "button", "aria-pressed": "true", "data-class": label,
+      click: function () { hidden[label] = !hidden[label]; update(); },
+      dblclick: function () { labels.forEach(function (other) { hidden[other] = other !== label; }); update(); }
+    }, mark(label), className(label));
+    buttons.push(button);
+    list.appendChild(button);
+  });
+  var filter = many ? make("input", {
+    type: "search", placeholder: "Find a class", "aria-label": "Find a class",
+    input: function () {
+      var wanted = this.value.toLowerCase();
+      buttons.forEach(function (button, at) { button.hidden = data.classes[labels[at]].toLowerCase().indexOf(wanted) < 0; });
+    }
+  }) : null;
+  replace(byId("legend"),
+    make("div", { "class": "legend-head" }, make("b", {}, labels.length + " classes"),
+      make("button", { type: "button", click: function () { all(false); } }, "All"),
+      make("button", { type: "button", click: function () { all(true); } }, "None")),
+    filter, list);
+}
+
+function drawProjection() {
+  var part = entries.shown < data.queries ? entries.shown + " of " + data.queries + " items, evenly from all classes. " : entries.shown + " items. ";
+  byId("method").textContent = part + (data.projection === "Pca"
+    ? "The two directions of largest variance of the unit vectors."
+    : "t-SNE of the unit vectors: near stays near, but distances between groups mean little.");
+  panels = data.variants.map(function (variant, index) { return new Panel(variant, index); });
+  /* Before and after side by side; the raw vectors last. */
+  panels.slice(1).concat(panels[0]).forEach(function (panel) { byId("panels").appendChild(panel.element); });
+  show("projection");
+  function resize() {
+    panels.forEach(function (panel) {
+      panel.resize();
+      panel.reset();
+      panel.draw();
+    });
+  }
+  drawLegend();
+  drawCard();
+  resize();
+  var width = window.innerWidth;
+  window.addEventListener("resize", function () {
+    /* Phones resize the window's height when their bars come and go. */
+    if (window.innerWidth !== width) {
+      width = window.innerWidth;
+      resize();
+    }
+  });
+  function redraw() { panels.forEach(function (panel) { panel.draw(); }); }
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  window.addEventListener("beforeprint", redraw);
+  window.addEventListener("afterprint", redraw);
+  document.addEventListener("keydown", function (event) { if (event.key === "Escape") unpin(); });
+}

@@ -1,0 +1,166 @@
+//! `report.html`: what a run or a comparison has learnt, as one page that needs nothing else.
+//!
+//! Everything on it is computed from the run's folder and its data, so that `fit` and `embedtune report` write the
+//! same bytes. What depends on how it is looked at (charts, the projection, the galleries) is drawn by the page's
+//! own script from one JSON document; titles, tables, notes and options are there without it.
+
+mod alarms;
+mod entries;
+mod histogram;
+mod page;
+mod sprite;
+mod variant;
+
+use std::path::{Path, PathBuf};
+
+use embedtune_train::data::Split;
+use embedtune_train::losses::LossKind;
+use embedtune_train::run::{EpochRecord, Quality, RunFile, RunFolder};
+use embedtune_train::{Error, Result, io};
+use serde_json::Value;
+
+use crate::args;
+use crate::figure::Projection;
+use crate::source::Source;
+use crate::vectors::Vectors;
+use entries::Entries;
+use variant::{Sample, Variant};
+
+/// Items in the projection where nothing else is asked for.
+pub(crate) const ITEMS: usize = 2000;
+/// The most: what stays smooth on a phone.
+const MOST_ITEMS: usize = 10_000;
+
+/// The losses that `compare` trains, in the order of its table.
+const COMPARED: [LossKind; 3] = [LossKind::TripletMarginLoss, LossKind::ArcFaceLoss, LossKind::CosFaceLoss];
+
+/// A run as its folder holds it.
+struct Run {
+    folder: PathBuf,
+    file: RunFile,
+    records: Vec<EpochRecord>,
+    /// The options and the encoder, as `run.toml` has them.
+    options: String,
+}
+
+impl Run {
+    fn read(folder: &Path) -> Result<Self> {
+        let run = RunFolder::new(folder);
+        let file = run.read_run_file()?;
+        let path = run.run_file();
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "reading"))?;
+        let options = text.find("[options]").and_then(|at| text.get(at..)).unwrap_or_default().to_owned();
+        Ok(Self { folder: folder.to_owned(), file, records: run.read_metrics()?, options })
+    }
+
+    fn loss(&self) -> &'static str {
+        self.file.options.loss.name()
+    }
+
+    /// The state before training, by the first line of `metrics.jsonl`.
+    fn first(&self) -> Option<&EpochRecord> {
+        self.records.first()
+    }
+
+    fn tuned(&self) -> Option<Quality> {
+        self.records.iter().rev().filter(|record| record.epoch > 0).find_map(|record| record.metrics)
+    }
+}
+
+/// `embedtune report`.
+pub(crate) fn run(args: &args::Report) -> Result<()> {
+    if args.items == 0 || args.items > MOST_ITEMS {
+        return Err(Error::option(
+            "items",
+            args.items,
+            format!("the projection shows 1 to {MOST_ITEMS} items"),
+        ));
+    }
+    let runs = runs(&args.run)?;
+    let Some(first) = runs.first() else {
+        let detail = "is not the folder of a run or a comparison; name one that `fit` or `compare` wrote";
+        return Err(Error::data(&args.run, detail));
+    };
+    let source = match &args.data {
+        Some(data) => Source::new(Some(data), 0)?,
+        None => Source::recall(&first.file.data.source)?,
+    };
+    let split = source.load()?;
+    let html = render(&args.run, &runs, &split, args.projection, args.items)?;
+    let out = args.out.clone().unwrap_or_else(|| path(&args.run));
+    io::write_atomically(&out, html.as_bytes())?;
+    crate::print(&format!("report {}\n", out.display()))
+}
+
+/// Where a folder's report is.
+pub(crate) fn path(folder: &Path) -> PathBuf {
+    RunFolder::new(folder).report()
+}
+
+/// Writes the report of the run or the comparison that `folder` holds.
+///
+/// # Errors
+/// I/O; a folder that holds neither; data that are not those of the run.
+pub(crate) fn write(folder: &Path, split: &Split, projection: Projection) -> Result<()> {
+    let html = render(folder, &runs(folder)?, split, projection, ITEMS)?;
+    io::write_atomically(&path(folder), html.as_bytes())
+}
+
+/// The run in `folder`, or those of the comparison there.
+fn runs(folder: &Path) -> Result<Vec<Run>> {
+    if RunFolder::new(folder).run_file().exists() {
+        return Ok(vec![Run::read(folder)?]);
+    }
+    COMPARED
+        .iter()
+        .map(|loss| folder.join(loss.name()))
+        .filter(|folder| RunFolder::new(folder).run_file().exists())
+        .map(|folder| Run::read(&folder))
+        .collect()
+}
+
+fn render(
+    folder: &Path,
+    runs: &[Run],
+    split: &Split,
+    projection: Projection,
+    items: usize,
+) -> Result<String> {
+    let Some(first) = runs.first() else {
+        return Err(Error::data(folder, "holds no run"));
+    };
+    let sample = Sample::new(split, items);
+    let mut entries = Entries::new(split, &sample.shown);
+    let mut variants = Vec::new();
+    let mut add = |name: &str, quality: Option<Quality>, vectors: &Vectors| -> Result<()> {
+        variants.push(Variant::new(name, quality, vectors, split, &sample, projection, &mut entries)?);
+        Ok(())
+    };
+    let before = first.first();
+    add("raw", before.and_then(|record| record.raw), &Vectors::raw(split)?)?;
+    add("untrained", before.and_then(|record| record.metrics), &Vectors::untrained(&first.file, split)?)?;
+    for run in runs {
+        let name = if runs.len() == 1 { "tuned" } else { run.loss() };
+        add(name, run.tuned(), &Vectors::tuned(&run.folder, split)?)?;
+    }
+    page::render(&page::Content {
+        source: &first.file.data.source,
+        runs,
+        variants: &variants,
+        entries: entries.finish(split)?,
+        split,
+        projection,
+        claims: claims(folder)?,
+    })
+}
+
+/// What `compare --seeds` found, from its summary.
+fn claims(folder: &Path) -> Result<Value> {
+    let path = folder.join("summary.json");
+    if !path.exists() {
+        return Ok(Value::Null);
+    }
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "reading"))?;
+    let summary: Value = serde_json::from_str(&text).map_err(|e| Error::data(&path, e.to_string()))?;
+    Ok(summary.get("claims").cloned().unwrap_or(Value::Null))
+}

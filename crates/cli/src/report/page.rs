@@ -1,0 +1,316 @@
+//! The page itself: the template in `assets/report` with its parts filled in.
+
+use std::fmt::Write;
+
+use embedtune_train::data::Split;
+use embedtune_train::run::EpochRecord;
+use embedtune_train::{Error, Result};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::entries::Table;
+use super::variant::Variant;
+use super::{Run, alarms};
+use crate::figure::{Projection, palette};
+use crate::markup::{escape, script_json, shortened};
+
+const TEMPLATE: &str = include_str!("../../assets/report/page.html");
+const STYLE: &str = include_str!("../../assets/report/page.css");
+/// In the order in which they run: one function scope holds them all.
+const SCRIPTS: [&str; 6] = [
+    include_str!("../../assets/report/base.js"),
+    include_str!("../../assets/report/curves.js"),
+    include_str!("../../assets/report/scatter.js"),
+    include_str!("../../assets/report/searches.js"),
+    include_str!("../../assets/report/classes.js"),
+    include_str!("../../assets/report/start.js"),
+];
+
+/// Longest class name, in characters.
+const NAME: usize = 200;
+
+/// What a page is made of.
+pub(super) struct Content<'a> {
+    pub(super) source: &'a str,
+    pub(super) runs: &'a [Run],
+    pub(super) variants: &'a [Variant],
+    pub(super) entries: Table,
+    pub(super) split: &'a Split,
+    pub(super) projection: Projection,
+    pub(super) claims: Value,
+}
+
+/// The document that the page's script reads.
+#[derive(Serialize)]
+struct Data<'a> {
+    kind: &'static str,
+    projection: Projection,
+    colours: [&'static str; 10],
+    classes: Vec<String>,
+    /// Queries in all, of which some are shown.
+    queries: usize,
+    entries: &'a Table,
+    variants: &'a [Variant],
+    runs: Vec<Curves<'a>>,
+}
+
+#[derive(Serialize)]
+struct Curves<'a> {
+    name: &'static str,
+    records: &'a [EpochRecord],
+}
+
+pub(super) fn render(content: &Content<'_>) -> Result<String> {
+    let data = Data {
+        kind: content.split.queries.items.kind(),
+        projection: content.projection,
+        colours: palette::COLOURS,
+        classes: content.split.queries.classes.iter().map(|name| shortened(name, NAME)).collect(),
+        queries: content.split.queries.labels.len(),
+        entries: &content.entries,
+        variants: content.variants,
+        runs: content.runs.iter().map(|run| Curves { name: run.loss(), records: &run.records }).collect(),
+    };
+    let json = serde_json::to_string(&data).map_err(|e| Error::Unsuitable(format!("report: {e}")))?;
+    let sprite = content
+        .entries
+        .sprite
+        .as_ref()
+        .map_or(String::new(), |sprite| format!(".thumb{{background-image:url({})}}", sprite.url));
+    let parts = [
+        ("title", escape(&title(content))),
+        ("source", escape(content.source)),
+        ("lead", lead(content)),
+        ("results", results(content)),
+        ("alarms", alarm_list(content)),
+        ("claims", claims(&content.claims)),
+        ("options", options(content)),
+        ("version", escape(content.runs.first().map_or("", |run| &run.file.version))),
+        ("style", STYLE.to_owned()),
+        ("sprite", sprite),
+        ("data", script_json(&json)),
+        ("script", SCRIPTS.concat()),
+    ];
+    Ok(fill(TEMPLATE, &parts))
+}
+
+/// Each `{{name}}` of the template becomes the part of that name; what parts hold is never looked into.
+fn fill(template: &str, parts: &[(&str, String)]) -> String {
+    let mut out = String::new();
+    let mut pieces = template.split("{{");
+    out.push_str(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        let Some((name, rest)) = piece.split_once("}}") else { continue };
+        out.push_str(parts.iter().find(|part| part.0 == name).map_or("", |part| &part.1));
+        out.push_str(rest);
+    }
+    out
+}
+
+fn title(content: &Content<'_>) -> String {
+    match content.runs {
+        [run] => run.loss().to_owned(),
+        runs => {
+            let number = ["No", "One", "Two", "Three"].get(runs.len()).copied().unwrap_or("Several");
+            format!("{number} losses compared")
+        }
+    }
+}
+
+/// What the figures below come to, in a sentence.
+fn lead(content: &Content<'_>) -> String {
+    let recall = |variant: &Variant| variant.quality.map(|quality| quality.recall_at_1);
+    let Some(raw) = content.variants.first().and_then(recall) else { return String::new() };
+    let best = content
+        .variants
+        .iter()
+        .skip(2)
+        .filter_map(|variant| Some((variant, recall(variant)?)))
+        .fold(None, |best: Option<(&Variant, f64)>, next| {
+            best.filter(|best| best.1 >= next.1).or(Some(next))
+        });
+    let Some((variant, tuned)) = best else { return String::new() };
+    let points = (tuned - raw) * 100.0;
+    let change = match points {
+        p if p >= 0.05 => format!("<b>{p:.1} points more</b> than"),
+        p if p <= -0.05 => format!("<b>{:.1} points fewer</b> than", -p),
+        _ => "as many as".to_owned(),
+    };
+    let who = if content.runs.len() == 1 {
+        "The tuned embeddings find".to_owned()
+    } else {
+        format!("{} does best: it finds", escape(&variant.name))
+    };
+    format!(
+        "{who} an item of the right class first for <b>{:.1}%</b> of the queries, {change} the raw {}.",
+        tuned * 100.0,
+        match content.split.queries.items.kind() {
+            "images" => "pixels",
+            "text" => "words",
+            _ => "vectors",
+        }
+    )
+}
+
+fn results(content: &Content<'_>) -> String {
+    let mut html = String::from(
+        "<table class=\"results\"><thead><tr><th scope=\"col\">Embeddings</th><th></th><th scope=\"col\">Recall@1</th>\
+         <th scope=\"col\">MAP@R</th><th scope=\"col\" class=\"wide\">Recall@1, over raw</th></tr></thead><tbody>",
+    );
+    let raw = content.variants.first().and_then(|variant| variant.quality);
+    let best = content.variants.iter().filter_map(|v| v.quality).map(|q| q.recall_at_1).fold(0.0, f64::max);
+    for variant in content.variants {
+        let Some(quality) = variant.quality else { continue };
+        let mark = if quality.recall_at_1 == best { " class=\"best\"" } else { "" };
+        let over = raw.map_or(0.0, |raw| (quality.recall_at_1 - raw.recall_at_1) * 100.0);
+        let over =
+            if variant.name == "raw" { "–".to_owned() } else { format!("{over:+.1}").replace('-', "−") };
+        // Writing to a String cannot fail.
+        let _ = write!(
+            html,
+            "<tr{mark}><th scope=\"row\">{}</th><td class=\"bar\"><span class=\"meter\" style=\"--part:{:.4}\"></span></td>\
+             <td>{:.4}</td><td>{:.4}</td><td class=\"wide\">{over}</td></tr>",
+            escape(&variant.name),
+            quality.recall_at_1,
+            quality.recall_at_1,
+            quality.map_at_r,
+        );
+    }
+    html += "</tbody></table>";
+    html
+}
+
+fn alarm_list(content: &Content<'_>) -> String {
+    let mut html = String::new();
+    let several = content.runs.len() > 1;
+    let mut notices: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (at, run) in content.runs.iter().enumerate() {
+        let Some(tuned) = content.variants.get(2 + at) else { continue };
+        let of = if several { format!("<b>{}</b> ", run.loss()) } else { String::new() };
+        for alarm in alarms::of(run, tuned) {
+            let _ = write!(html, "<li class=\"alarm\">{of}{}</li>", escape(&alarm));
+        }
+        for notice in &run.file.notices {
+            match notices.iter_mut().find(|known| known.0 == notice) {
+                Some(known) => known.1.push(run.loss()),
+                None => notices.push((notice, vec![run.loss()])),
+            }
+        }
+    }
+    // What all runs say is said once.
+    for (notice, of) in notices {
+        let of =
+            if of.len() < content.runs.len() { format!("<b>{}</b> ", of.join(", ")) } else { String::new() };
+        let _ = write!(html, "<li>{of}{}</li>", escape(notice));
+    }
+    if html.is_empty() {
+        return "<p class=\"calm\">Nothing out of the ordinary.</p>".to_owned();
+    }
+    format!("<ul class=\"notes\">{html}</ul>")
+}
+
+fn options(content: &Content<'_>) -> String {
+    let mut html = String::new();
+    for run in content.runs {
+        let open = if content.runs.len() == 1 { " open" } else { "" };
+        let _ = write!(
+            html,
+            "<details{open}><summary>{}</summary><pre tabindex=\"0\">{}</pre></details>",
+            run.loss(),
+            escape(run.options.trim_end())
+        );
+    }
+    html
+}
+
+/// The tables of `compare --seeds`.
+fn claims(claims: &Value) -> String {
+    let text = |value: &Value| escape(value.as_str().unwrap_or_default());
+    let interval = |value: &Value| {
+        let Some(mean) = value["mean"].as_f64() else { return "–".to_owned() };
+        match value["high"].as_f64() {
+            Some(high) => format!("{mean:.3} <small>± {:.3}</small>", high - mean),
+            None => format!("{mean:.3}"),
+        }
+    };
+    let Some(rows) = claims["rows"].as_array() else { return String::new() };
+    let seeds = claims["seeds"].as_array().map_or(0, Vec::len);
+    let mut html = format!(
+        "<section id=\"claims\"><h2>What holds over {seeds} seed{}</h2><p class=\"hint\">{}; ± is half of the 95% \
+         interval. Measured in the space of the embeddings, not in the picture.</p>",
+        if seeds == 1 { "" } else { "s" },
+        text(&claims["setting"])
+    );
+    let focus: Vec<String> = claims["focus"].as_array().into_iter().flatten().map(text).collect();
+    for (key, title) in [("all", "All classes".to_owned()), ("focus", focus.join(", "))] {
+        let measured: Vec<&Value> = rows.iter().filter(|row| row[key].is_object()).collect();
+        if measured.is_empty() {
+            continue;
+        }
+        let _ = write!(html, "<h3>{title}</h3><div class=\"scroll\"><table><thead><tr><th></th>");
+        for measure in crate::claims::MEASURES {
+            let _ = write!(html, "<th scope=\"col\">{measure}</th>");
+        }
+        html += "</tr></thead><tbody>";
+        for row in measured {
+            let _ = write!(html, "<tr><th scope=\"row\">{}</th>", text(&row["name"]));
+            for measure in crate::claims::MEASURES {
+                let _ = write!(html, "<td>{}</td>", interval(&row[key][measure]));
+            }
+            html += "</tr>";
+        }
+        html += "</tbody></table></div>";
+    }
+    let listed = claims["claims"].as_array().filter(|claims| !claims.is_empty());
+    if let Some(listed) = listed {
+        html += "<h3>The documented claims</h3><div class=\"scroll\"><table class=\"verdicts\"><thead><tr>\
+                 <th scope=\"col\">Claim</th><th scope=\"col\">Measure</th><th scope=\"col\">Difference</th>\
+                 <th scope=\"col\">Verdict</th></tr></thead><tbody>";
+        for claim in listed {
+            let verdict = text(&claim["verdict"]);
+            let words = match &*verdict {
+                "holds" => "✓ holds",
+                "fails" => "✗ does not hold",
+                _ => "undecided",
+            };
+            let _ = write!(
+                html,
+                "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td class=\"{verdict}\">{words}</td></tr>",
+                text(&claim["claim"]),
+                text(&claim["measure"]),
+                interval(&claim["difference"]),
+            );
+        }
+        html += "</tbody></table></div>";
+    }
+    html + "</section>"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_not_looked_into() {
+        let parts = [("a", "{{b}}".to_owned()), ("b", "x}}y".to_owned())];
+        assert_eq!(fill("1{{a}}2{{b}}3{{c}}4", &parts), "1{{b}}2x}}y34");
+    }
+
+    #[test]
+    fn the_template_asks_for_nothing_from_elsewhere() {
+        let whole = format!("{TEMPLATE}{STYLE}{}", SCRIPTS.concat());
+        for word in [
+            "http:",
+            "https:",
+            "//cdn",
+            "@import",
+            "innerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+        ] {
+            let allowed = whole.replace("http://www.w3.org/2000/svg", "");
+            assert!(!allowed.contains(word), "{word}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What one variant's vectors look like and what they retrieve.
+
+use std::collections::BTreeMap;
+
+use embedtune_train::data::Split;
+use embedtune_train::ndarray::{ArrayView1, Axis};
+use embedtune_train::retrieval::{Exclude, Hit, Metric, Neighbours, knn};
+use embedtune_train::run::Quality;
+use embedtune_train::{Error, Result};
+use serde::Serialize;
+
+use super::entries::Entries;
+use super::histogram::Histogram;
+use crate::figure::{self, Projection};
+use crate::vectors::Vectors;
+
+/// Neighbours shown of an item.
+const NEAR: usize = 5;
+/// Queries that the confusion and the galleries are made from, at most.
+const MEASURED: usize = 10_000;
+/// Items whose pairs make the histograms, at most.
+const PAIRED: usize = 1500;
+/// Queries in the gallery of errors, and in that of the narrowest successes.
+const WRONG: usize = 24;
+const RIGHT: usize = 12;
+/// Pairs of classes in the confusion, at most: every pair of twenty classes.
+const PAIRS: usize = 400;
+/// Places along an axis of the projection.
+const GRID: f64 = 4095.0;
+
+/// The rows of the queries, and of the gallery, that a report looks at.
+pub(super) struct Sample {
+    pub(super) shown: Vec<usize>,
+    measured: Vec<usize>,
+    paired: Vec<usize>,
+    paired_gallery: Vec<usize>,
+}
+
+impl Sample {
+    pub(super) fn new(split: &Split, items: usize) -> Self {
+        Self {
+            shown: split.queries.balanced(items),
+            measured: split.queries.balanced(MEASURED),
+            paired: split.queries.balanced(PAIRED),
+            paired_gallery: split.gallery.as_ref().map_or(Vec::new(), |gallery| gallery.balanced(PAIRED)),
+        }
+    }
+}
+
+/// A query of a gallery with what it found.
+#[derive(Serialize)]
+struct Search {
+    query: u32,
+    near: Vec<u32>,
+    score: Vec<f32>,
+}
+
+/// How classes are taken for each other by the nearest neighbour.
+#[derive(Serialize)]
+struct Confusion {
+    /// Queries of each class, and how many of them found their own first.
+    queries: Vec<u32>,
+    right: Vec<u32>,
+    /// Class, the class found instead, how often; the most frequent first.
+    pairs: Vec<(u32, u32, u32)>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Variant {
+    pub(super) name: String,
+    pub(super) quality: Option<Quality>,
+    /// Places of the shown items, x and y by turns, on a grid of 4096.
+    places: Vec<u16>,
+    /// The nearest of each shown item and their similarities: [`NEAR`] each, fewer in small sets.
+    near: Vec<Vec<u32>>,
+    score: Vec<Vec<f32>>,
+    wrong: Vec<Search>,
+    right: Vec<Search>,
+    confusion: Confusion,
+    distances: Histogram,
+}
+
+impl Variant {
+    pub(super) fn new(
+        name: &str,
+        quality: Option<Quality>,
+        vectors: &Vectors,
+        split: &Split,
+        sample: &Sample,
+        projection: Projection,
+        entries: &mut Entries,
+    ) -> Result<Self> {
+        let unsearchable = |e: embedtune_train::retrieval::Error| Error::Unsuitable(format!("{name}: {e}"));
+        let shown = vectors.queries.select(Axis(0), &sample.shown);
+        let near = match &vectors.gallery {
+            // Among themselves the neighbours are those among the items shown: each has its point.
+            None => knn(shown.view(), shown.view(), NEAR, Metric::Cosine, Exclude::SameRow),
+            Some(gallery) => knn(shown.view(), gallery.view(), NEAR, Metric::Cosine, Exclude::None),
+        }
+        .map_err(unsearchable)?;
+        let entry = |hit: &Hit, entries: &mut Entries| match vectors.gallery {
+            None => hit.index,
+            Some(_) => entries.found(hit.index),
+        };
+        let places = places(&figure::project(shown.view(), projection));
+        let searched = Searched::new(vectors, split, &sample.measured).map_err(unsearchable)?;
+        Ok(Self {
+            name: name.to_owned(),
+            quality,
+            places,
+            near: near.rows().map(|hits| hits.iter().map(|hit| entry(hit, entries)).collect()).collect(),
+            score: near.rows().map(|hits| hits.iter().map(|hit| rounded(hit.score)).collect()).collect(),
+            wrong: searched.wrong(entries),
+            right: searched.right(entries),
+            confusion: searched.confusion(split.queries.classes.len()),
+            distances: distances(vectors, split, sample),
+        })
+    }
+
+    pub(super) fn mean_negative(&self) -> Option<f64> {
+        self.distances.mean_negative
+    }
+}
+
+fn distances(vectors: &Vectors, split: &Split, sample: &Sample) -> Histogram {
+    let rows = vectors.queries.select(Axis(0), &sample.paired);
+    let labels: Vec<u32> = sample.paired.iter().map(|&row| split.queries.labels[row]).collect();
+    let others = vectors.gallery.as_ref().zip(split.gallery.as_ref()).map(|(vectors, gallery)| {
+        let labels: Vec<u32> = sample.paired_gallery.iter().map(|&row| gallery.labels[row]).collect();
+        (vectors.select(Axis(0), &sample.paired_gallery), labels)
+    });
+    Histogram::of(
+        (rows.view(), &labels),
+        others.as_ref().map(|(rows, labels)| (rows.view(), labels.as_slice())),
+    )
+}
+
+/// The measured queries with their nearest items.
+struct Searched<'a> {
+    vectors: &'a Vectors,
+    split: &'a Split,
+    rows: &'a [usize],
+    found: Neighbours,
+}
+
+impl<'a> Searched<'a> {
+    fn new(
+        vectors: &'a Vectors,
+        split: &'a Split,
+        rows: &'a [usize],
+    ) -> embedtune_train::retrieval::Result<Self> {
+        let queries = vectors.queries.select(Axis(0), rows);
+        let own: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+        let (gallery, exclude) = match &vectors.gallery {
+            None => (&vectors.queries, Exclude::SelfById(&own)),
+            Some(gallery) => (gallery, Exclude::None),
+        };
+        let found = knn(queries.view(), gallery.view(), NEAR, Metric::Cosine, exclude)?;
+        Ok(Self { vectors, split, rows, found })
+    }
+
+    fn label(&self, query: usize) -> u32 {
+        self.split.queries.labels[self.rows[query]]
+    }
+
+    fn labels(&self) -> &[u32] {
+        self.split.gallery.as_ref().map_or(&self.split.queries.labels, |gallery| &gallery.labels)
+    }
+
+    fn is_right(&self, query: usize) -> Option<bool> {
+        let first = self.found.row(query).first()?;
+        Some(self.labels()[first.index as usize] == self.label(query))
+    }
+
+    fn search(&self, query: usize, entries: &mut Entries) -> Search {
+        let hits = self.found.row(query);
+        Search {
+            query: entries.query(self.rows[query] as u32),
+            near: hits.iter().map(|hit| entries.found(hit.index)).collect(),
+            score: hits.iter().map(|hit| rounded(hit.score)).collect(),
+        }
+    }
+
+    /// The hardest errors: those whose nearest item is ahead of the nearest right one by most.
+    fn wrong(&self, entries: &mut Entries) -> Vec<Search> {
+        let mut of_class: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (row, &label) in self.labels().iter().enumerate() {
+            of_class.entry(label).or_default().push(row);
+        }
+        let gallery = self.vectors.gallery.as_ref().unwrap_or(&self.vectors.queries);
+        let norm = |row: ArrayView1<'_, f32>| row.dot(&row).sqrt().max(1e-12);
+        let norms: Vec<f32> = gallery.rows().into_iter().map(norm).collect();
+        let mut errors: Vec<(f32, usize)> = Vec::new();
+        for query in (0..self.rows.len()).filter(|&query| self.is_right(query) == Some(false)) {
+            let (own, vector) = (self.rows[query], self.vectors.queries.row(self.rows[query]));
+            let nearest_right = of_class
+                .get(&self.label(query))
+                .into_iter()
+                .flatten()
+                .filter(|&&row| self.vectors.gallery.is_some() || row != own)
+                .map(|&row| vector.dot(&gallery.row(row)) / norms[row])
+                .fold(f32::NEG_INFINITY, f32::max);
+            // Without a right item there is nothing to find.
+            if nearest_right.is_finite() {
+                let first = self.found.row(query).first().map_or(0.0, |hit| hit.score);
+                errors.push((first - nearest_right / norm(vector), query));
+            }
+        }
+        errors.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        errors.iter().take(WRONG).map(|&(_, query)| self.search(query, entries)).collect()
+    }
+
+    /// The narrowest successes: those whose nearest wrong item is closest behind.
+    fn right(&self, entries: &mut Entries) -> Vec<Search> {
+        let mut right: Vec<(f32, usize)> = (0..self.rows.len())
+            .filter(|&query| self.is_right(query) == Some(true))
+            .map(|query| {
+                let hits = self.found.row(query);
+                let wrong = hits.iter().find(|hit| self.labels()[hit.index as usize] != self.label(query));
+                let lead =
+                    hits.first().zip(wrong).map_or(f32::MAX, |(first, wrong)| first.score - wrong.score);
+                (lead, query)
+            })
+            .collect();
+        right.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        right.iter().take(RIGHT).map(|&(_, query)| self.search(query, entries)).collect()
+    }
+
+    fn confusion(&self, classes: usize) -> Confusion {
+        let (mut queries, mut right) = (vec![0; classes], vec![0; classes]);
+        let mut counts: BTreeMap<(u32, u32), u32> = BTreeMap::new();
+        for query in 0..self.rows.len() {
+            let Some(first) = self.found.row(query).first() else { continue };
+            let (own, found) = (self.label(query), self.labels()[first.index as usize]);
+            queries[own as usize] += 1;
+            if own == found {
+                right[own as usize] += 1;
+            } else {
+                *counts.entry((own, found)).or_default() += 1;
+            }
+        }
+        let mut pairs: Vec<(u32, u32, u32)> = counts.into_iter().map(|((a, b), n)| (a, b, n)).collect();
+        pairs.sort_by(|a, b| b.2.cmp(&a.2).then(a.cmp(b)));
+        pairs.truncate(PAIRS);
+        Confusion { queries, right, pairs }
+    }
+}
+
+/// Four digits are more than anybody reads.
+fn rounded(score: f32) -> f32 {
+    (score * 1e4).round() / 1e4
+}
+
+/// Coordinates on a grid, y downwards as screens have it; both axes to one scale.
+fn places(points: &[[f64; 2]]) -> Vec<u16> {
+    let bound = |axis: usize, of: fn(f64, f64) -> f64, start: f64| {
+        points.iter().map(|point| point[axis]).fold(start, of)
+    };
+    let low = [0, 1].map(|axis| bound(axis, f64::min, f64::INFINITY));
+    let high = [0, 1].map(|axis| bound(axis, f64::max, f64::NEG_INFINITY));
+    let span = (high[0] - low[0]).max(high[1] - low[1]).max(1e-12);
+    let middle = [0, 1].map(|axis| (low[axis] + high[axis]) / 2.0);
+    let place = |value: f64| ((value + 0.5) * GRID).round().clamp(0.0, GRID) as u16;
+    points
+        .iter()
+        .flat_map(|point| [place((point[0] - middle[0]) / span), place((middle[1] - point[1]) / span)])
+        .collect()
+}
