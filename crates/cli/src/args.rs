@@ -60,6 +60,7 @@ Data are a folder, recognised by its files' names:
            with an array vectors (or embeddings, x, data, arr_0) of float32 or float64,
            [items, dim], and an array labels (or y, targets, arr_1) of whole numbers, [items]
 
+A file classes.txt beside images or vectors names the classes: its line i, from 0, is label i.
 Evaluation items search each other; those of text search the training items. Without --data the
 program draws glyphs: 100 classes to train on and 50 others to measure on.
 

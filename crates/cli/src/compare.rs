@@ -63,6 +63,11 @@ pub(crate) fn run(args: &Compare, quiet: bool, progress: Progress, stop: &Stop) 
             say("note: no summary is written; `compare` starts over when it is run again");
         }
     };
+    let partial = |error: &Error| {
+        if matches!(error, Error::Interrupted { .. }) {
+            say("note: summary.json and the picture are those of the first seed; no report is written");
+        }
+    };
     let mut watch = Watch::new(quiet, progress, stop);
     let comparison = compare(&split, &options, &mut watch).inspect_err(interrupted)?;
     let drawn = draw(&comparison, args.projection)?;
@@ -70,7 +75,7 @@ pub(crate) fn run(args: &Compare, quiet: bool, progress: Progress, stop: &Stop) 
     io::write_atomically(&png, &drawn.png)?;
     let findings = if args.seeds > 1 {
         let findings =
-            further_seeds(args, &options, &split, focus, &mut watch, quiet).inspect_err(interrupted)?;
+            further_seeds(args, &options, &split, focus, &mut watch, quiet).inspect_err(partial)?;
         add_to_summary(&args.out, &findings)?;
         Some(findings)
     } else {

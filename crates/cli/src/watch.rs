@@ -167,8 +167,6 @@ impl Observer for Watch {
     fn on_epoch(&mut self, epoch: &EpochRecord) {
         // That of the state before training comes just before the first batch.
         self.training.store(true, Ordering::Relaxed);
-        // That of the state before training comes just before the first batch.
-        self.training.store(true, Ordering::Relaxed);
         let Some(loss) = epoch.loss else { return };
         let (done, all, rate) = (epoch.epoch, self.epochs, epoch.items_per_second);
         self.spoken = Instant::now();

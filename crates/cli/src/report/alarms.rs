@@ -21,6 +21,9 @@ pub(super) fn of(run: &Run, tuned: &Variant) -> Vec<String> {
             run.file.options.epochs
         ));
     }
+    for record in &trained {
+        alarms.extend(record.alarms.iter().map(|alarm| format!("Epoch {}: {alarm}", record.epoch)));
+    }
     let still: Vec<String> = trained
         .iter()
         .filter(|record| record.zero_signal_batches > 0)
