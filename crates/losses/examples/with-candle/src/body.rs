@@ -10,6 +10,7 @@ use tokenizers::models::wordlevel::{WordLevel, WordLevelBuilder};
 use tokenizers::pre_tokenizers::whitespace::Whitespace;
 use tokenizers::{PaddingParams, Tokenizer, TruncationParams};
 
+use crate::random::uniform;
 use crate::text::Item;
 
 /// Tokens of a text that are read at most.
@@ -89,24 +90,12 @@ fn random(config: &Config, device: &Device) -> Result<BertModel, Box<dyn Error>>
     let vars = map.data().lock().map_err(|e| e.to_string())?;
     let mut names: Vec<&String> = vars.keys().collect();
     names.sort_unstable();
-    let mut state = 1u64;
-    for name in names {
+    for (seed, name) in (1..).zip(names) {
         let var = &vars[name];
-        if var.rank() != 2 {
-            continue;
+        if var.rank() == 2 {
+            let half_width = config.initializer_range * 3f64.sqrt();
+            var.set(&uniform(var.dims(), half_width, seed)?)?;
         }
-        let half_width = config.initializer_range * 3f64.sqrt();
-        let values: Vec<f32> = (0..var.elem_count())
-            .map(|_| {
-                // splitmix64 (Steele, Lea and Flood 2014).
-                state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-                let mut z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-                z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-                let unit = ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64;
-                ((2.0 * unit - 1.0) * half_width) as f32
-            })
-            .collect();
-        var.set(&Tensor::from_vec(values, var.shape(), device)?)?;
     }
     Ok(bert)
 }

@@ -10,13 +10,14 @@
 //! the linear layer and the class centres, each of the last two with an optimizer of its own.
 
 mod body;
+mod random;
 mod text;
 
 use std::error::Error;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor, Var};
-use candle_nn::{AdamW, Module, Optimizer, ParamsAdamW, VarBuilder, VarMap};
+use candle_core::{Device, Tensor, Var};
+use candle_nn::{AdamW, Linear, Module, Optimizer, ParamsAdamW};
 use embedtune_losses::{Loss, MarginOptions, MarginSoftmax};
 use embedtune_pooling::tokens::{Mask, Valid};
 use embedtune_pooling::{GemOptions, Sign, keep_powers};
@@ -24,6 +25,7 @@ use embedtune_samplers::RandomSampler;
 use with_candle::{GemOp, LossOp};
 
 use body::Body;
+use random::uniform;
 use text::Texts;
 
 const DIM: usize = 32;
@@ -43,26 +45,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let texts = Texts::load(data.as_deref())?;
     let body = Body::load(model.as_deref(), &texts.train)?;
-    let (before, after) = tune(&body, &texts)?;
+    let (before, after) = tune(&body, &texts, 0)?;
     println!("Recall@1 of {} held-out texts: {before:.3} before, {after:.3} after", texts.test.len());
     Ok(())
 }
 
 /// Recall@1 of the held-out texts among the training texts, before and after training.
-fn tune(body: &Body, texts: &Texts) -> Result<(f64, f64), Box<dyn Error>> {
+fn tune(body: &Body, texts: &Texts, seed: u64) -> Result<(f64, f64), Box<dyn Error>> {
     let device = &Device::Cpu;
-    let head = VarMap::new();
-    let linear = candle_nn::linear(body.hidden, DIM, VarBuilder::from_varmap(&head, DType::F32, device))?;
+    let weight = Var::from_tensor(&uniform(&[DIM, body.hidden], (body.hidden as f64).powf(-0.5), seed)?)?;
+    let linear = Linear::new(weight.as_tensor().clone(), None);
     let power = Var::from_vec(vec![3f32], 1, device)?;
     // Small centres turn quickly: their length is a hidden learning rate.
-    let centres = Var::randn(0f32, 0.01, (texts.classes, DIM), device)?;
+    let centres = Var::from_tensor(&uniform(&[texts.classes, DIM], 0.01 * 3f64.sqrt(), seed + 1)?)?;
     let arcface = MarginOptions { scale: 16.0, ..MarginOptions::arcface() };
     let loss: Arc<dyn Loss> = Arc::new(MarginSoftmax::new(texts.classes, DIM, arcface)?);
 
-    let mut of_model = head.all_vars();
-    of_model.push(power.clone());
     let rate = |lr| ParamsAdamW { lr, weight_decay: 0.0, ..ParamsAdamW::default() };
-    let mut optimizer = AdamW::new(of_model, rate(1e-2))?;
+    let mut optimizer = AdamW::new(vec![weight, power.clone()], rate(1e-2))?;
     let mut loss_optimizer = AdamW::new(vec![centres.clone()], rate(1e-2))?;
 
     // Token embeddings are signed, so negative values keep their sign instead of being clamped.
@@ -111,8 +111,16 @@ mod tests {
     #[test]
     fn the_head_learns() -> Result<(), Box<dyn Error>> {
         let texts = Texts::load(None)?;
-        let (before, after) = tune(&Body::load(None, &texts.train)?, &texts)?;
-        assert!(after > before + 0.1 && after > 0.6, "{before} before, {after} after");
+        let body = Body::load(None, &texts.train)?;
+        // 32 texts are held out, so one of them is 0.03: three starts, and their mean.
+        let (mut before, mut after) = (0.0, 0.0);
+        for seed in [0, 10, 20] {
+            let (first, last) = tune(&body, &texts, seed)?;
+            println!("{first:.3} before, {last:.3} after");
+            before += first / 3.0;
+            after += last / 3.0;
+        }
+        assert!(after > before + 0.15, "{before} before, {after} after");
         Ok(())
     }
 }
