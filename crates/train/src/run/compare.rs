@@ -42,7 +42,7 @@ pub struct CompareOptions {
 impl CompareOptions {
     /// Triplet margin (0.2), ArcFace and CosFace with GeM where the encoder pools images, for `split`.
     ///
-    /// The margin of 0.2 is FaceNet's; Finetuner's 0.05 is about 1.4 degrees for unit vectors near a right angle,
+    /// The margin of 0.2 is FaceNet's; Finetuner's 0.05 is about 4 degrees for unit vectors near a right angle,
     /// and would compare a weak setting of one loss with usual settings of the others.
     pub fn for_data(split: &Split) -> Self {
         let pooler = matches!(split.train.items, Items::Images(_)).then_some(PoolerKind::GeM);
