@@ -106,6 +106,7 @@ def run_case(suite, module, case, rounds, keep):
     (folder / "case.json").write_text(json.dumps(case))
     module.write_inputs(case, folder)
     peers = [Peer(suite, name, folder) for name in case["peers"]]
+    rounds = min(rounds, case.get("rounds") or rounds)
     for round_number in range(rounds + 1):
         for peer in peers:
             peer.run(counted=round_number > 0)
