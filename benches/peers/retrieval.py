@@ -12,8 +12,9 @@ def cases():
             "name": f"knn-{rows}x{queries or rows}-dim{dim}-k{k}",
             "kind": "knn", "rows": rows, "queries": queries, "dim": dim, "k": k,
             "peers": ["ours", "faiss"],
-            # Scores; the first neighbour's row must be the same one.
-            "tolerances": {"faiss": {"scores": 2e-6, "first": 0.0}},
+            # All scores; the first neighbour's row must be the same one, except among a million rows, where some
+            # query's two best differ by less than the rounding of their scores.
+            "tolerances": {"faiss": {"scores": 2e-6} | ({} if rows > 100_000 else {"first": 0.0})},
         }
     # k as deep as the largest class, which precision_at_1, r_precision and MAP@R need; and the whole ranking, for mAP.
     for rows, depth in ((20_000, "max_bin_count"), (10_000, None)):
