@@ -46,7 +46,8 @@ pub(crate) fn fit(report: &Report, records: &[EpochRecord], folder: &Path) -> St
     ));
     text += &style.faint(&format!("{:<12} {:>9} {:>8}\n", "", "Recall@1", "MAP@R"));
     let best = [report.raw, report.untrained, report.tuned].iter().map(|q| q.recall_at_1).fold(0.0, f64::max);
-    for (name, quality) in [("raw", report.raw), ("untrained", report.untrained), ("tuned", report.tuned)] {
+    let before = before(report.init_from.as_deref());
+    for (name, quality) in [("raw", report.raw), (before, report.untrained), ("tuned", report.tuned)] {
         let line = format!("{name:<12} {:>9.4} {:>8.4}\n", quality.recall_at_1, quality.map_at_r);
         text += &row(style, quality.recall_at_1 == best, &line);
     }
@@ -135,6 +136,11 @@ fn next(report: &Report, records: &[EpochRecord], folder: &Path) -> String {
     }
 }
 
+/// What the encoder that training started from is called.
+pub(crate) fn before(init_from: Option<&str>) -> &'static str {
+    if init_from.is_some() { "before" } else { "untrained" }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +168,7 @@ mod tests {
                 seconds: 1.0,
                 raw: quality(raw),
                 untrained: quality(0.1),
+                init_from: None,
                 tuned: quality(recalls[recalls.len() - 1]),
                 best_epoch: best,
                 gem_p: None,

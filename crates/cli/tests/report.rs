@@ -37,6 +37,29 @@ fn data(html: &str) -> Value {
 }
 
 #[test]
+fn a_run_that_starts_from_another_is_shown_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    image_folder(&at.join("D"));
+    run(at, "fit -q --data D --loss ArcFaceLoss --epochs 1 --batch-size 16 --out A").done();
+    let text =
+        run(at, "fit -q --data D --loss ArcFaceLoss --init-from A --epochs 1 --batch-size 16 --out B").done();
+    assert!(text.contains("\nbefore ") && !text.contains("untrained"), "{text}");
+    let page = || data(&std::fs::read_to_string(at.join("B/report.html")).unwrap());
+    let names = |page: &Value| -> Vec<String> {
+        page["variants"].as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let written = page();
+    assert_eq!(names(&written), ["raw", "before", "tuned"]);
+    let found: Value = serde_json::from_str(&run(at, "evaluate --run A --json").done()).unwrap();
+    assert_eq!(written["variants"][1]["quality"]["recall_at_1"], found["recall_at_1"]);
+    // Without the first run there is still a page.
+    std::fs::remove_dir_all(at.join("A")).unwrap();
+    run(at, "report B").done();
+    assert_eq!(names(&page()), ["raw", "tuned"]);
+}
+
+#[test]
 fn a_report_is_the_same_from_the_same_run() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

@@ -22,6 +22,7 @@ use serde_json::Value;
 use crate::args;
 use crate::figure::Projection;
 use crate::source::Source;
+use crate::summary;
 use crate::vectors::Vectors;
 use entries::Entries;
 use variant::{Sample, Variant};
@@ -138,7 +139,13 @@ fn render(
     };
     let before = first.first();
     add("raw", before.and_then(|record| record.raw), &Vectors::raw(split)?)?;
-    add("untrained", before.and_then(|record| record.metrics), &Vectors::untrained(&first.file, split)?)?;
+    let init_from = first.file.options.init_from.as_deref();
+    match Vectors::untrained(&first.file, split) {
+        Ok(vectors) => add(summary::before(init_from), before.and_then(|record| record.metrics), &vectors)?,
+        // The run that this one started from may be gone; the rest of the page does without it.
+        Err(_) if init_from.is_some() => {}
+        Err(error) => return Err(error),
+    }
     for run in runs {
         let name = if runs.len() == 1 { "tuned" } else { run.loss() };
         add(name, run.tuned(), &Vectors::tuned(&run.folder, split)?)?;

@@ -176,8 +176,11 @@ pub struct Report {
     pub seconds: f64,
     /// The raw vectors (pixels, the given vectors, hashed words) on the evaluation items.
     pub raw: Quality,
-    /// The encoder before training.
+    /// The encoder before training: fresh weights, or the model of `init_from`.
     pub untrained: Quality,
+    /// The run that `untrained` is the model of, if it is one's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<String>,
     /// The tuned encoder.
     pub tuned: Quality,
     /// The epoch after which the measured Recall@1 was best, from 1 (0: none was measured).

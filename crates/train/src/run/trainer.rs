@@ -513,6 +513,7 @@ pub(super) fn report(options: &RunOptions, records: &[EpochRecord]) -> Result<Re
         seconds: records.iter().map(|r| r.seconds).sum(),
         raw: first.raw.ok_or_else(missing)?,
         untrained: first.metrics.ok_or_else(missing)?,
+        init_from: options.init_from.clone(),
         tuned: last.metrics.ok_or_else(missing)?,
         best_epoch: best.map_or(0, |best| best.0),
         gem_p: last.gem_p,
