@@ -8,30 +8,46 @@ const ROUND: f32 = 12_582_912.0;
 const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 
-/// Replaces values above 0 by their logarithms.
+/// Writes the logarithms of values above 0.
 #[inline(always)]
-pub(crate) fn ln_all<S: Simd>(values: &mut [f32]) {
+pub(crate) fn ln_all<S: Simd>(values: &[f32], logs: &mut [f32]) {
+    let pairs = logs.iter_mut().zip(values);
     if fused::<S>() {
-        for v in values {
-            *v = ln::<true>(*v);
+        for (log, &v) in pairs {
+            *log = ln::<true>(v);
         }
     } else {
-        for v in values {
-            *v = ln::<false>(*v);
+        for (log, &v) in pairs {
+            *log = ln::<false>(v);
         }
     }
 }
 
-/// Replaces values by their exponentials.
+/// Writes `exp(p log)` of each logarithm.
 #[inline(always)]
-pub(crate) fn exp_all<S: Simd>(values: &mut [f32]) {
+pub(crate) fn exp_all<S: Simd>(p: f32, logs: &[f32], powers: &mut [f32]) {
+    let pairs = powers.iter_mut().zip(logs);
+    if fused::<S>() {
+        for (power, &log) in pairs {
+            *power = exp::<true>(p * log);
+        }
+    } else {
+        for (power, &log) in pairs {
+            *power = exp::<false>(p * log);
+        }
+    }
+}
+
+/// Replaces values above 0 by `exp(p ln v)`.
+#[inline(always)]
+pub(crate) fn power_all<S: Simd>(p: f32, values: &mut [f32]) {
     if fused::<S>() {
         for v in values {
-            *v = exp::<true>(*v);
+            *v = exp::<true>(p * ln::<true>(*v));
         }
     } else {
         for v in values {
-            *v = exp::<false>(*v);
+            *v = exp::<false>(p * ln::<false>(*v));
         }
     }
 }

@@ -7,9 +7,9 @@
 
 use pulp::Simd;
 
-use crate::math::{exp_all, ln_all};
+use crate::math::{exp_all, ln_all, power_all};
 use crate::options::Gem;
-use crate::reduce::{Extremes, dot, extremes, sum};
+use crate::reduce::{Extremes, Terms, extremes, sum, sums};
 use crate::{MIN_P, Pooling, Sign};
 
 /// Where the signed root becomes a straight line, as a share of the largest magnitude's power.
@@ -48,6 +48,12 @@ impl Pooled {
 
     fn not_a_number() -> Self {
         Self { value: f32::NAN, d_p: f32::NAN, slope: f32::NAN, ..Self::EMPTY }
+    }
+
+    /// What the powers are multiplied by, backward; within `f32`: infinity times a power that is 0 would be NaN.
+    #[inline(always)]
+    fn factor(&self, upstream: f32) -> f32 {
+        (self.slope * upstream).clamp(-f32::MAX, f32::MAX)
     }
 }
 
@@ -243,25 +249,33 @@ pub(crate) fn gem_rows<S: Simd>(
         }
         if want_d_p || whole.is_none() {
             logs.resize(x.len(), 0.0);
-            logs.copy_from_slice(powers);
-            ln_all::<S>(logs);
+            ln_all::<S>(powers, logs);
         }
-        if let Some(k) = whole {
-            raise(powers, k);
-        } else {
-            for (row, (to, log)) in powers.chunks_exact_mut(length).zip(logs.chunks_exact(length)).enumerate()
-            {
-                let p = power(row);
-                for (to, &log) in to.iter_mut().zip(log) {
-                    *to = p * log;
-                }
+        let signed = options.sign == Sign::Signed;
+        let terms = match whole {
+            // Powers that are summed need not be written.
+            Some(2) if !signed => Terms::Square,
+            Some(3) if !signed => Terms::Cube,
+            Some(4) if !signed => Terms::Fourth,
+            Some(k) => {
+                raise(powers, k);
+                Terms::Powers
             }
-            exp_all::<S>(powers);
-        }
+            None => {
+                match p {
+                    &[_] => exp_all::<S>(power(0), logs, powers),
+                    _ => {
+                        let rows = powers.chunks_exact_mut(length).zip(logs.chunks_exact(length));
+                        rows.enumerate().for_each(|(row, (to, logs))| exp_all::<S>(power(row), logs, to));
+                    }
+                }
+                Terms::Powers
+            }
+        };
         for (row, (x, pooled)) in x.chunks_exact(length).zip(pooled).enumerate() {
             let of_row = row * length..(row + 1) * length;
             let powers = &mut powers[of_row.clone()];
-            if options.sign == Sign::Signed {
+            if signed {
                 let (eps, inverse) = (options.eps, 1.0 / options.eps);
                 // Below eps the signed power is a straight line: its slope at 0 is infinite for p < 1.
                 for (power, &v) in powers.iter_mut().zip(x) {
@@ -269,8 +283,11 @@ pub(crate) fn gem_rows<S: Simd>(
                     *power *= if v.abs() < eps { line } else { 1f32.copysign(v) };
                 }
             }
-            let sum_logs = if want_d_p { dot(simd, powers, &logs[of_row]) } else { 0.0 };
-            finish(x, power(row), options, sum(simd, powers), sum_logs, want_d_p, pooled);
+            let (sum, sum_logs) = match want_d_p {
+                true => sums(simd, powers, &logs[of_row], terms),
+                false => (sum(simd, powers, terms), 0.0),
+            };
+            finish(x, power(row), options, sum, sum_logs, want_d_p, pooled);
         }
     }
 }
@@ -357,22 +374,31 @@ pub(crate) fn gem_backward_rows<S: Simd>(
     for (at, (x, dx)) in x.chunks(rows * length).zip(dx.chunks_mut(rows * length)).enumerate() {
         let from = at * rows;
         let power = |row: usize| p[(first + from + row) % p.len()].max(MIN_P);
+        if let (Some(k), Sign::Clamp) = (whole, options.sign) {
+            for (row, (x, dx)) in x.chunks_exact(length).zip(dx.chunks_exact_mut(length)).enumerate() {
+                let (pooled, upstream) = (&pooled[from + row], upstream[from + row]);
+                match k {
+                    0 => clamped_slopes(x, options, pooled, upstream, dx, |_| 1.0),
+                    1 => clamped_slopes(x, options, pooled, upstream, dx, |u| u),
+                    2 => clamped_slopes(x, options, pooled, upstream, dx, |u| u * u),
+                    3 => clamped_slopes(x, options, pooled, upstream, dx, |u| u * u * u),
+                    _ => clamped_slopes(x, options, pooled, upstream, dx, |u| (u * u) * (u * u)),
+                }
+            }
+            continue;
+        }
         for ((x, dx), pooled) in x.chunks_exact(length).zip(dx.chunks_exact_mut(length)).zip(&pooled[from..])
         {
             let magnitudes = Magnitudes { eps: options.eps, low: pooled.low, scale: pooled.scale };
             magnitudes.relative(x, options.sign, Relative::to(pooled.top), dx);
         }
-        if let Some(k) = whole {
-            raise(dx, k);
-        } else {
-            ln_all::<S>(dx);
-            for (row, dx) in dx.chunks_exact_mut(length).enumerate() {
-                let power = power(row) - 1.0;
-                for v in dx {
-                    *v *= power;
-                }
+        match (whole, p) {
+            (Some(k), _) => raise(dx, k),
+            (None, &[_]) => power_all::<S>(power(0) - 1.0, dx),
+            (None, _) => {
+                let rows = dx.chunks_exact_mut(length).enumerate();
+                rows.for_each(|(row, dx)| power_all::<S>(power(row) - 1.0, dx));
             }
-            exp_all::<S>(dx);
         }
         for (row, (x, dx)) in x.chunks_exact(length).zip(dx.chunks_exact_mut(length)).enumerate() {
             slopes(x, power(row), options, &pooled[from + row], upstream[from + row], dx);
@@ -380,11 +406,30 @@ pub(crate) fn gem_backward_rows<S: Simd>(
     }
 }
 
+/// `dx_i` of a clamped row in one pass, where `power` is cheap.
+#[inline(always)]
+fn clamped_slopes(
+    x: &[f32],
+    options: &Gem,
+    pooled: &Pooled,
+    upstream: f32,
+    dx: &mut [f32],
+    power: impl Fn(f32) -> f32,
+) {
+    let (relative, eps, factor) = (Relative::to(pooled.top), options.eps, pooled.factor(upstream));
+    // NaN stays NaN.
+    let below = factor * 0.0;
+    for (d, &v) in dx.iter_mut().zip(x) {
+        let u = relative.of(if v > eps { v } else { eps });
+        let slope = if v < eps { below } else { factor };
+        *d = (slope * power(u)).clamp(-f32::MAX, f32::MAX);
+    }
+}
+
 /// From `u_i^(p - 1)` to `dx_i`, in place.
 #[inline(always)]
 fn slopes(x: &[f32], p: f32, options: &Gem, pooled: &Pooled, upstream: f32, dx: &mut [f32]) {
-    // Within f32: infinity times a power that is 0 would be NaN.
-    let factor = (pooled.slope * upstream).clamp(-f32::MAX, f32::MAX);
+    let factor = pooled.factor(upstream);
     let eps = options.eps;
     // What is below eps has another share of the slope; of NaN, NaN.
     let below = match options.sign {
