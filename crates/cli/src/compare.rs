@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use embedtune_train::data::Split;
+use embedtune_train::losses::LossKind;
 use embedtune_train::run::{CompareOptions, Comparison, RunFolder, compare};
 use embedtune_train::{Error, Result, io};
 use serde_json::Value;
@@ -41,10 +42,55 @@ pub(crate) fn run(args: &Compare, quiet: bool, progress: Progress, stop: &Stop) 
     options.run.batch_size = args.batch_size;
     options.run.seed = args.seed;
     options.source = source.describe();
+    let least = 2 * options.run.num_items_per_class;
+    if args.batch_size < least {
+        let remedy = format!(
+            "the triplet loss takes {} items of each of at least 2 classes; write {least} or more",
+            options.run.num_items_per_class
+        );
+        return Err(Error::option("batch_size", args.batch_size, remedy));
+    }
     options.run.check()?;
     options.stop = Some(stop.asked.clone());
     options.folder = Some(args.out.clone());
+    check_folder(&args.out)?;
     std::fs::create_dir_all(&args.out).map_err(Error::io(&args.out, "creating the folder"))?;
+    let result = compare_in(args, &source, &split, focus, &options, quiet, progress, stop);
+    if result.is_err() {
+        // Only a folder that nothing was written to goes: others are not empty.
+        let _ = std::fs::remove_dir(&args.out);
+    }
+    result
+}
+
+/// Refuses a folder that holds anything but an earlier comparison: a run or somebody's files.
+fn check_folder(folder: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries {
+        let entry = entry.map_err(Error::io(folder, "reading"))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let own = ["summary.json", "figure.svg", "figure.png", "report.html"].contains(&name.as_str())
+            || name.starts_with("seed-")
+            || LossKind::ALL.iter().any(|loss| loss.name() == name)
+            || io::is_temporary(&name);
+        if !own {
+            let remedy = format!("the folder holds `{name}`, which no comparison writes; name another");
+            return Err(Error::option("out", folder.display(), remedy));
+        }
+    }
+    Ok(())
+}
+
+fn compare_in(
+    args: &Compare,
+    source: &Source,
+    split: &Split,
+    focus: Option<Focus>,
+    options: &CompareOptions,
+    quiet: bool,
+    progress: Progress,
+    stop: &Stop,
+) -> Result<()> {
     let [svg, png] = ["figure.svg", "figure.png"].map(|name| args.out.join(name));
     for old in [&svg, &png, &report::path(&args.out)] {
         io::remove(old)?;
@@ -69,13 +115,12 @@ pub(crate) fn run(args: &Compare, quiet: bool, progress: Progress, stop: &Stop) 
         }
     };
     let mut watch = Watch::new(quiet, progress, stop);
-    let comparison = compare(&split, &options, &mut watch).inspect_err(interrupted)?;
+    let comparison = compare(split, options, &mut watch).inspect_err(interrupted)?;
     let drawn = draw(&comparison, args.projection)?;
     io::write_atomically(&svg, drawn.svg.as_bytes())?;
     io::write_atomically(&png, &drawn.png)?;
     let findings = if args.seeds > 1 {
-        let findings =
-            further_seeds(args, &options, &split, focus, &mut watch, quiet).inspect_err(partial)?;
+        let findings = further_seeds(args, options, split, focus, &mut watch, quiet).inspect_err(partial)?;
         add_to_summary(&args.out, &findings)?;
         Some(findings)
     } else {
@@ -84,7 +129,7 @@ pub(crate) fn run(args: &Compare, quiet: bool, progress: Progress, stop: &Stop) 
     if !quiet {
         say("writing the report");
     }
-    report::write(&args.out, &split, args.projection)?;
+    report::write(&args.out, split, args.projection)?;
     if args.json {
         return match &findings {
             Some(_) => print_json(&read_summary(&args.out)?),

@@ -45,7 +45,13 @@ fn continue_run(folder: &Path, json: bool, quiet: bool, progress: Progress, stop
             if !quiet {
                 say(&format!("{}: this run is finished; nothing to do", folder.display()));
             }
-            finish(&report, folder, &split, json, quiet)
+            // A page that was lost is written again; where that cannot be, the run is finished all the same.
+            if !report::path(folder).exists()
+                && let Err(error) = report::write(folder, &split, Projection::default())
+            {
+                say(&format!("note: no report is written: {error}"));
+            }
+            tell(&report, folder, json)
         }
         Resumed::Ready(trainer) => {
             let report = trainer.fit(&mut Watch::new(quiet, progress, stop))?.report;
@@ -134,6 +140,11 @@ fn finish(report: &Report, folder: &Path, split: &Split, json: bool, quiet: bool
         say("writing the report");
     }
     report::write(folder, split, Projection::default())?;
+    tell(report, folder, json)
+}
+
+/// Says what was reached.
+fn tell(report: &Report, folder: &Path, json: bool) -> Result<()> {
     if json {
         return print_json(report);
     }

@@ -23,12 +23,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use embedtune_train::{Error, Result, io};
 
 use args::{Arguments, Command};
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // clap would list every option of a new run.
+        Err(error)
+            if error.kind() == ErrorKind::ArgumentConflict && error.to_string().contains("--resume") =>
+        {
+            say(
+                "error: --resume goes with no other option of a new run: run.toml holds them all; leave them out, or \
+                 start from the run's model with --init-from",
+            );
+            return ExitCode::from(2);
+        }
+        Err(error) => error.exit(),
+    };
     let stop = Stop::default();
     let Stop { asked, training } = stop.clone();
     // Training stops after the current batch and saves; a second Ctrl-C does not wait for it, and where nothing is

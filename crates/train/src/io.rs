@@ -24,6 +24,11 @@ pub fn between_writes() -> RwLockWriteGuard<'static, ()> {
     WRITES.write().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether a file of this name is one that a writer left when it was killed.
+pub fn is_temporary(name: &str) -> bool {
+    name.starts_with(TEMPORARY)
+}
+
 /// Writes `bytes` to `path`: into a temporary file in the same folder, which is synced and then renamed. Whatever
 /// fails, an old file stays as it was and no half-written one is left. A link is followed; a device or a pipe
 /// (`/dev/stdout`) is written to as it is.

@@ -92,6 +92,14 @@ pub(super) fn alarms(
             ),
         );
     }
+    if share <= MOSTLY && record.grad_norm == Some(0.0) {
+        raise(
+            AlarmKind::ZeroSignal,
+            "the gradient of every batch was zero: nothing in the items tells them apart for this encoder (empty texts, \
+             images or vectors that are all the same?); look at the data"
+                .to_owned(),
+        );
+    }
     let active = record.active_fraction.unwrap_or(1.0);
     let fitting = auto_scale(classes, 1.0);
     if let Some(scale) = options.loss_options.scale.filter(|&scale| scale > fitting)
@@ -162,6 +170,12 @@ mod tests {
                 quiet,
                 AlarmKind::SaturatedScale,
                 "only 10% of the items",
+            ),
+            (
+                EpochRecord { grad_norm: Some(0.0), ..fine.clone() },
+                quiet,
+                AlarmKind::ZeroSignal,
+                "the gradient of every batch was zero",
             ),
             (
                 fine.clone(),

@@ -46,6 +46,7 @@ pub struct CallbackOptions {
 pub enum Monitor {
     /// Recall@1 on the items held out by `val_split`, or else on the evaluation items; higher is better.
     #[default]
+    #[serde(rename = "recall_at_1", alias = "recall_at1")]
     RecallAt1,
     /// MAP@R on the same; higher is better.
     MapAtR,

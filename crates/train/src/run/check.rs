@@ -83,10 +83,11 @@ impl RunOptions {
                 "a positive pair needs at least 2 items of a class; write 2 or more",
             ),
             (
-                self.num_items_per_class > self.batch_size / 2,
+                self.num_items_per_class > self.batch_size / 2
+                    && (needs_classes(self.loss) || self.sampler == SamplerKind::Class),
                 "num_items_per_class",
                 self.num_items_per_class.to_string(),
-                "a batch must hold at least 2 classes; write at most half of batch_size",
+                "a batch must hold at least 2 classes; write at most half of batch_size, or a larger batch_size",
             ),
             (
                 !(self.learning_rate > 0.0 && (self.learning_rate < 1.0 || self.unit_rate())),

@@ -10,7 +10,7 @@ use embedtune_pooling::PoolerKind;
 use ndarray::Array2;
 
 use super::check::has_centres;
-use super::{Observer, Quality, RunOptions, Trained, Trainer, model, raw_vectors, summary};
+use super::{Observer, Quality, RunFolder, RunOptions, Trained, Trainer, model, raw_vectors, summary};
 use crate::data::{Dataset, Items, Split};
 use crate::encoder::Encoder;
 use crate::optim::OptimizerOptions;
@@ -21,7 +21,7 @@ use crate::{Result, State, io};
 const FIGURE_CLASSES: usize = 10;
 const FIGURE_ITEMS: usize = 100;
 
-const SUMMARY: &str = "summary.json";
+pub(super) const SUMMARY: &str = "summary.json";
 
 /// What to compare.
 #[derive(Debug, Clone)]
@@ -117,8 +117,14 @@ pub fn compare(split: &Split, options: &CompareOptions, observer: &mut dyn Obser
         vectors,
     });
     if let Some(folder) = &options.folder {
-        // The figures of an earlier comparison must not stand beside the models of this one.
+        // Neither figures nor models of an earlier comparison may stand beside those of this one.
         io::remove(&folder.join(SUMMARY))?;
+        for (loss, _) in &options.losses {
+            let old = folder.join(loss.name());
+            if old.exists() {
+                RunFolder::new(old).clear()?;
+            }
+        }
     }
     let mut initial: Option<State> = None;
     for (loss, loss_options) in &options.losses {

@@ -87,6 +87,13 @@ impl RunFolder {
         if entries.next().is_none() {
             return Ok(());
         }
+        if self.path.join(super::compare::SUMMARY).exists() {
+            return Err(Error::option(
+                "out",
+                self.path.display(),
+                "the folder holds a comparison (summary.json); name another",
+            ));
+        }
         if !overwrite {
             return Err(Error::option(
                 "out",
@@ -94,6 +101,14 @@ impl RunFolder {
                 "the folder is not empty; name another, continue its run with --resume, or replace it with --overwrite",
             ));
         }
+        self.clear()
+    }
+
+    /// Removes the files that a run writes, and nothing else.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn clear(&self) -> Result<()> {
         for file in [
             self.checkpoint(),
             self.model(),
@@ -114,8 +129,7 @@ impl RunFolder {
                 io::remove(&file.path())?;
             }
         }
-        self.sweep()?;
-        Ok(())
+        self.sweep()
     }
 
     /// `run.toml`.

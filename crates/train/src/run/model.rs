@@ -38,7 +38,8 @@ impl Model {
         let run = folder.read_run_file()?;
         let path = folder.model();
         if !path.exists() {
-            let detail = "not found: the run has not completed an epoch; continue it with `fit --resume`";
+            let detail = "not found: if the run has not completed an epoch yet, continue it with `fit --resume`; if the \
+                          file was removed since, restore it or train again";
             return Err(Error::data(&path, detail));
         }
         let state = store::read(&path, store::Kind::Model)?;

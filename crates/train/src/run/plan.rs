@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use embedtune_losses::{Loss, Sampling};
 use embedtune_samplers::{ClassSampler, RandomSampler, SamplerKind};
+use ndarray::{ArrayView1, ArrayView2};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -81,7 +82,7 @@ pub(super) fn split_rows(labels: &[u32], classes: usize, share: f64, seed: u64) 
 }
 
 /// Checks that there is something to learn.
-pub(super) fn check_data(split: &Split) -> Result<()> {
+pub(super) fn check_data(split: &Split, notices: &mut Vec<String>) -> Result<()> {
     let data = &split.train;
     let count = |name: &str, data: &Dataset| {
         if data.items.len() == data.labels.len() {
@@ -114,11 +115,37 @@ pub(super) fn check_data(split: &Split) -> Result<()> {
             "the training data hold {items} items of {classes} class(es); telling classes apart needs at least 2"
         )));
     }
-    check_measurable(split)
+    notices.extend(check_measurable(split)?);
+    if let Items::Vectors(vectors) = &data.items {
+        notices.extend(far_rows(vectors.view()));
+    }
+    Ok(())
 }
 
-/// Checks that what is measured is like what is trained on, before anything is written or computed.
-fn check_measurable(split: &Split) -> Result<()> {
+/// Times the median length that a vector may have before we speak of it.
+const FAR: f64 = 1e4;
+
+/// Names the longest vector if it is so long that a network cannot serve it and the others at once.
+fn far_rows(vectors: ArrayView2<'_, f32>) -> Option<String> {
+    let length = |row: ArrayView1<'_, f32>| row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+    let lengths: Vec<f64> = vectors.rows().into_iter().map(length).collect();
+    let mut sorted = lengths.clone();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let median = sorted.get(sorted.len() / 2).copied().filter(|&median| median > 0.0)?;
+    let (row, longest) = lengths.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
+    let far = lengths.iter().filter(|&&length| length > FAR * median).count();
+    (far > 0).then(|| {
+        format!(
+            "{far} of {} training vectors are over {FAR:.0} times as long as most (row {row}, for one, has length \
+             {longest:.3e}; the median is {median:.3e}): their gradients drown the others'; correct or remove them",
+            lengths.len()
+        )
+    })
+}
+
+/// Checks that what is measured is like what is trained on, before anything is written or computed. Says how many items
+/// cannot be measured.
+fn check_measurable(split: &Split) -> Result<Option<String>> {
     let searched = split.gallery.as_ref().unwrap_or(&split.queries);
     for (name, data) in [("evaluation", &split.queries), ("searched", searched)] {
         let (expected, got) = (split.train.items.describe(), data.items.describe());
@@ -132,8 +159,13 @@ fn check_measurable(split: &Split) -> Result<()> {
     searched.labels.iter().for_each(|&label| *counts.entry(label).or_default() += 1);
     // Among themselves a query needs an item besides itself.
     let needed = if split.gallery.is_some() { 1 } else { 2 };
-    if split.queries.labels.iter().any(|label| counts.get(label).is_some_and(|&count| count >= needed)) {
-        return Ok(());
+    let measured = |label: &u32| counts.get(label).is_some_and(|&count| count >= needed);
+    let (all, left) =
+        (split.queries.labels.len(), split.queries.labels.iter().filter(|label| !measured(label)).count());
+    if left < all {
+        return Ok((left > 0).then(|| {
+            format!("{left} of {all} evaluation items have no other item of their class to be found and are left out of the figures")
+        }));
     }
     Err(Error::Unsuitable(format!(
         "retrieval cannot be measured: none of the {} evaluation items has another item of its class among the {} \
@@ -272,22 +304,22 @@ pub(super) fn batches(
         let sampler = ClassSampler::new(labels, options.batch_size, options.num_items_per_class, seed)
             .map_err(|e| Error::Unsuitable(e.to_string()))?;
         notices.extend(sampler.notice());
-        notices.extend(lone_items(labels));
+        notices.extend(lone_items(labels, "without a second item they serve as negatives only"));
         return Ok(Batches::Class(sampler));
     }
+    notices.extend(lone_items(labels, "the centre of such a class learns from that item alone"));
     let sampler = RandomSampler::new(labels.len(), options.batch_size, seed);
     Ok(Batches::Random(sampler.map_err(|e| Error::Unsuitable(e.to_string()))?))
 }
 
-/// What classes of one item mean for a loss that compares items with items.
-fn lone_items(labels: &[u32]) -> Option<String> {
+/// Says how many classes have one item only, and what that means.
+fn lone_items(labels: &[u32], meaning: &str) -> Option<String> {
     let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
     labels.iter().for_each(|&label| *counts.entry(label).or_default() += 1);
     let lone: Vec<u32> = counts.iter().filter(|(_, count)| **count == 1).map(|(&label, _)| label).collect();
     let first = lone.first()?;
     Some(format!(
-        "{} of {} classes have a single training item (class {first}, for one): without a second item they serve \
-         as negatives only",
+        "{} of {} classes have a single training item (class {first}, for one): {meaning}",
         lone.len(),
         counts.len()
     ))

@@ -83,7 +83,7 @@ impl<'a> Trainer<'a> {
     pub(super) fn new(builder: RunBuilder, split: &'a Split) -> Result<Self> {
         let options = builder.options;
         let mut notices = options.check()?;
-        plan::check_data(split)?;
+        plan::check_data(split, &mut notices)?;
         let train = &split.train;
         let known = builder.known.as_ref();
         // A checkpoint holds all of it, and the other run may be gone.
