@@ -1,13 +1,13 @@
-//! `embed` and `search`: using a trained run.
+//! `search`, and opening a trained run.
 
 use std::path::Path;
 
 use embedtune_train::data::{Items, Split};
 use embedtune_train::run::{Model, RunFolder};
-use embedtune_train::{Error, Result, io, retrieval};
+use embedtune_train::{Error, Result, retrieval};
 use serde::Serialize;
 
-use crate::args::{Embed, Search};
+use crate::args::Search;
 use crate::source::Source;
 use crate::{print, print_json};
 
@@ -19,19 +19,8 @@ pub(crate) fn open(run: &Path, data: Option<&Path>) -> Result<(Model, Split)> {
         Some(data) => Source::new(Some(data), 0)?,
         None => Source::recall(&folder.read_run_file()?.data.source)?,
     };
-    Ok((model, source.load()?))
-}
-
-pub(crate) fn embed(args: &Embed) -> Result<()> {
-    let (model, split) = open(&args.run, args.data.as_deref())?;
-    let vectors = model.embed(&split.queries.items)?;
-    io::write_npy(&args.out, vectors.view())?;
-    print(&format!(
-        "{} embeddings of length {} in {}\n",
-        vectors.nrows(),
-        vectors.ncols(),
-        args.out.display()
-    ))
+    let split = source.load(&model.options.data_options)?;
+    Ok((model, split))
 }
 
 #[derive(Serialize)]

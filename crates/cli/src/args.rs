@@ -34,7 +34,10 @@ pub(crate) enum Command {
     /// Measure retrieval with a trained run, or of vectors in files.
     Evaluate(Box<Evaluate>),
     /// Write a run's embeddings of a data set.
-    Embed(Embed),
+    #[command(after_long_help = crate::embed::INPUTS)]
+    Embed(crate::embed::Embed),
+    /// Write a run's encoder for other programs.
+    Export(crate::export::Export),
     /// Nearest neighbours of one item among the others.
     Search(Search),
     /// What a loss computes: formula, parameters and logits of a preset, beside another's.
@@ -55,10 +58,19 @@ Data are a folder, recognised by its files' names:
            *images-idx3*, *labels-idx1* (8 or 16 bits), gzipped or not, and *classes*.tsv with
            columns class and split (background or evaluation)
   text     train.csv and test.csv with a column text (or query, sentence, item, utterance) and
-           a column label (or category, intent, class, target)
+           a column label (or category, intent, class, target); or pairs that belong together,
+           text1 and text2 (query and document, question and answer, anchor and positive),
+           with a score where not every pair does (score_threshold in [data_options])
   vectors  train.npy, train_labels.npy, test.npy and test_labels.npy; or train.npz and test.npz
            with an array vectors (or embeddings, x, data, arr_0) of float32 or float64,
-           [items, dim], and an array labels (or y, targets, arr_1) of whole numbers, [items]
+           [items, dim], and an array labels (or y, targets, arr_1) of whole numbers, [items];
+           or train.safetensors and test.safetensors with tensors of these names
+  sequences of token vectors
+           as train.npz or train.safetensors: tokens, [items, tokens, dim], and mask, [items, tokens]
+  image files
+           train/CLASS/*.png (or .jpg, .jpeg) and test/CLASS/*.png; or CLASS/*.png, of which a fifth is
+           measured on. Read when needed and resized to 64 x 64 ([data_options] in the TOML file:
+           image_size, grayscale, in_memory, test_share)
 
 A file classes.txt beside images or vectors names the classes: its line i, from 0, is label i.
 Evaluation items search each other; those of text search the training items. Without --data the
@@ -225,28 +237,18 @@ pub(crate) struct NewRun {
     /// Passes over the data.
     #[arg(long)]
     pub(crate) epochs: Option<usize>,
-    /// Items in a batch.
+    /// Items in a batch, or auto: the largest power of two up to 128 that fits the memory.
     #[arg(long)]
-    pub(crate) batch_size: Option<usize>,
+    pub(crate) batch_size: Option<String>,
+    /// Set an option of the TOML file: a name as in run.toml and a value, e.g. loss_options.scale=32. Repeat for more.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) set: Vec<String>,
     /// auto, cpu or cuda.
     #[arg(long)]
     pub(crate) device: Option<String>,
     /// Seed of everything random, the built-in data included.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-}
-
-#[derive(Args)]
-pub(crate) struct Embed {
-    /// The run's folder.
-    #[arg(long)]
-    pub(crate) run: PathBuf,
-    /// Folder with data. Default: the run's own.
-    #[arg(long)]
-    pub(crate) data: Option<PathBuf>,
-    /// The file to write: `.npy`, rows in the order of the evaluation items.
-    #[arg(long)]
-    pub(crate) out: PathBuf,
 }
 
 #[derive(Args)]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use embedtune_train::data::Split;
+use embedtune_train::data::{DataOptions, Split};
 use embedtune_train::losses::LossKind;
 use embedtune_train::run::{CompareOptions, Comparison, RunFolder, compare};
 use embedtune_train::{Error, Result, io};
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Compare, quiet: bool, progress: Progress, stop: &Stop) 
         }
     }
     let source = Source::new(args.data.as_deref(), args.seed)?.limited(args.train_items, args.test_items);
-    let split = source.load()?;
+    let split = source.load(&DataOptions::default())?;
     let focus = Focus::new(&args.focus, &split.queries)?;
     let mut options = CompareOptions::for_data(&split);
     if source.is_built_in() {

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use embedtune_train::data::Split;
 use embedtune_train::losses::MarginValue;
-use embedtune_train::run::{Report, Resumed, RunFolder, RunOptions, Trainer, resume};
+use embedtune_train::run::{Report, Resumed, RunFolder, RunOptions, Trainer, peak_memory, resume};
 use embedtune_train::{Error, Result};
-use serde::Deserialize;
 use serde::de::value::{Error as WordError, StrDeserializer};
+use serde::{Deserialize, Serialize};
 
 use crate::args::{Fit, NewRun};
 use crate::figure::Projection;
@@ -24,7 +24,7 @@ pub(crate) fn run(args: &Fit, quiet: bool, progress: Progress, stop: &Stop) -> R
     // Before the data: an hour of loading must not end in a wrong word.
     options.check()?;
     let source = Source::new(new.data.as_deref(), options.seed)?;
-    let split = source.load()?;
+    let split = source.load(&options.data_options)?;
     let trainer = Trainer::builder()
         .options(options)
         .source(source.describe())
@@ -32,14 +32,13 @@ pub(crate) fn run(args: &Fit, quiet: bool, progress: Progress, stop: &Stop) -> R
         .overwrite(new.overwrite)
         .stop(stop.asked.clone())
         .build(&split)?;
-    let report = trainer.fit(&mut Watch::new(quiet, progress, stop))?.report;
-    finish(&report, &new.out, &split, args.json, quiet)
+    train(trainer, &new.out, &split, args.json, quiet, progress, stop)
 }
 
 fn continue_run(folder: &Path, json: bool, quiet: bool, progress: Progress, stop: &Stop) -> Result<()> {
     let run = RunFolder::new(folder);
-    let source = Source::recall(&run.read_run_file()?.data.source)?;
-    let split = source.load()?;
+    let file = run.read_run_file()?;
+    let split = Source::recall(&file.data.source)?.load(&file.options.data_options)?;
     match resume(&run, &split, Some(stop.asked.clone()))? {
         Resumed::Finished(report) => {
             if !quiet {
@@ -51,24 +50,60 @@ fn continue_run(folder: &Path, json: bool, quiet: bool, progress: Progress, stop
             {
                 say(&format!("note: no report is written: {error}"));
             }
-            tell(&report, folder, json)
+            tell(&report, folder, None, json)
         }
-        Resumed::Ready(trainer) => {
-            let report = trainer.fit(&mut Watch::new(quiet, progress, stop))?.report;
-            finish(&report, folder, &split, json, quiet)
-        }
+        Resumed::Ready(trainer) => train(trainer, folder, &split, json, quiet, progress, stop),
     }
+}
+
+/// Bytes at the peak.
+#[derive(Serialize)]
+struct Memory {
+    predicted: usize,
+    /// `null` where the system does not say.
+    measured: Option<usize>,
+}
+
+/// Trains, and sets the memory that it took beside what was predicted.
+fn train(
+    trainer: Trainer<'_>,
+    folder: &Path,
+    split: &Split,
+    json: bool,
+    quiet: bool,
+    progress: Progress,
+    stop: &Stop,
+) -> Result<()> {
+    let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+    let forecast = trainer.forecast();
+    if !quiet {
+        say(&format!(
+            "memory: {} MiB at the peak, of which {} for a step and {} for class centres",
+            mib(forecast.peak),
+            mib(forecast.step),
+            mib(forecast.centres)
+        ));
+    }
+    let report = trainer.fit(&mut Watch::new(quiet, progress, stop))?.report;
+    let memory = Memory { predicted: forecast.peak, measured: peak_memory() };
+    if let (false, Some(measured)) = (quiet, memory.measured) {
+        say(&format!("memory: {} MiB measured, {} MiB predicted", mib(measured), mib(memory.predicted)));
+    }
+    finish(&report, folder, split, Some(memory), json, quiet)
 }
 
 /// The configuration file's options with the flags over them. A flag's word is read as the file's would be.
 fn options(args: &NewRun) -> Result<RunOptions> {
-    let mut options = match &args.config {
-        None => RunOptions::default(),
+    let text = match &args.config {
+        None => String::new(),
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(Error::io(path, "reading"))?;
-            RunOptions::from_toml(&text).map_err(|e| Error::data(path, e.to_string()))?
+            RunOptions::from_toml(&text).map_err(|e| Error::data(path, e.to_string()))?;
+            text
         }
     };
+    let pairs: Vec<(String, String)> = args.set.iter().map(|pair| assignment(pair)).collect::<Result<_>>()?;
+    let mut options = RunOptions::from_toml_with(&text, &pairs)?;
     set(&mut options.loss, word("loss", &args.loss)?);
     set(&mut options.optimizer, word("optimizer", &args.optimizer)?);
     set(&mut options.sampler, word("sampler", &args.sampler)?);
@@ -79,7 +114,7 @@ fn options(args: &NewRun) -> Result<RunOptions> {
     set(&mut options.num_items_per_class, args.num_items_per_class);
     set(&mut options.output_dim, args.output_dim.map(Some));
     set(&mut options.epochs, args.epochs);
-    set(&mut options.batch_size, args.batch_size);
+    set(&mut options.batch_size, batch_size(&args.batch_size)?);
     set(&mut options.learning_rate, args.learning_rate);
     set(&mut options.seed, args.seed);
     set(&mut options.centers, word("centers", &args.centers)?);
@@ -111,6 +146,21 @@ fn options(args: &NewRun) -> Result<RunOptions> {
     Ok(options)
 }
 
+fn assignment(pair: &str) -> Result<(String, String)> {
+    let wrong = || Error::option("set", pair, "write a name and a value, e.g. --set loss_options.scale=32");
+    pair.split_once('=')
+        .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
+        .ok_or_else(wrong)
+}
+
+/// A number of items, or `auto` (0).
+fn batch_size(text: &Option<String>) -> Result<Option<usize>> {
+    let Some(text) = text else { return Ok(None) };
+    let number = text.parse().ok().filter(|items| *items > 0);
+    let items = if text == "auto" { Some(0) } else { number };
+    items.map(Some).ok_or_else(|| Error::option("batch_size", text, "write 2 or more items, or auto"))
+}
+
 fn set<T>(option: &mut T, given: Option<T>) {
     if let Some(value) = given {
         *option = value;
@@ -135,18 +185,31 @@ pub(crate) fn margin(text: &Option<String>) -> Result<Option<MarginValue>> {
 }
 
 /// Writes the page, says what was reached.
-fn finish(report: &Report, folder: &Path, split: &Split, json: bool, quiet: bool) -> Result<()> {
+fn finish(
+    report: &Report,
+    folder: &Path,
+    split: &Split,
+    memory: Option<Memory>,
+    json: bool,
+    quiet: bool,
+) -> Result<()> {
     if !quiet {
         say("writing the report");
     }
     report::write(folder, split, Projection::default())?;
-    tell(report, folder, json)
+    tell(report, folder, memory, json)
 }
 
 /// Says what was reached.
-fn tell(report: &Report, folder: &Path, json: bool) -> Result<()> {
+fn tell(report: &Report, folder: &Path, memory: Option<Memory>, json: bool) -> Result<()> {
     if json {
-        return print_json(report);
+        #[derive(Serialize)]
+        struct Whole<'a> {
+            #[serde(flatten)]
+            report: &'a Report,
+            memory: Option<Memory>,
+        }
+        return print_json(&Whole { report, memory });
     }
     let records = RunFolder::new(folder).read_metrics()?;
     print(&summary::fit(report, &records, folder))

@@ -8,7 +8,9 @@ mod apply;
 mod args;
 mod claims;
 mod compare;
+mod embed;
 mod evaluate;
+mod export;
 mod figure;
 mod fit;
 mod markup;
@@ -85,7 +87,8 @@ fn run(arguments: Arguments, stop: &Stop) -> Result<()> {
         Command::Compare(options) => compare::run(&options, quiet, progress, stop),
         Command::Fit(options) => fit::run(&options, quiet, progress, stop),
         Command::Evaluate(options) => evaluate::run(&options),
-        Command::Embed(options) => apply::embed(&options),
+        Command::Embed(options) => embed::run(&options),
+        Command::Export(options) => export::run(&options),
         Command::Search(options) => apply::search(&options),
         Command::Explain(options) => advice::run_explain(&options),
         Command::Advise(options) => advice::run_advise(&options),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use embedtune_train::data::{Glyphs, Split};
+use embedtune_train::data::{DataOptions, Glyphs, Split};
 use embedtune_train::{Error, Result};
 
 const BUILT_IN: &str = "built-in glyphs, seed ";
@@ -72,9 +72,9 @@ impl Source {
         format!("{}{train}{}{test}{}{place}", LIMITED.0, LIMITED.1, LIMITED.2)
     }
 
-    pub(crate) fn load(&self) -> Result<Split> {
+    pub(crate) fn load(&self, options: &DataOptions) -> Result<Split> {
         let mut split = match &self.place {
-            Place::Folder(folder) => Split::load(folder)?,
+            Place::Folder(folder) => Split::load_with(folder, options)?,
             Place::Glyphs { seed } => Glyphs { seed: *seed, ..Glyphs::default() }.split(),
         };
         let [train, test] = self.limits;
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn limits_take_evenly_from_all_classes() {
         let source = Source::new(None, 0).unwrap().limited(Some(200), Some(100));
-        let split = source.load().unwrap();
+        let split = source.load(&DataOptions::default()).unwrap();
         assert_eq!((split.train.labels.len(), split.queries.labels.len()), (200, 100));
         assert!(
             (0..100).all(|class| split.train.labels.iter().filter(|&&label| label == class).count() == 2)

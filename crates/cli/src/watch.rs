@@ -185,6 +185,9 @@ impl Observer for Watch {
         if let (Some(turn), Some(angle)) = (epoch.centre_turn_degrees, epoch.centre_angle_degrees) {
             line += &format!(", centres turned {turn:.1} and are {angle:.1} degrees off");
         }
+        if epoch.waiting_seconds >= 0.05 {
+            line += &format!(", {:.1} of {:.1} s waiting for data", epoch.waiting_seconds, epoch.seconds);
+        }
         if done < all {
             line += &format!(", {:.0} s left", self.seconds_left);
         }

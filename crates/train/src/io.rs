@@ -1,11 +1,13 @@
 //! Files that are whole or not there.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::Path;
-use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockWriteGuard};
 
 use ndarray::ArrayView2;
+use tempfile::NamedTempFile;
 
 use crate::{Error, Result};
 
@@ -15,13 +17,97 @@ const NPY_START: &[u8; 8] = b"\x93NUMPY\x01\x00";
 /// How the names of temporary files begin.
 pub(crate) const TEMPORARY: &str = ".embedtune-";
 
-/// Held for reading by every write, for writing by whoever must not find one under way.
+/// Held for reading by every rename, for writing by whoever must not find one under way.
 static WRITES: RwLock<()> = RwLock::new(());
+/// Temporary files that are being written.
+static PENDING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// Waits for the writes under way and lets no other begin while the guard lives: a program that ends at once, for
-/// instance at a second Ctrl-C, does so behind this guard and leaves no temporary file.
+/// Ends all writing: waits for the renames under way, lets no other begin while the guard lives, and removes the
+/// temporary files of writes that have not come to theirs, which will fail. A program that ends at once, for instance at
+/// a second Ctrl-C, does so behind this guard and leaves no temporary file.
 pub fn between_writes() -> RwLockWriteGuard<'static, ()> {
-    WRITES.write().unwrap_or_else(PoisonError::into_inner)
+    let guard = WRITES.write().unwrap_or_else(PoisonError::into_inner);
+    for path in std::mem::take(&mut *PENDING.lock().unwrap_or_else(PoisonError::into_inner)) {
+        // One that is gone already needs nothing.
+        let _ = std::fs::remove_file(path);
+    }
+    guard
+}
+
+/// A file under way: a temporary one in the same folder until [`commit`](Self::commit), which syncs and renames it.
+/// Dropped before that, it leaves nothing.
+pub struct Pending {
+    file: NamedTempFile,
+    target: PathBuf,
+    /// Whether the target is a device or a pipe (`/dev/stdout`), which cannot be replaced.
+    device: bool,
+}
+
+/// Begins a file that will stand at `path`. A link is followed; a device or a pipe is written to as it is, at the end.
+///
+/// # Errors
+/// [`Error::Io`] naming the file: a missing or unwritable folder.
+pub fn begin(path: &Path) -> Result<Pending> {
+    // Between the guard and its removal of temporary files none may be made.
+    let _writing = WRITES.read().unwrap_or_else(PoisonError::into_inner);
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let device = std::fs::metadata(&target).is_ok_and(|m| !m.is_file() && !m.is_dir());
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY);
+    // Temporary files are private by default; results are as readable as any other file, by the user's umask.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let file = if device { builder.tempfile() } else { builder.tempfile_in(folder_of(&target)) };
+    let file = file.map_err(Error::io(path, "creating a file beside it"))?;
+    PENDING.lock().unwrap_or_else(PoisonError::into_inner).insert(file.path().to_path_buf());
+    Ok(Pending { file, target, device })
+}
+
+fn folder_of(target: &Path) -> &Path {
+    target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+impl Pending {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file: a full disk.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(Error::io(&self.target, "writing"))
+    }
+
+    /// Where the file will stand.
+    pub(crate) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// The file under way.
+    pub(crate) fn file(&mut self) -> &mut std::fs::File {
+        self.file.as_file_mut()
+    }
+
+    /// Puts the whole file in its place.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file; what stood there still does.
+    pub fn commit(self) -> Result<()> {
+        let _writing = WRITES.read().unwrap_or_else(PoisonError::into_inner);
+        let target = self.target;
+        PENDING.lock().unwrap_or_else(PoisonError::into_inner).remove(self.file.path());
+        if self.device {
+            let mut from = self.file.reopen().map_err(Error::io(&target, "reading"))?;
+            let mut device =
+                OpenOptions::new().write(true).open(&target).map_err(Error::io(&target, "opening"))?;
+            return std::io::copy(&mut from, &mut device).map(drop).map_err(Error::io(&target, "writing"));
+        }
+        self.file.as_file().sync_all().map_err(Error::io(&target, "writing to disk"))?;
+        self.file.persist(&target).map_err(|e| Error::io(&target, "replacing")(e.error))?;
+        // The rename itself must reach the disk; where folders cannot be synced this is all there is.
+        if let Ok(folder) = std::fs::File::open(folder_of(&target)) {
+            let _ = folder.sync_all();
+        }
+        Ok(())
+    }
 }
 
 /// Whether a file of this name is one that a writer left when it was killed.
@@ -36,27 +122,9 @@ pub fn is_temporary(name: &str) -> bool {
 /// # Errors
 /// [`Error::Io`] naming the file: a missing or unwritable folder, a full disk.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let _writing = WRITES.read().unwrap_or_else(PoisonError::into_inner);
-    let target = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    if std::fs::metadata(&target).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
-        let mut device = OpenOptions::new().write(true).open(&target).map_err(Error::io(path, "opening"))?;
-        return device.write_all(bytes).map_err(Error::io(path, "writing"));
-    }
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(TEMPORARY);
-    // Temporary files are private by default; results are as readable as any other file, by the user's umask.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).map_err(Error::io(path, "creating a file beside it"))?;
-    file.write_all(bytes).map_err(Error::io(path, "writing"))?;
-    file.as_file().sync_all().map_err(Error::io(path, "writing to disk"))?;
-    file.persist(&target).map_err(|e| Error::io(path, "replacing")(e.error))?;
-    // The rename itself must reach the disk; where folders cannot be synced this is all there is.
-    if let Ok(folder) = std::fs::File::open(folder) {
-        let _ = folder.sync_all();
-    }
-    Ok(())
+    let mut file = begin(path)?;
+    file.write(bytes)?;
+    file.commit()
 }
 
 /// Removes a file that may be absent.
@@ -75,23 +143,21 @@ pub fn remove(path: &Path) -> Result<()> {
 /// # Errors
 /// As [`write_atomically`].
 pub fn write_npy(path: &Path, rows: ArrayView2<'_, f32>) -> Result<()> {
-    // Version 1.0: the data begin at a multiple of 64 bytes (numpy/lib/format.py).
-    let mut header = format!(
-        "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}",
-        rows.nrows(),
-        rows.ncols()
-    );
-    let start = (NPY_START.len() + 2 + header.len() + 1).next_multiple_of(64);
+    let mut bytes = npy_header(rows.nrows(), rows.ncols(), 64);
+    bytes.extend(rows.iter().flat_map(|v| v.to_le_bytes()));
+    write_atomically(path, &bytes)
+}
+
+/// The header of a `.npy` array of `f32`, `length` bytes long or more: version 1.0, in which the data begin at a multiple
+/// of 64 bytes (numpy/lib/format.py). 128 bytes are enough for any shape.
+pub(crate) fn npy_header(rows: usize, columns: usize, length: usize) -> Vec<u8> {
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+    let start = (NPY_START.len() + 2 + header.len() + 1).max(length).next_multiple_of(64);
     let padded = start - NPY_START.len() - 2;
     header += &" ".repeat(padded - 1 - header.len());
     header.push('\n');
-    let mut bytes = Vec::with_capacity(start + rows.len() * 4);
-    bytes.extend_from_slice(NPY_START);
     // Two numbers and fixed words: never near 65,536 characters.
-    bytes.extend_from_slice(&(padded as u16).to_le_bytes());
-    bytes.extend_from_slice(header.as_bytes());
-    bytes.extend(rows.iter().flat_map(|v| v.to_le_bytes()));
-    write_atomically(path, &bytes)
+    [NPY_START.as_slice(), &(padded as u16).to_le_bytes(), header.as_bytes()].concat()
 }
 
 #[cfg(test)]
@@ -146,9 +212,11 @@ mod tests {
     }
 
     #[test]
-    fn no_write_begins_behind_the_guard() {
+    fn no_write_ends_or_begins_behind_the_guard() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
+        let mut long = begin(&folder.path().join("b")).unwrap();
+        long.write(b"half").unwrap();
         let guard = between_writes();
         let thread = std::thread::spawn({
             let path = path.clone();
@@ -159,5 +227,7 @@ mod tests {
         drop(guard);
         thread.join().unwrap().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"late");
+        assert!(long.commit().is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

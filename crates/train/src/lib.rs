@@ -5,6 +5,7 @@ pub mod advice;
 pub mod data;
 pub mod encoder;
 mod error;
+pub mod export;
 pub mod guide;
 pub mod head;
 pub mod io;

@@ -86,7 +86,7 @@ pub(crate) fn run(args: &args::Report) -> Result<()> {
         Some(data) => Source::new(Some(data), 0)?,
         None => Source::recall(&first.file.data.source)?,
     };
-    let split = source.load()?;
+    let split = source.load(&first.file.options.data_options)?;
     let html = render(&args.run, &runs, &split, args.projection, args.items)?;
     let out = args.out.clone().unwrap_or_else(|| path(&args.run));
     io::write_atomically(&out, html.as_bytes())?;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Dataset, Items, Split, idx, text, vectors};
+use super::pairs::Joined;
+use super::text::Table;
+use super::{DataOptions, Dataset, Items, Split, folders, idx, tensors, text, vectors};
 use crate::{Error, Result};
 
 /// Names of Fashion-MNIST's classes (its repository's README), whose files hold numbers alone.
@@ -24,21 +26,35 @@ const FASHION: [&str; 10] = [
 const FASHION_LABELS: [u32; 2] = [0x242b_c73f, 0x2ed6_e46a];
 
 impl Split {
+    /// Loads a folder with the default [`DataOptions`].
+    ///
+    /// # Errors
+    /// As [`load_with`](Self::load_with).
+    pub fn load(folder: &Path) -> Result<Self> {
+        Self::load_with(folder, &DataOptions::default())
+    }
+
     /// Loads a folder:
     ///
     /// - `train-images-idx3-ubyte` and its companions (MNIST's layout, `.gz` or not): the test images query each other;
     /// - `*images-idx3*`, `*labels-idx1*` and `*classes*.tsv`: background classes train, the items of the evaluation
     ///   classes query each other;
-    /// - `train.csv` and `test.csv` with a text and a label column: test items query the training items;
+    /// - `train.csv` and `test.csv` with a text and a label column: test items query the training items; with pairs of
+    ///   texts ([`text::read_table`]), what pairs join is a class, and the test texts query each other;
     /// - `train.npy`, `train_labels.npy`, `test.npy`, `test_labels.npy`: the test vectors query each other;
-    /// - `train.npz`, `test.npz` ([`vectors::read_npz`]): likewise.
+    /// - `train.npz`, `test.npz` ([`vectors::read_npz`]), or `train.safetensors`, `test.safetensors`
+    ///   ([`tensors::read_safetensors`]): likewise, vectors or sequences of token vectors;
+    /// - `train/CLASS/*.png` (or `.jpg`, `.jpeg`) and `test/CLASS/*.png`: the test images query each other;
+    /// - `CLASS/*.png`: likewise, with a share of each class held back to be measured on.
     ///
     /// Beside idx and NumPy files a `classes.txt` may hold the classes' names: line `i` (from 0) names label `i`.
     /// Fashion-MNIST's are known.
     ///
     /// # Errors
-    /// [`Error::Data`] naming the file; for a folder of none of these kinds, what was looked for.
-    pub fn load(folder: &Path) -> Result<Self> {
+    /// [`Error::Data`] naming the file; for a folder of none of these kinds, what was looked for; [`Error::Option`] for
+    /// an option out of range.
+    pub fn load_with(folder: &Path, options: &DataOptions) -> Result<Self> {
+        options.check()?;
         if folder.is_file() {
             return Err(Error::data(folder, "is a file; give the folder that holds the data's files"));
         }
@@ -52,13 +68,21 @@ impl Split {
             return by_class(&table, all, &text::read_class_split(&table)?);
         }
         if let Some(train) = folder.find("train", &[".csv"]) {
-            return from_csv(&train, &folder.need("test", &[".csv"], &train)?);
+            return from_csv(&train, &folder.need("test", &[".csv"], &train)?, options);
         }
         if let Some(train) = folder.find("train", &[".npz"]) {
             let test = folder.need("test", &[".npz"], &train)?;
             let read = |path: &Path| {
                 let (rows, labels) = vectors::read_npz(path)?;
-                labelled(path, Items::Vectors(rows), path, labels)
+                labelled(path, rows, path, labels)
+            };
+            return Ok(shared(read(&train)?, read(&test)?, |label| label.to_string()));
+        }
+        if let Some(train) = folder.find("train", &[".safetensors"]) {
+            let test = folder.need("test", &[".safetensors"], &train)?;
+            let read = |path: &Path| {
+                let (rows, labels) = tensors::read_safetensors(path)?;
+                labelled(path, rows, path, labels)
             };
             let names = names(&folder)?;
             return Ok(shared(read(&train)?, read(&test)?, |label| name(&names, label)));
@@ -77,11 +101,15 @@ impl Split {
             let names = names(&folder)?;
             return Ok(shared(read(&train, "train")?, read(&test, "test")?, |label| name(&names, label)));
         }
+        if let Some(split) = folders::load(folder.path, options)? {
+            return Ok(split);
+        }
         Err(Error::data(
             folder.path,
             "no data found: expected train-images-idx3-ubyte[.gz] and its companions; images-idx3 + labels-idx1 + \
-             classes.tsv; train.csv + test.csv; train.npy + train_labels.npy + test.npy + test_labels.npy; or \
-             train.npz + test.npz",
+             classes.tsv; train.csv + test.csv; train.npy + train_labels.npy + test.npy + test_labels.npy; \
+             train.npz + test.npz; train.safetensors + test.safetensors; or folders of .png or .jpg images, one for \
+             each class",
         ))
     }
 }
@@ -221,9 +249,11 @@ fn by_class(table: &Path, (items, labels): Raw, classes: &BTreeMap<u32, (String,
     Ok(Split { train: part(false)?, queries: part(true)?, gallery: None })
 }
 
-fn from_csv(train: &Path, test: &Path) -> Result<Split> {
-    let ((train_texts, train_names), (test_texts, test_names)) =
-        (text::read_csv(train)?, text::read_csv(test)?);
+fn from_csv(train: &Path, test: &Path, options: &DataOptions) -> Result<Split> {
+    let parts = [text::read_table(train)?, text::read_table(test)?];
+    let [Table::Labelled(train_texts, train_names), Table::Labelled(test_texts, test_names)] = parts else {
+        return joined(test, parts, options.score_threshold);
+    };
     let mut index: BTreeMap<&str, u32> =
         train_names.iter().chain(&test_names).map(|name| (name.as_str(), 0)).collect();
     index.values_mut().zip(0..).for_each(|(slot, position)| *slot = position);
@@ -235,4 +265,35 @@ fn from_csv(train: &Path, test: &Path) -> Result<Split> {
     };
     let train = set(train_texts, &train_names);
     Ok(Split { queries: set(test_texts, &test_names), gallery: Some(train.clone()), train })
+}
+
+/// Pairs of texts: what they join, over both files, is a class; each different text is an item.
+fn joined(test: &Path, parts: [Table; 2], threshold: f64) -> Result<Split> {
+    let [Table::Pairs(train_pairs, train_scores), Table::Pairs(test_pairs, test_scores)] = &parts else {
+        return Err(Error::data(test, "one file holds pairs and the other labels; give both in one form"));
+    };
+    let mut all = Joined::default();
+    let mut rows = Vec::new();
+    for (pairs, scores) in [(train_pairs, train_scores), (test_pairs, test_scores)] {
+        let mut part = Vec::new();
+        for (at, [left, right]) in pairs.iter().enumerate() {
+            let [a, b] = [all.add(left), all.add(right)];
+            if scores.as_ref().is_none_or(|scores| scores[at] >= threshold) {
+                all.join(a, b);
+            }
+            part.extend([a, b]);
+        }
+        // Each text once, in the order of the file.
+        let mut seen = std::collections::HashSet::new();
+        part.retain(|row| seen.insert(*row));
+        rows.push(part);
+    }
+    let texts = all.texts();
+    let (labels, classes) = all.classes();
+    let set = |rows: &[usize]| Dataset {
+        items: Items::Text(rows.iter().map(|&row| texts[row].to_owned()).collect()),
+        labels: rows.iter().map(|&row| labels[row]).collect(),
+        classes: classes.clone(),
+    };
+    Ok(Split { train: set(&rows[0]), queries: set(&rows[1]), gallery: None })
 }

@@ -1,14 +1,25 @@
-//! Labelled items: images, vectors or text.
+//! Labelled items: images, vectors, sequences of token vectors, or text.
 
 mod exact;
+mod files;
+mod folders;
 mod glyphs;
 pub mod idx;
 mod load;
 mod npy;
+mod options;
+mod pairs;
+mod sequences;
+mod stream;
+pub mod tensors;
 pub mod text;
 pub mod vectors;
 
+pub use files::ImageFiles;
 pub use glyphs::Glyphs;
+pub use options::DataOptions;
+pub use sequences::Sequences;
+pub use stream::Stream;
 
 use ndarray::{Array2, Array4, Axis};
 
@@ -18,8 +29,12 @@ use ndarray::{Array2, Array4, Axis};
 pub enum Items {
     /// `[items, channels, height, width]`, 0 to 255.
     Images(Array4<u8>),
+    /// Image files, read when a batch needs them.
+    Files(ImageFiles),
     /// `[items, dim]`.
     Vectors(Array2<f32>),
+    /// Token vectors with masks.
+    Sequences(Sequences),
     /// One text each.
     Text(Vec<String>),
 }
@@ -52,7 +67,9 @@ impl Items {
     pub fn len(&self) -> usize {
         match self {
             Self::Images(images) => images.shape()[0],
+            Self::Files(files) => files.len(),
             Self::Vectors(vectors) => vectors.nrows(),
+            Self::Sequences(sequences) => sequences.lengths().len(),
             Self::Text(texts) => texts.len(),
         }
     }
@@ -65,8 +82,9 @@ impl Items {
     /// The kind, in one word.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Images(_) => "images",
+            Self::Images(_) | Self::Files(_) => "images",
             Self::Vectors(_) => "vectors",
+            Self::Sequences(_) => "sequences",
             Self::Text(_) => "text",
         }
     }
@@ -75,7 +93,9 @@ impl Items {
     pub fn describe(&self) -> String {
         match self {
             Self::Images(images) => format!("images of {:?}", &images.shape()[1..]),
+            Self::Files(files) => format!("images of {:?}", files.shape()),
             Self::Vectors(vectors) => format!("vectors of length {}", vectors.ncols()),
+            Self::Sequences(sequences) => format!("sequences of vectors of length {}", sequences.dim()),
             Self::Text(_) => "text".to_owned(),
         }
     }
@@ -86,7 +106,9 @@ impl Items {
         let rows: Vec<usize> = rows.iter().copied().filter(|&row| row < self.len()).collect();
         match self {
             Self::Images(images) => Self::Images(images.select(Axis(0), &rows)),
+            Self::Files(files) => Self::Files(files.select(&rows)),
             Self::Vectors(vectors) => Self::Vectors(vectors.select(Axis(0), &rows)),
+            Self::Sequences(sequences) => Self::Sequences(sequences.select(&rows)),
             Self::Text(texts) => Self::Text(rows.iter().map(|&row| texts[row].clone()).collect()),
         }
     }

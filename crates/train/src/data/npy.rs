@@ -2,28 +2,30 @@
 
 use std::io::Read;
 
-use ndarray::{Array2, ShapeBuilder};
+use ndarray::{Array2, Array3, ShapeBuilder};
 
 use super::exact;
+use super::vectors::check_finite;
 
 /// More than any array of plain numbers has for a header.
 const MOST_HEADER: u32 = 1 << 16;
 
-/// An array as it stands in the file.
-pub(super) struct Npy {
+/// What stands before an array's data.
+pub(super) struct Head {
     /// NumPy's name of the type: byte order, kind, width; e.g. `<f4`.
     descr: String,
     shape: Vec<usize>,
     fortran: bool,
-    bytes: Vec<u8>,
+    /// Bytes of an element.
+    width: usize,
 }
 
-impl Npy {
-    /// Reads one array to the end of `from`.
+impl Head {
+    /// Reads a header and nothing behind it.
     ///
     /// # Errors
     /// In words, without the file's name.
-    pub(super) fn read(mut from: impl Read) -> Result<Self, String> {
+    pub(super) fn read(from: &mut impl Read) -> Result<Self, String> {
         let mut start = [0u8; 8];
         from.read_exact(&mut start).map_err(|e| exact::damaged(&e))?;
         if &start[..6] != b"\x93NUMPY" {
@@ -44,13 +46,69 @@ impl Npy {
         let (descr, fortran, shape) = parse(&header).ok_or_else(|| {
             format!("its header {:?} does not describe an array of plain numbers", header.trim())
         })?;
-        let number = descr.get(1..2).filter(|kind| ["i", "u", "f"].contains(kind));
+        let number = descr.get(1..2).filter(|kind| ["i", "u", "f", "b"].contains(kind));
         let width = number.and_then(|_| descr.get(2..)?.parse().ok()).filter(|w| (1..=16).contains(w));
         let Some(width) = width else {
             return Err(format!("its type is {descr}, not a plain number; convert it with .astype"));
         };
-        let bytes = exact::bytes(from, exact::size(&shape, width)?)?;
-        Ok(Self { descr, shape, fortran, bytes })
+        exact::size(&shape, width)?;
+        Ok(Self { descr, shape, fortran, width })
+    }
+
+    /// Whether rows lie one after another, so that some can be read without the others.
+    pub(super) fn in_row_order(&self) -> bool {
+        !self.fortran
+    }
+
+    /// Items and length of vectors.
+    ///
+    /// # Errors
+    /// In words: another shape.
+    pub(super) fn matrix(&self) -> Result<[usize; 2], String> {
+        match *self.shape.as_slice() {
+            [items, dim] if dim > 0 => Ok([items, dim]),
+            _ => Err(self.no_vectors()),
+        }
+    }
+
+    fn no_vectors(&self) -> String {
+        if let [_, 0] = self.shape.as_slice() {
+            return format!("its shape is {:?}: vectors need at least one column", self.shape);
+        }
+        format!(
+            "expected vectors [items, dim] of type float32 or float64; got {} of shape {:?}; convert them, e.g. with \
+             .astype('float32')",
+            self.descr, self.shape
+        )
+    }
+
+    /// The next `count` vectors of length `dim`.
+    ///
+    /// # Errors
+    /// In words: another type; fewer bytes.
+    pub(super) fn rows(&self, from: &mut impl Read, count: usize, dim: usize) -> Result<Array2<f32>, String> {
+        let expected = exact::size(&[count, dim], self.width)?;
+        let bytes = exact::bytes(from.by_ref().take(expected), expected)?;
+        let values = floats(&self.descr, &bytes).ok_or_else(|| self.no_vectors())?;
+        Array2::from_shape_vec((count, dim), values).map_err(|e| e.to_string())
+    }
+}
+
+/// An array as it stands in the file.
+pub(super) struct Npy {
+    head: Head,
+    bytes: Vec<u8>,
+}
+
+impl Npy {
+    /// Reads one array to the end of `from`.
+    ///
+    /// # Errors
+    /// In words, without the file's name.
+    pub(super) fn read(mut from: impl Read) -> Result<Self, String> {
+        let head = Head::read(&mut from)?;
+        let bytes = exact::bytes(from, exact::size(&head.shape, head.width)?)?;
+        Ok(Self { head, bytes })
     }
 
     /// As vectors, `[items, dim]`.
@@ -58,32 +116,47 @@ impl Npy {
     /// # Errors
     /// In words: another type or shape; a value that is not finite, with its row and column.
     pub(super) fn vectors(&self) -> Result<Array2<f32>, String> {
-        let values: Option<Vec<f32>> = match self.descr.as_str() {
-            "<f4" => Some(self.each(f32::from_le_bytes)),
-            ">f4" => Some(self.each(f32::from_be_bytes)),
-            "<f8" => Some(self.each(|b| f64::from_le_bytes(b) as f32)),
-            ">f8" => Some(self.each(|b| f64::from_be_bytes(b) as f32)),
-            _ => None,
-        };
-        let (&[items, dim], Some(values)) = (self.shape.as_slice(), values) else {
-            return Err(format!(
-                "expected vectors [items, dim] of type float32 or float64; got {} of shape {:?}; convert them, e.g. \
-                 with .astype('float32')",
-                self.descr, self.shape
-            ));
-        };
-        if dim == 0 {
-            return Err(format!("its shape is {:?}: vectors need at least one column", self.shape));
-        }
-        let shape = (items, dim).set_f(self.fortran);
+        let values = floats(&self.head.descr, &self.bytes);
+        let [items, dim] = self.head.matrix()?;
+        let values = values.ok_or_else(|| self.head.no_vectors())?;
+        let shape = (items, dim).set_f(self.head.fortran);
         let vectors = Array2::from_shape_vec(shape, values).map_err(|e| e.to_string())?;
-        if let Some(((row, column), value)) = vectors.indexed_iter().find(|(_, v)| !v.is_finite()) {
-            return Err(format!(
-                "row {row}, column {column} is {value} as float32; vectors must be finite: repair the row or leave \
-                 it out"
-            ));
-        }
+        check_finite(&vectors)?;
         Ok(if vectors.is_standard_layout() { vectors } else { vectors.as_standard_layout().into_owned() })
+    }
+
+    /// As token vectors, `[items, tokens, dim]`; values are not looked at.
+    ///
+    /// # Errors
+    /// In words: another type or shape.
+    pub(super) fn tokens(&self) -> Result<Array3<f32>, String> {
+        let (&[items, tokens, dim], Some(values)) =
+            (self.head.shape.as_slice(), floats(&self.head.descr, &self.bytes))
+        else {
+            return Err(format!(
+                "expected tokens [items, tokens, dim] of type float32 or float64; got {} of shape {:?}",
+                self.head.descr, self.head.shape
+            ));
+        };
+        let shape = (items, tokens, dim).set_f(self.head.fortran);
+        let values = Array3::from_shape_vec(shape, values).map_err(|e| e.to_string())?;
+        Ok(values.as_standard_layout().into_owned())
+    }
+
+    /// As a mask, `[items, tokens]`, row by row: a byte or a boolean for each token, or a wider number.
+    ///
+    /// # Errors
+    /// In words: another shape or order.
+    pub(super) fn mask(&self) -> Result<Vec<bool>, String> {
+        let (&[_, _], false) = (self.head.shape.as_slice(), self.head.fortran) else {
+            return Err(format!(
+                "expected a mask [items, tokens] in row order; got shape {:?}",
+                self.head.shape
+            ));
+        };
+        let width = self.bytes.len() / self.head.shape.iter().product::<usize>().max(1);
+        // In any type and byte order zero is all bits zero (the sign of a float's zero apart, which no mask has).
+        Ok(self.bytes.chunks_exact(width.max(1)).map(|bytes| bytes.iter().any(|&b| b != 0)).collect())
     }
 
     /// As labels, `[items]`.
@@ -91,8 +164,8 @@ impl Npy {
     /// # Errors
     /// In words: another type or shape; a label below 0 or above 4,294,967,295, with its row.
     pub(super) fn labels(&self) -> Result<Vec<u32>, String> {
-        let order = self.descr.get(..1).unwrap_or_default();
-        let wide: Option<Vec<i128>> = match (order, self.descr.get(1..).unwrap_or_default()) {
+        let order = self.head.descr.get(..1).unwrap_or_default();
+        let wide: Option<Vec<i128>> = match (order, self.head.descr.get(1..).unwrap_or_default()) {
             (_, "u1") => Some(self.each(|b| u8::from_le_bytes(b).into())),
             (_, "i1") => Some(self.each(|b| i8::from_le_bytes(b).into())),
             ("<", "u2") => Some(self.each(|b| u16::from_le_bytes(b).into())),
@@ -109,10 +182,10 @@ impl Npy {
             (">", "i8") => Some(self.each(|b| i64::from_be_bytes(b).into())),
             _ => None,
         };
-        let (&[_], Some(wide)) = (self.shape.as_slice(), wide) else {
+        let (&[_], Some(wide)) = (self.head.shape.as_slice(), wide) else {
             return Err(format!(
                 "expected labels [items] of a whole-number type, e.g. int64; got {} of shape {:?}; convert them",
-                self.descr, self.shape
+                self.head.descr, self.head.shape
             ));
         };
         wide.iter()
@@ -126,7 +199,22 @@ impl Npy {
     }
 
     fn each<const N: usize, T>(&self, to: impl Fn([u8; N]) -> T) -> Vec<T> {
-        self.bytes.as_chunks().0.iter().map(|&b| to(b)).collect()
+        each(&self.bytes, to)
+    }
+}
+
+fn each<const N: usize, T>(bytes: &[u8], to: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes.as_chunks().0.iter().map(|&b| to(b)).collect()
+}
+
+/// Numbers of a type that vectors have; `None` for another.
+fn floats(descr: &str, bytes: &[u8]) -> Option<Vec<f32>> {
+    match descr {
+        "<f4" => Some(each(bytes, f32::from_le_bytes)),
+        ">f4" => Some(each(bytes, f32::from_be_bytes)),
+        "<f8" => Some(each(bytes, |b| f64::from_le_bytes(b) as f32)),
+        ">f8" => Some(each(bytes, |b| f64::from_be_bytes(b) as f32)),
+        _ => None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! CSV files with a text and a label column, and class-split tables.
+//! CSV files of texts with labels or in pairs, and class-split tables.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,11 +8,63 @@ use crate::{Error, Result};
 const TEXT: [&str; 5] = ["text", "query", "sentence", "item", "utterance"];
 const LABEL: [&str; 5] = ["label", "category", "intent", "class", "target"];
 
+/// Left and right of a pair, and how much they belong together.
+const LEFT: [&str; 7] = ["text1", "sentence1", "item1", "query", "question", "anchor", "left"];
+const RIGHT: [&str; 7] = ["text2", "sentence2", "item2", "document", "answer", "positive", "right"];
+const SCORE: [&str; 3] = ["score", "similarity", "finetuner_score"];
+
+/// What a CSV file of texts holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Table {
+    /// Texts and the names of their labels.
+    Labelled(Vec<String>, Vec<String>),
+    /// Pairs of texts; with the score of each where the file has scores.
+    Pairs(Vec<[String; 2]>, Option<Vec<f64>>),
+}
+
 /// Texts and label names of a CSV file with a header. The columns are found by name.
 ///
 /// # Errors
-/// [`Error::Data`] with the line: a missing column, a row of another length, an empty label, bytes that are not UTF-8.
+/// As [`read_table`]; a file of pairs.
 pub fn read_csv(path: &Path) -> Result<(Vec<String>, Vec<String>)> {
+    match read_table(path)? {
+        Table::Labelled(texts, labels) => Ok((texts, labels)),
+        Table::Pairs(..) => Err(Error::data(path, "holds pairs where texts with labels are expected")),
+    }
+}
+
+/// The column of texts in a CSV file without labels.
+///
+/// # Errors
+/// [`Error::Data`] if the header names none.
+pub(super) fn text_column(path: &Path, headers: &csv::StringRecord) -> Result<usize> {
+    column(headers, &TEXT).ok_or_else(|| missing(path, headers, "text", &TEXT))
+}
+
+fn column(headers: &csv::StringRecord, names: &[&str]) -> Option<usize> {
+    let known =
+        |h: &str| names.iter().any(|n| h.trim().trim_start_matches('\u{feff}').eq_ignore_ascii_case(n));
+    headers.iter().position(known)
+}
+
+fn missing(path: &Path, headers: &csv::StringRecord, what: &str, names: &[&str]) -> Error {
+    let found = headers.iter().collect::<Vec<_>>();
+    let detail = format!(
+        "no {what} column: the header is {found:?}; name it one of {names:?}, or name the two columns of pairs text1 \
+         and text2"
+    );
+    Error::data(path, detail)
+}
+
+/// A CSV file of texts with a header, by which its form is recognised: texts with labels (`text` or `query`,
+/// `sentence`, `item`, `utterance`; `label` or `category`, `intent`, `class`, `target`), or pairs (`text1` and `text2`;
+/// or `sentence`, `item`; `query` and `document`, `question` and `answer`, `anchor` and `positive`, `left` and `right`),
+/// with a `score` (or `similarity`) where not every pair belongs together.
+///
+/// # Errors
+/// [`Error::Data`] with the line: a missing column, a row of another length, an empty label or text, a score that is
+/// no number, bytes that are not UTF-8.
+pub fn read_table(path: &Path) -> Result<Table> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "reading"))?;
     if bytes.is_empty() {
         return Err(Error::data(
@@ -22,23 +74,13 @@ pub fn read_csv(path: &Path) -> Result<(Vec<String>, Vec<String>)> {
     }
     let mut reader = csv::Reader::from_reader(bytes.as_slice());
     let headers = reader.headers().map_err(|e| broken(path, &e))?.clone();
-    let find = |names: &[&str], what: &str| {
-        headers
-            .iter()
-            .position(|h| {
-                names.iter().any(|n| h.trim().trim_start_matches('\u{feff}').eq_ignore_ascii_case(n))
-            })
-            .ok_or_else(|| {
-                Error::data(
-                    path,
-                    format!(
-                        "no {what} column: the header is {:?}; name it one of {names:?}",
-                        headers.iter().collect::<Vec<_>>()
-                    ),
-                )
-            })
-    };
-    let (text, label) = (find(&TEXT, "text")?, find(&LABEL, "label")?);
+    let find = |names: &[&str]| column(&headers, names);
+    let (text, label) = (find(&TEXT), find(&LABEL));
+    if let (Some(left), Some(right), None) = (find(&LEFT), find(&RIGHT), label) {
+        return pairs(path, &mut reader, [left, right], find(&SCORE));
+    }
+    let text = text.ok_or_else(|| missing(path, &headers, "text", &TEXT))?;
+    let label = label.ok_or_else(|| missing(path, &headers, "label", &LABEL))?;
     let (mut texts, mut labels) = (Vec::new(), Vec::new());
     for record in reader.records() {
         let record = record.map_err(|e| broken(path, &e))?;
@@ -56,7 +98,40 @@ pub fn read_csv(path: &Path) -> Result<(Vec<String>, Vec<String>)> {
     if texts.is_empty() {
         return Err(Error::data(path, "it has a header and no rows; add some"));
     }
-    Ok((texts, labels))
+    Ok(Table::Labelled(texts, labels))
+}
+
+fn pairs(
+    path: &Path,
+    reader: &mut csv::Reader<&[u8]>,
+    columns: [usize; 2],
+    score: Option<usize>,
+) -> Result<Table> {
+    let (mut texts, mut scores) = (Vec::new(), Vec::new());
+    for record in reader.records() {
+        let record = record.map_err(|e| broken(path, &e))?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let pair = columns.map(|column| record.get(column).unwrap_or_default().to_owned());
+        if pair.iter().any(|text| text.trim().is_empty()) {
+            let detail = format!("line {line}: a text of the pair is empty; fill it in or remove the line");
+            return Err(Error::data(path, detail));
+        }
+        if let Some(column) = score {
+            let text = record.get(column).unwrap_or_default().trim();
+            let number = text.parse::<f64>().ok().filter(|score| score.is_finite());
+            scores.push(number.ok_or_else(|| {
+                Error::data(
+                    path,
+                    format!("line {line}: the score `{text}` is no number; write one, e.g. 0.8"),
+                )
+            })?);
+        }
+        texts.push(pair);
+    }
+    if texts.is_empty() {
+        return Err(Error::data(path, "it has a header and no rows; add some"));
+    }
+    Ok(Table::Pairs(texts, score.map(|_| scores)))
 }
 
 /// Classes of a tab-separated table with columns `class`, `split` (`background` or `evaluation`) and, for names,
@@ -100,7 +175,7 @@ pub fn read_class_split(path: &Path) -> Result<BTreeMap<u32, (String, bool)>> {
 }
 
 /// A line that cannot be read, with what to do about it.
-fn broken(path: &Path, error: &csv::Error) -> Error {
+pub(super) fn broken(path: &Path, error: &csv::Error) -> Error {
     let line = error.position().map_or(0, csv::Position::line);
     let detail = match error.kind() {
         csv::ErrorKind::Utf8 { err, .. } => {

@@ -18,6 +18,8 @@ const EPS: f32 = 1e-5;
 pub(super) enum Flow<'t> {
     /// Feature maps `[batch, channels, height, width]` or vectors `[batch, dim]`.
     Values(Var<'t>),
+    /// Token vectors `[batch, tokens, dim]`, of which each item's first `lengths` count.
+    Sequences { x: Var<'t>, lengths: Vec<usize> },
     /// Texts before the table.
     Tokens(Tokens),
     /// Texts as weighted rows of a table, not looked up yet: an average needs no copy of each row.
@@ -28,7 +30,7 @@ impl<'t> Flow<'t> {
     pub(super) fn values(self) -> Result<Var<'t>> {
         match self {
             Self::Values(x) => Ok(x),
-            Self::Tokens(_) | Self::Rows { .. } => {
+            Self::Tokens(_) | Self::Rows { .. } | Self::Sequences { .. } => {
                 Err(Error::Unsuitable("the encoder has no layer that turns tokens into vectors".into()))
             }
         }
@@ -108,6 +110,7 @@ impl Layer {
         let p = params.first().map(|&p| if options.learnable { p } else { p.detach() });
         Ok(match flow {
             Flow::Values(x) => ops::pool_maps(x, *pooler, p, &gem)?,
+            Flow::Sequences { x, lengths } => ops::pool_tokens(x, &lengths, *pooler, p, &gem)?,
             Flow::Rows { table, bags } if *pooler == PoolerKind::Avg => {
                 weighted_rows(table, bags.averaged())?
             }

@@ -94,7 +94,7 @@ impl Shape {
 }
 
 impl Layer {
-    pub(super) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Conv { .. } => "conv",
             Self::BatchNorm => "batch_norm",

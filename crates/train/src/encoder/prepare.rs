@@ -30,19 +30,31 @@ impl Encoder {
                 self.set_first(|layer| matches!(layer, Layer::Embedding { .. }), weights)
             }
             (InputSpec::Vector { .. }, Items::Vectors(vectors)) => {
-                let scale = root_mean_square(vectors.view(), rows);
-                // All zeros, or not a number: 1 leaves the residual as it is.
-                let scale = if scale > 0.0 && scale.is_finite() { scale } else { 1.0 };
                 // The data's scale is that of the first residual's input; behind another layer it means nothing.
                 match self.spec.layers.first() {
-                    Some(Layer::Residual { .. }) => {
-                        self.set_first(|_| true, Array1::from_elem(1, scale as f32))
-                    }
+                    Some(Layer::Residual { .. }) => self.set_scale(root_mean_square(vectors.view(), rows)),
                     _ => Ok(()),
                 }
             }
+            // Averages stand for whatever pooling there is: only the order of magnitude matters.
+            (InputSpec::Sequence { .. }, Items::Sequences(sequences)) => match self.spec.layers.as_slice() {
+                [Layer::Pool { .. }, Layer::Residual { .. }, ..] => {
+                    let means = sequences.select(rows).averages();
+                    let rows: Vec<usize> = (0..means.nrows()).collect();
+                    self.set_scale(root_mean_square(means.view(), &rows))
+                }
+                _ => Ok(()),
+            },
             _ => Ok(()),
         }
+    }
+
+    /// Sets the scale of the first residual.
+    fn set_scale(&mut self, scale: f64) -> Result<()> {
+        // All zeros, or not a number: 1 leaves the residual as it is.
+        let scale = if scale > 0.0 && scale.is_finite() { scale } else { 1.0 };
+        let residual = |layer: &Layer| matches!(layer, Layer::Residual { .. });
+        self.set_first(residual, Array1::from_elem(1, scale as f32))
     }
 
     /// Sets the first buffer of the first layer that `is` so.

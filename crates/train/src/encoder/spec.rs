@@ -38,6 +38,11 @@ pub enum InputSpec {
         /// Their length.
         dim: usize,
     },
+    /// Sequences of token vectors.
+    Sequence {
+        /// Length of a token's vector.
+        dim: usize,
+    },
     /// Text.
     Text(TokenSpec),
 }
@@ -92,6 +97,14 @@ impl EncoderSpec {
         Self { input: InputSpec::Text(tokens), layers }
     }
 
+    /// A pooling layer over token vectors (average unless [`with_pooler`](Self::with_pooler) replaces it) and behind it
+    /// what [`mlp`](Self::mlp) is: training begins from the pooled vectors as they are.
+    pub fn sequence(dim: usize, output_dim: Option<usize>) -> Self {
+        let pool = Layer::Pool { pooler: PoolerKind::Avg, options: PoolerOptions::default() };
+        let layers = std::iter::once(pool).chain(Self::mlp(dim, output_dim).layers).collect();
+        Self { input: InputSpec::Sequence { dim }, layers }
+    }
+
     /// The default encoder for a kind of items.
     ///
     /// # Errors
@@ -102,7 +115,9 @@ impl EncoderSpec {
                 let shape = images.shape();
                 Self::cnn([shape[1], shape[2], shape[3]], output_dim.unwrap_or(64))
             }
+            Items::Files(files) => Self::cnn(files.shape(), output_dim.unwrap_or(64)),
             Items::Vectors(vectors) => Ok(Self::mlp(vectors.ncols(), output_dim)),
+            Items::Sequences(sequences) => Ok(Self::sequence(sequences.dim(), output_dim)),
             Items::Text(_) => Ok(Self::text(output_dim.unwrap_or(128))),
         }
     }
@@ -124,7 +139,8 @@ impl EncoderSpec {
     /// [`Error::Option`] if there is none, or for options out of range.
     pub fn with_pooler(mut self, pooler: PoolerKind, options: PoolerOptions) -> Result<Self> {
         options.check()?;
-        let text = matches!(self.input, InputSpec::Text(_));
+        // Token embeddings are signed.
+        let text = matches!(self.input, InputSpec::Text(_) | InputSpec::Sequence { .. });
         let found = self.layers.iter_mut().rev().find_map(|layer| match layer {
             Layer::Pool { pooler, options } => Some((pooler, options)),
             _ => None,
@@ -147,6 +163,7 @@ impl InputSpec {
                 Ok(Shape::Map([channels, height, width]))
             }
             Self::Vector { dim } if dim > 0 => Ok(Shape::Vector(dim)),
+            Self::Sequence { dim } if dim > 0 => Ok(Shape::Tokens(dim)),
             Self::Text(tokens) => tokens.check().map(|()| Shape::Ids(tokens.rows)),
             _ => Err(Error::option("encoder.input", format!("{self:?}"), "every length must be at least 1")),
         }
@@ -156,7 +173,12 @@ impl InputSpec {
     pub(super) fn accepts(&self, items: &Items) -> Result<()> {
         match items {
             Items::Images(images) => self.accepts_images(images.shape()),
+            Items::Files(files) => {
+                let [channels, height, width] = files.shape();
+                self.accepts_images(&[files.len(), channels, height, width])
+            }
             Items::Vectors(vectors) => self.accepts_vectors(vectors.ncols()),
+            Items::Sequences(sequences) => self.accepts_sequences(sequences.dim()),
             Items::Text(_) => self.accepts_text(),
         }
     }
@@ -178,6 +200,14 @@ impl InputSpec {
         }
     }
 
+    fn accepts_sequences(&self, got: usize) -> Result<()> {
+        if *self == (Self::Sequence { dim: got }) {
+            Ok(())
+        } else {
+            Err(self.wrong(&format!("sequences of vectors of length {got}")))
+        }
+    }
+
     fn accepts_text(&self) -> Result<()> {
         if let Self::Text(_) = self { Ok(()) } else { Err(self.wrong("text")) }
     }
@@ -186,6 +216,7 @@ impl InputSpec {
         let takes = match *self {
             Self::Image { channels, height, width } => format!("images of {:?}", [channels, height, width]),
             Self::Vector { dim } => format!("vectors of length {dim}"),
+            Self::Sequence { dim } => format!("sequences of vectors of length {dim}"),
             Self::Text(_) => "text".to_owned(),
         };
         Error::Unsuitable(format!(
@@ -203,6 +234,10 @@ impl InputSpec {
             Batch::Vectors(x) => {
                 self.accepts_vectors(x.ncols())?;
                 Flow::Values(tape.constant(x.clone().into_dyn()))
+            }
+            Batch::Sequences(x, lengths) => {
+                self.accepts_sequences(x.len_of(ndarray::Axis(2)))?;
+                Flow::Sequences { x: tape.constant(x.clone().into_dyn()), lengths: lengths.clone() }
             }
             Batch::Text(texts) => match self {
                 Self::Text(spec) => {

@@ -70,6 +70,12 @@ impl TokenSpec {
         Ok(())
     }
 
+    /// The different rows of a text, words first, with the square root of how often each occurs: what an exported model
+    /// of text takes ([`crate::export::onnx`]).
+    pub fn row_weights(&self, text: &str) -> Vec<(u32, f32)> {
+        self.count(text)
+    }
+
     /// The tokens of each text.
     pub(super) fn tokens(&self, texts: &[&str]) -> Tokens {
         // Each text alone, so the result does not depend on the threads.

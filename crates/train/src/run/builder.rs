@@ -8,7 +8,9 @@ use embedtune_losses::{LossKind, LossOptions, MinerKind, MinerOptions};
 use embedtune_pooling::{PoolerKind, PoolerOptions};
 use embedtune_samplers::SamplerKind;
 
-use super::{CallbackOptions, Device, EncoderChoice, RunOptions, SchedulerKind, SchedulerOptions, Trainer};
+use super::{
+    CallbackOptions, Device, EncoderChoice, RunOptions, SchedulerKind, SchedulerOptions, Trainer, ValSplitBy,
+};
 use crate::data::Split;
 use crate::encoder::EncoderSpec;
 use crate::head::CentreSpace;
@@ -142,7 +144,7 @@ impl RunBuilder {
         self
     }
 
-    /// Items in a batch.
+    /// Items in a batch; 0 for the largest power of two up to 128 that fits the memory.
     #[must_use]
     pub fn batch_size(mut self, batch_size: usize) -> Self {
         self.options.batch_size = batch_size;
@@ -153,6 +155,13 @@ impl RunBuilder {
     #[must_use]
     pub fn val_split(mut self, share: f64) -> Self {
         self.options.val_split = share;
+        self
+    }
+
+    /// Whether that share is of each class's items or of the classes.
+    #[must_use]
+    pub fn val_split_by(mut self, by: ValSplitBy) -> Self {
+        self.options.val_split_by = by;
         self
     }
 

@@ -34,6 +34,7 @@ impl RunOptions {
         self.check_ranges()?;
         self.pooler_options.check()?;
         self.callbacks.check()?;
+        self.data_options.check()?;
         self.check_combinations()?;
         let mut notices = Vec::new();
         if needs_classes(self.loss) && self.sampler == SamplerKind::Random {
@@ -55,11 +56,11 @@ impl RunOptions {
         Ok(notices)
     }
 
-    fn check_ranges(&self) -> Result<()> {
+    pub(super) fn check_ranges(&self) -> Result<()> {
         let sub_centers = self.loss_options.sub_centers.unwrap_or(1);
         let rules: [(bool, &str, String, &str); 18] = [
             (
-                self.batch_size < 2,
+                self.batch_size == 1,
                 "batch_size",
                 self.batch_size.to_string(),
                 "a batch needs at least 2 items; write 128",
@@ -83,7 +84,8 @@ impl RunOptions {
                 "a positive pair needs at least 2 items of a class; write 2 or more",
             ),
             (
-                self.num_items_per_class > self.batch_size / 2
+                self.batch_size > 0
+                    && self.num_items_per_class > self.batch_size / 2
                     && (needs_classes(self.loss) || self.sampler == SamplerKind::Class),
                 "num_items_per_class",
                 self.num_items_per_class.to_string(),

@@ -23,6 +23,19 @@ fn add(crc: &mut Crc, data: &Dataset) {
             shape(crc, images.shape());
             bytes(crc, images.view(), |v| [v]);
         }
+        Items::Files(files) => {
+            shape(crc, &files.shape());
+            shape(crc, &[files.len()]);
+            for (path, sum) in files.paths().zip(files.checksums()) {
+                crc.update(path.file_name().unwrap_or_default().as_encoded_bytes());
+                crc.update(&sum.to_le_bytes());
+            }
+        }
+        Items::Sequences(sequences) => {
+            shape(crc, sequences.values().shape());
+            shape(crc, sequences.lengths());
+            bytes(crc, sequences.values().view(), f32::to_le_bytes);
+        }
         Items::Vectors(vectors) => {
             shape(crc, vectors.shape());
             bytes(crc, vectors.view(), f32::to_le_bytes);

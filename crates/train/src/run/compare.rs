@@ -45,7 +45,8 @@ impl CompareOptions {
     /// The margin of 0.2 is FaceNet's; Finetuner's 0.05 is about 4 degrees for unit vectors near a right angle,
     /// and would compare a weak setting of one loss with usual settings of the others.
     pub fn for_data(split: &Split) -> Self {
-        let pooler = matches!(split.train.items, Items::Images(_)).then_some(PoolerKind::GeM);
+        let pooler =
+            matches!(split.train.items, Items::Images(_) | Items::Files(_)).then_some(PoolerKind::GeM);
         let triplet = LossOptions { margin: Some(0.2.into()), ..LossOptions::default() };
         Self {
             run: RunOptions { pooler, epochs: 3, ..RunOptions::default() },

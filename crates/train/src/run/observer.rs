@@ -134,6 +134,9 @@ pub struct EpochRecord {
     pub zero_signal_batches: u64,
     /// Seconds of training (without evaluation).
     pub seconds: f64,
+    /// Of these, seconds that training waited for data to be read.
+    #[serde(default)]
+    pub waiting_seconds: f64,
     /// Items trained on per second.
     pub items_per_second: f64,
     /// The model's learning rate at the epoch's last step.

@@ -5,7 +5,8 @@ use embedtune_pooling::{PoolerKind, PoolerOptions};
 use embedtune_samplers::SamplerKind;
 use serde::{Deserialize, Serialize};
 
-use super::{CallbackOptions, SchedulerKind, SchedulerOptions};
+use super::{CallbackOptions, SchedulerKind, SchedulerOptions, overrides};
+use crate::data::DataOptions;
 use crate::head::CentreSpace;
 use crate::optim::{OptimizerKind, OptimizerOptions, ParamGroup};
 use crate::{Error, Result};
@@ -86,13 +87,20 @@ pub struct RunOptions {
     pub scheduler_options: SchedulerOptions,
     /// Passes over the data. Default 5.
     pub epochs: usize,
-    /// Items in a batch. Default 128.
+    /// Items in a batch. Default 128. 0, which files write as `"auto"`: the largest power of two up to 128 that fits the
+    /// memory ([`super::Forecast`]).
+    #[serde(with = "auto")]
     pub batch_size: usize,
     /// Where to compute. Default `auto`.
     pub device: Device,
     /// Share of each class's training items that is held out and measured after every epoch instead of the
     /// evaluation items, which are then measured at the end alone. Default 0.
     pub val_split: f64,
+    /// Whether `val_split` is a share of each class's items or of the classes, whose centres then only repel. Default
+    /// `item`.
+    pub val_split_by: ValSplitBy,
+    /// How the data are read.
+    pub data_options: DataOptions,
     /// The seed of everything random: initial weights, centres, batches, dropout. Default 0.
     pub seed: u64,
     /// Measuring, keeping and stopping.
@@ -113,6 +121,17 @@ pub enum EncoderChoice {
     Mlp,
     /// Hashed n-grams, for text.
     Text,
+}
+
+/// What `val_split` is a share of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ValSplitBy {
+    /// Each class's items: how well known classes are found.
+    #[default]
+    Item,
+    /// The classes: how well classes are found that were never trained on.
+    Class,
 }
 
 /// Where to compute.
@@ -164,8 +183,43 @@ impl Default for RunOptions {
             batch_size: 128,
             device: Device::Auto,
             val_split: 0.0,
+            val_split_by: ValSplitBy::Item,
+            data_options: DataOptions::default(),
             seed: 0,
             callbacks: CallbackOptions::default(),
+        }
+    }
+}
+
+/// A number of items, or the word `auto` for 0.
+mod auto {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    const WORD: &str = "auto";
+
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a whole number of items, 2 or more, or \"auto\"")]
+    enum Given {
+        Items(usize),
+        Word(String),
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(items: &usize, to: S) -> Result<S::Ok, S::Error> {
+        if *items == 0 { to.serialize_str(WORD) } else { to.serialize_u64(*items as u64) }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
+        match Given::deserialize(from)? {
+            Given::Items(0) => {
+                Err(D::Error::custom("a batch needs at least 2 items; write 128, or \"auto\""))
+            }
+            Given::Items(items) => Ok(items),
+            Given::Word(word) if word == WORD => Ok(0),
+            Given::Word(word) => {
+                Err(D::Error::custom(format!("`{word}` is no number of items; write 128, or \"auto\"")))
+            }
         }
     }
 }
@@ -176,6 +230,9 @@ impl RunOptions {
     /// # Errors
     /// [`Error::Option`] with the parser's position for unknown names and values of the wrong type.
     pub fn from_toml(text: &str) -> Result<Self> {
+        if let Ok(table) = text.parse() {
+            overrides::known(&table, "")?;
+        }
         toml::from_str(text).map_err(|e| {
             let value = e.span().and_then(|span| text.get(span)).unwrap_or("?").to_owned();
             Error::option("options", value, e.to_string())

@@ -10,7 +10,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::scale::default_scale;
-use super::{DEFAULT_CENTRE_RATE, EncoderChoice, RunOptions};
+use super::{DEFAULT_CENTRE_RATE, EncoderChoice, RunOptions, ValSplitBy};
 use crate::data::{Dataset, Items, Split};
 use crate::encoder::{Encoder, EncoderSpec};
 use crate::head::{self, CentreInit, CentreSpace, HostHead};
@@ -60,8 +60,10 @@ pub(super) struct Rows {
     pub(super) held_out: Vec<usize>,
 }
 
-/// Holds `share` of each class's items out, drawn by `seed`; rounded down, so small classes keep their items.
-pub(super) fn split_rows(labels: &[u32], classes: usize, share: f64, seed: u64) -> Rows {
+/// Holds rows out of the training, drawn by `seed`: `share` of each class's items, rounded down, so that small classes
+/// keep theirs; or, by class, `share` of the classes that have items, with all of them: at least one if any, and never
+/// so many that fewer than two remain.
+pub(super) fn split_rows(labels: &[u32], classes: usize, share: f64, by: ValSplitBy, seed: u64) -> Rows {
     let mut by_class = vec![Vec::new(); classes];
     for (row, &label) in labels.iter().enumerate() {
         if let Some(rows) = by_class.get_mut(label as usize) {
@@ -70,11 +72,24 @@ pub(super) fn split_rows(labels: &[u32], classes: usize, share: f64, seed: u64) 
     }
     let mut rng = ChaCha8Rng::seed_from_u64(derive_seed(seed, Purpose::Validation, 0));
     let (mut train, mut held_out) = (Vec::new(), Vec::new());
-    for mut rows in by_class {
-        rows.shuffle(&mut rng);
-        let out = (rows.len() as f64 * share).floor() as usize;
-        held_out.extend(rows.drain(..out));
-        train.extend(rows);
+    match by {
+        ValSplitBy::Item => {
+            for mut rows in by_class {
+                rows.shuffle(&mut rng);
+                let out = (rows.len() as f64 * share).floor() as usize;
+                held_out.extend(rows.drain(..out));
+                train.extend(rows);
+            }
+        }
+        ValSplitBy::Class => {
+            by_class.retain(|rows| !rows.is_empty());
+            by_class.shuffle(&mut rng);
+            let least = usize::from(share > 0.0);
+            let out = ((by_class.len() as f64 * share).floor() as usize).max(least);
+            let out = out.min(by_class.len().saturating_sub(2));
+            held_out.extend(by_class.drain(..out).flatten());
+            train.extend(by_class.into_iter().flatten());
+        }
     }
     train.sort_unstable();
     held_out.sort_unstable();
@@ -180,8 +195,8 @@ pub(super) fn encoder_spec(options: &RunOptions, items: &Items) -> Result<Encode
     let fits = matches!(
         (options.encoder, items),
         (EncoderChoice::Auto, _)
-            | (EncoderChoice::Cnn, Items::Images(_))
-            | (EncoderChoice::Mlp, Items::Vectors(_))
+            | (EncoderChoice::Cnn, Items::Images(_) | Items::Files(_))
+            | (EncoderChoice::Mlp, Items::Vectors(_) | Items::Sequences(_))
             | (EncoderChoice::Text, Items::Text(_))
     );
     if !fits {
@@ -189,7 +204,9 @@ pub(super) fn encoder_spec(options: &RunOptions, items: &Items) -> Result<Encode
         return Err(Error::option(
             "encoder",
             format!("{:?}", options.encoder).to_lowercase(),
-            format!("the data are {kind}; write auto, or cnn for images, mlp for vectors, text for text"),
+            format!(
+                "the data are {kind}; write auto, or cnn for images, mlp for vectors and sequences, text for text"
+            ),
         ));
     }
     let spec = EncoderSpec::default_for(items, options.output_dim)?;
@@ -347,6 +364,8 @@ mod tests {
                 }
             })
             .collect();
+        let split_rows =
+            |labels: &[u32], classes, share, seed| split_rows(labels, classes, share, ValSplitBy::Item, seed);
         let rows = split_rows(&labels, 3, 0.2, 7);
         let count = |rows: &[usize], class| rows.iter().filter(|&&row| labels[row] == class).count();
         assert_eq!([0, 1, 2].map(|c| count(&rows.held_out, c)), [4, 1, 0]);
@@ -356,6 +375,25 @@ mod tests {
         assert_eq!(split_rows(&labels, 3, 0.2, 7).held_out, rows.held_out);
         assert_ne!(split_rows(&labels, 3, 0.2, 8).held_out, rows.held_out);
         assert!(split_rows(&labels, 3, 0.0, 7).held_out.is_empty());
+    }
+
+    #[test]
+    fn whole_classes_are_held_out() {
+        let labels: Vec<u32> = (0..60).map(|i| i % 12).collect();
+        for (share, count) in [(0.0, 0), (0.01, 1), (0.25, 3), (0.99, 10)] {
+            // Class 12 has no items.
+            let rows = split_rows(&labels, 13, share, ValSplitBy::Class, 3);
+            let classes_of = |rows: &[usize]| {
+                rows.iter().map(|&row| labels[row]).collect::<std::collections::BTreeSet<u32>>()
+            };
+            let (train, out) = (classes_of(&rows.train), classes_of(&rows.held_out));
+            assert_eq!(out.len(), count, "{share}");
+            assert!(train.is_disjoint(&out) && train.len() + out.len() == 12);
+            assert_eq!(rows.train.len() + rows.held_out.len(), 60);
+        }
+        let drawn = |seed| split_rows(&labels, 12, 0.25, ValSplitBy::Class, seed).held_out;
+        assert_eq!(drawn(1), drawn(1));
+        assert!((2..6).any(|seed| drawn(seed) != drawn(1)));
     }
 
     #[test]

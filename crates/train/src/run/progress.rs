@@ -24,6 +24,7 @@ pub(super) struct Progress {
     accuracy: f64,
     with_accuracy: u64,
     seconds: f64,
+    waited: f64,
 }
 
 /// One batch's share of the sums.
@@ -32,6 +33,8 @@ pub(super) struct Step {
     pub(super) stats: embedtune_losses::Stats,
     pub(super) items: usize,
     pub(super) seconds: f64,
+    /// Of these, waiting for data.
+    pub(super) waited: f64,
 }
 
 impl Progress {
@@ -48,6 +51,7 @@ impl Progress {
             self.with_accuracy += 1;
         }
         self.seconds += step.seconds;
+        self.waited += step.waited;
     }
 
     /// Seconds a batch and items a second, over the epoch so far.
@@ -66,6 +70,7 @@ impl Progress {
             accuracy: (self.with_accuracy > 0).then(|| self.accuracy / self.with_accuracy as f64),
             zero_signal_batches: self.zero_signal,
             seconds: self.seconds,
+            waiting_seconds: self.waited,
             items_per_second: if self.seconds > 0.0 { self.items as f64 / self.seconds } else { 0.0 },
             ..EpochRecord::default()
         };
@@ -88,6 +93,7 @@ impl Progress {
             ("accuracy", self.accuracy.to_bits()),
             ("with_accuracy", self.with_accuracy),
             ("seconds", self.seconds.to_bits()),
+            ("waited", self.waited.to_bits()),
         ];
         State {
             counters: counters.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
@@ -111,6 +117,7 @@ impl Progress {
             accuracy: f64::from_bits(count("accuracy")?),
             with_accuracy: count("with_accuracy")?,
             seconds: f64::from_bits(count("seconds")?),
+            waited: f64::from_bits(count("waited")?),
         })
     }
 }
@@ -123,7 +130,7 @@ mod tests {
         let mut stats = embedtune_losses::Stats::default();
         (stats.value, stats.active_fraction, stats.accuracy) = (value, 0.5, accuracy);
         stats.zero_signal = value == 0.0;
-        Step { stats, items: 8, seconds: 0.25 }
+        Step { stats, items: 8, seconds: 0.25, waited: 0.125 }
     }
 
     #[test]
@@ -136,7 +143,10 @@ mod tests {
         assert_eq!(kept, progress);
         let record = progress.finish_epoch();
         assert_eq!((record.epoch, record.loss, record.accuracy), (1, Some(1.5), Some(0.75)));
-        assert_eq!((record.zero_signal_batches, record.seconds, record.items_per_second), (1, 0.75, 32.0));
+        assert_eq!(
+            (record.zero_signal_batches, record.seconds, record.waiting_seconds, record.items_per_second),
+            (1, 0.75, 0.375, 32.0)
+        );
         assert_eq!(progress, Progress { epoch: 1, step: 3, ..Progress::default() });
     }
 

@@ -1,20 +1,25 @@
 //! The vectors that a tuned encoder has to beat: the data as they are.
 
 use embedtune_core::linalg::normalize_rows;
-use ndarray::Array2;
+use ndarray::{Array2, Axis, Slice};
+use rayon::prelude::*;
 
-use crate::data::Items;
+use crate::data::{ImageFiles, Items};
 use crate::{Error, Result};
 
+/// Sides of the grid that pixels of image files are averaged over: whole images would fill the memory that reading them
+/// one by one saves.
+const GRID: usize = 16;
 /// Columns of a raw text vector.
 const TEXT_DIM: usize = 1024;
 
 /// The items as vectors, without any training.
 ///
-/// Images: their pixels, 0 to 1. Vectors: themselves. Text: counts of lower-cased words, hashed into 1,024 columns.
+/// Images: their pixels, 0 to 1 (of image files averages over a grid of 16 x 16). Sequences: the mean of their tokens. Vectors: themselves. Text: counts of lower-cased words, hashed into 1,024 columns.
 ///
 /// # Errors
-/// [`Error::Unsuitable`] for images whose pixels cannot be laid out as rows (more of them than memory addresses).
+/// [`Error::Unsuitable`] for images whose pixels cannot be laid out as rows (more of them than memory addresses);
+/// [`Error::Data`] naming an image file that cannot be read.
 pub fn raw_vectors(items: &Items) -> Result<Array2<f32>> {
     match items {
         Items::Images(images) => {
@@ -23,6 +28,8 @@ pub fn raw_vectors(items: &Items) -> Result<Array2<f32>> {
             let values = images.iter().map(|&v| f32::from(v) / 255.0).collect();
             Array2::from_shape_vec((count, pixels), values).map_err(|e| Error::Unsuitable(e.to_string()))
         }
+        Items::Files(files) => grids(files),
+        Items::Sequences(sequences) => Ok(sequences.averages()),
         Items::Vectors(vectors) => Ok(vectors.clone()),
         Items::Text(texts) => {
             let mut counts = Array2::zeros((texts.len(), TEXT_DIM));
@@ -38,6 +45,37 @@ pub fn raw_vectors(items: &Items) -> Result<Array2<f32>> {
             Ok(unit)
         }
     }
+}
+
+fn grids(files: &ImageFiles) -> Result<Array2<f32>> {
+    const BLOCK: usize = 64;
+    let [channels, height, width] = files.shape();
+    let (down, across) = (height.min(GRID), width.min(GRID));
+    let mut grids = Array2::zeros((files.len(), channels * down * across));
+    let results: Vec<Result<()>> = grids
+        .axis_chunks_iter_mut(Axis(0), BLOCK)
+        .into_par_iter()
+        .enumerate()
+        .map(|(block, mut to)| {
+            let rows: Vec<usize> = (0..to.nrows()).map(|row| block * BLOCK + row).collect();
+            let images = files.read(&rows)?;
+            for (image, mut row) in images.outer_iter().zip(to.rows_mut()) {
+                for (at, cell) in row.iter_mut().enumerate() {
+                    let (c, y, x) = (at / (down * across), at / across % down, at % across);
+                    let rows = y * height / down..(y + 1) * height / down;
+                    let columns = x * width / across..(x + 1) * width / across;
+                    let channel = image.index_axis(Axis(0), c);
+                    let band = channel.slice_axis(Axis(0), Slice::from(rows));
+                    let pixels = band.slice_axis(Axis(1), Slice::from(columns));
+                    let sum: u64 = pixels.iter().map(|&v| u64::from(v)).sum();
+                    *cell = sum as f32 / (255 * pixels.len().max(1)) as f32;
+                }
+            }
+            Ok(())
+        })
+        .collect();
+    results.into_iter().collect::<Result<()>>()?;
+    Ok(grids)
 }
 
 /// FNV-1a, the same on every platform and in every version.

@@ -58,12 +58,18 @@ impl Parts<'_> {
 }
 
 impl Trainer<'_> {
-    /// One step on the training rows at `positions`; `last` of the epoch, so that what has accumulated is applied.
-    pub(super) fn step(&mut self, positions: &[usize], index: usize, last: bool) -> Result<Stats> {
+    /// One step on `batch`, which holds the training rows at `positions`; `last` of the epoch, so that what has
+    /// accumulated is applied.
+    pub(super) fn step(
+        &mut self,
+        batch: &Batch,
+        positions: &[usize],
+        index: usize,
+        last: bool,
+    ) -> Result<Stats> {
         let train = &self.split.train;
         let rows: Vec<usize> = positions.iter().map(|&position| self.rows.train[position]).collect();
         let labels: Vec<u32> = rows.iter().map(|&row| self.class_index[train.labels[row] as usize]).collect();
-        let batch = Batch::gather(&train.items, &rows)?;
         let factor = self.schedule.factor(self.progress.updates, self.progress.epoch);
         self.optimizer.set_learning_rate(self.options.learning_rate * factor)?;
         if let Some(rate) = self.centre_rate {
@@ -73,13 +79,13 @@ impl Trainer<'_> {
         let seed = plan::derive_seed(self.options.seed, plan::Purpose::Dropout, self.progress.step);
         let place = Place { epoch: self.progress.epoch + 1, batch: index + 1 };
         if self.options.optimizer == OptimizerKind::Lbfgs {
-            return self.minimise(&batch, &labels, seed, place);
+            return self.minimise(batch, &labels, seed, place);
         }
         let mut parts = Parts {
             head: &mut self.head,
             memory: self.memory.as_mut(),
             pool: &self.pool,
-            batch: &batch,
+            batch,
             labels: &labels,
             seed,
             place,
@@ -272,13 +278,14 @@ mod tests {
                 .loss(loss)
                 .pooler(PoolerKind::GeM, PoolerOptions::default())
                 .build(&data)?;
-            let batch: Vec<usize> = (0..16).collect();
+            let rows: Vec<usize> = (0..16).collect();
+            let batch = Batch::gather(&data.train.items, &rows)?;
             let mut held = Vec::new();
             // How many threads unfold images at once, each into a buffer of its own, is chance.
             let one = rayon::ThreadPoolBuilder::new().num_threads(1).build();
             one.expect("a thread").install(|| {
                 (0..6).try_for_each(|step| {
-                    trainer.step(&batch, step, false)?;
+                    trainer.step(&batch, &rows, step, false)?;
                     held.push(trainer.pool.free_bytes());
                     Ok::<_, Error>(())
                 })

@@ -40,24 +40,36 @@ struct Header {
     options: Option<String>,
 }
 
-struct Entry {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
+/// A tensor or a counter whose bytes are made when they are written: a checkpoint takes no second copy of itself.
+enum Entry<'a> {
+    Tensor(&'a ArrayD<f32>),
+    Counter(u64),
 }
 
-impl View for &Entry {
+impl View for Entry<'_> {
     fn dtype(&self) -> Dtype {
-        self.dtype
+        match self {
+            Self::Tensor(_) => Dtype::F32,
+            Self::Counter(_) => Dtype::U64,
+        }
     }
     fn shape(&self) -> &[usize] {
-        &self.shape
+        match self {
+            Self::Tensor(tensor) => tensor.shape(),
+            Self::Counter(_) => &[],
+        }
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
+        Cow::Owned(match self {
+            Self::Tensor(tensor) => tensor.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Self::Counter(count) => count.to_le_bytes().to_vec(),
+        })
     }
     fn data_len(&self) -> usize {
-        self.bytes.len()
+        match self {
+            Self::Tensor(tensor) => tensor.len() * size_of::<f32>(),
+            Self::Counter(_) => size_of::<u64>(),
+        }
     }
 }
 
@@ -68,24 +80,19 @@ pub(crate) fn write(path: &Path, kind: Kind, state: &State) -> Result<()> {
 
 /// The bytes of a file for `path`, with the options that it belongs to.
 pub(crate) fn encode(path: &Path, kind: Kind, state: &State, options: Option<String>) -> Result<Vec<u8>> {
-    let tensors = state.tensors.iter().map(|(name, tensor)| {
-        let bytes = tensor.iter().flat_map(|v| v.to_le_bytes()).collect();
-        (name.as_str(), Entry { dtype: Dtype::F32, shape: tensor.shape().to_vec(), bytes })
-    });
-    let counters = state.counters.iter().map(|(name, count)| {
-        (name.as_str(), Entry { dtype: Dtype::U64, shape: Vec::new(), bytes: count.to_le_bytes().to_vec() })
-    });
-    let entries: Vec<(&str, Entry)> = tensors.chain(counters).collect();
+    let tensors = state.tensors.iter().map(|(name, tensor)| (name.as_str(), Entry::Tensor(tensor)));
+    let counters = state.counters.iter().map(|(name, count)| (name.as_str(), Entry::Counter(*count)));
+    let entries: Vec<(&str, Entry<'_>)> = tensors.chain(counters).collect();
     let header = Header {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         kind,
-        crc32: crc(entries.iter().map(|(name, entry)| (*name, entry.bytes.as_slice()))),
+        crc32: crc(entries.iter().map(|(name, entry)| (*name, entry.data()))),
         options,
     };
     let header = serde_json::to_string(&header).map_err(|e| Error::data(path, e.to_string()))?;
     let info = HashMap::from([(KEY.to_owned(), header)]);
-    safetensors::serialize(entries.iter().map(|(name, entry)| (*name, entry)), Some(info))
+    safetensors::serialize(entries, Some(info))
         .map_err(|e| Error::data(path, format!("cannot be written: {e}")))
 }
 
@@ -121,7 +128,7 @@ pub(crate) fn read_with_options(path: &Path, kind: Kind) -> Result<(State, Optio
     }
     let mut views = file.tensors();
     views.sort_by(|a, b| (a.1.dtype() != Dtype::F32, &a.0).cmp(&(b.1.dtype() != Dtype::F32, &b.0)));
-    if crc(views.iter().map(|(name, view)| (name.as_str(), view.data()))) != header.crc32 {
+    if crc(views.iter().map(|(name, view)| (name.as_str(), Cow::Borrowed(view.data())))) != header.crc32 {
         return Err(broken("its contents do not match their checksum".into()));
     }
     let mut state = State::default();
@@ -146,11 +153,11 @@ pub(crate) fn read_with_options(path: &Path, kind: Kind) -> Result<(State, Optio
 }
 
 /// Over names and contents, tensors before counters, each in the order of their names.
-fn crc<'a>(entries: impl Iterator<Item = (&'a str, &'a [u8])>) -> u32 {
+fn crc<'a>(entries: impl Iterator<Item = (&'a str, Cow<'a, [u8]>)>) -> u32 {
     let mut crc = Crc::new();
     for (name, bytes) in entries {
         crc.update(name.as_bytes());
-        crc.update(bytes);
+        crc.update(&bytes);
     }
     crc.sum()
 }
@@ -189,7 +196,7 @@ mod tests {
         let good = std::fs::read(&path).unwrap();
         let mut flipped = good.clone();
         *flipped.last_mut().unwrap() ^= 1;
-        let foreign = safetensors::serialize(Vec::<(String, &Entry)>::new(), None).unwrap();
+        let foreign = safetensors::serialize(Vec::<(String, Entry<'_>)>::new(), None).unwrap();
         let cases = [
             (good[..good.len() - 1].to_vec(), "not a complete safetensors file"),
             (b"PK\x03\x04 something else".to_vec(), "not a complete safetensors file"),

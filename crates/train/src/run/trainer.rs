@@ -9,12 +9,13 @@ use embedtune_core::Pool;
 use embedtune_losses::{CrossBatchMemory, LossKind, Stats};
 
 use super::alarms::alarms;
+use super::forecast::{Costs, Forecast};
 use super::progress::{Progress, Step};
 use super::step::Accumulated;
 use super::telemetry::Telemetry;
 use super::{
     Alarm, AlarmKind, BatchReport, DataRecord, EpochRecord, Model, Observer, Report, RunBuilder, RunFile,
-    RunFolder, RunOptions, Schedule, Start, checkpoint, checksum, init, inspect, model, plan, store,
+    RunFolder, RunOptions, Schedule, Start, checkpoint, checksum, feed, init, inspect, model, plan, store,
     tensorboard,
 };
 use crate::data::Split;
@@ -30,7 +31,8 @@ const UNNAMED_SOURCE: &str = "in memory";
 ///
 /// A step: the encoder's forward pass on a tape; the head, which computes the loss, its gradient for the
 /// embeddings, and moves the class centres; the tape's backward pass from that gradient; the model's optimizer.
-/// Batches are gathered by the training thread: of items in memory that is one copy of the batch, nothing beside a step.
+/// Batches of items in memory are gathered by the training thread (one copy of the batch, nothing beside a step); those
+/// of files are read ahead by another.
 pub struct Trainer<'a> {
     pub(super) split: &'a Split,
     pub(super) options: RunOptions,
@@ -63,6 +65,7 @@ pub struct Trainer<'a> {
     pub(super) initial: Option<State>,
     /// The model of the best epoch so far.
     best: Option<State>,
+    forecast: Forecast,
 }
 
 /// A finished run's model and what it reached.
@@ -81,7 +84,7 @@ impl<'a> Trainer<'a> {
     }
 
     pub(super) fn new(builder: RunBuilder, split: &'a Split) -> Result<Self> {
-        let options = builder.options;
+        let mut options = builder.options;
         let mut notices = options.check()?;
         plan::check_data(split, &mut notices)?;
         let train = &split.train;
@@ -100,7 +103,13 @@ impl<'a> Trainer<'a> {
         };
         let class_index = init::class_index(&train.classes, &classes)?;
         let mut encoder = plan::encoder(&options, spec)?;
-        let rows = plan::split_rows(&train.labels, train.classes.len(), options.val_split, options.seed);
+        let rows = plan::split_rows(
+            &train.labels,
+            train.classes.len(),
+            options.val_split,
+            options.val_split_by,
+            options.seed,
+        );
         match &given {
             Some(model) => encoder.load_part(&model.encoder.state())?,
             // What the first run measured belongs to its weights.
@@ -115,6 +124,15 @@ impl<'a> Trainer<'a> {
         }
         let labels: Vec<u32> = rows.train.iter().map(|&row| train.labels[row]).collect();
         let loss = plan::loss(&options, classes.len(), encoder.output_dim(), &mut notices)?;
+        // Before the centres are drawn: what cannot fit is not begun.
+        let costs = Costs::new(&options, &encoder, loss.as_ref(), split, builder.folder.is_some())?;
+        let (batch_size, forecast) =
+            costs.batch(options.batch_size, labels.len(), loss.as_ref(), encoder.output_dim())?;
+        if options.batch_size == 0 {
+            options.batch_size = batch_size;
+            options.check_ranges()?;
+            notices.push(format!("batch_size = auto: {batch_size}"));
+        }
         let batches = plan::batches(&options, loss.sampling(), &labels, &mut notices)?;
         let steps = batches.of(0).len().div_ceil(options.gradient_accumulation_steps);
         let rate = options.learning_rate;
@@ -161,6 +179,7 @@ impl<'a> Trainer<'a> {
             notices,
             measure_epochs: !builder.only_ends,
             best: None,
+            forecast,
         })
     }
 
@@ -177,6 +196,11 @@ impl<'a> Trainer<'a> {
     /// The encoder as it stands.
     pub fn encoder(&self) -> &Encoder {
         &self.encoder
+    }
+
+    /// The memory that training is expected to take.
+    pub fn forecast(&self) -> Forecast {
+        self.forecast
     }
 
     /// What the user should know although it stops nothing; observers are told when the run starts.
@@ -365,30 +389,14 @@ impl<'a> Trainer<'a> {
         if self.progress.batch == 0 {
             self.telemetry.begin(self.head.weights());
         }
-        for (index, positions) in batches.iter().enumerate().skip(self.progress.batch) {
-            observer.on_batch_begin(epoch + 1, index + 1);
-            let started = Instant::now();
-            let end = index + 1 == batches.len();
-            let stats = self.step(positions, index, end).map_err(|error| self.inspected(positions, error))?;
-            let seconds = started.elapsed().as_secs_f64();
-            self.progress.add(Step { stats, items: positions.len(), seconds });
-            observer.on_batch(&self.batch_report(index, batches.len(), positions.len(), &stats));
-            // In the middle of a step that accumulates there is nothing to continue from.
-            if (end && epoch + 1 == self.options.epochs) || self.accumulated.batches > 0 {
-                continue;
-            }
-            let stop = self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed));
-            let every = self.options.callbacks.save_steps as u64;
-            let due = !end && every > 0 && self.progress.step.is_multiple_of(every);
-            if let Some(folder) = self.folder.as_ref().filter(|_| stop || due) {
-                checkpoint::write_checkpoint(self, folder)?;
-                observer.on_checkpoint(&folder.checkpoint());
-            }
-            if stop {
-                let folder = self.folder.as_ref().map(|folder| folder.path().to_path_buf());
-                return Err(Error::Interrupted { epoch: epoch + 1, folder });
-            }
-        }
+        let done = self.progress.batch;
+        let rows: Vec<Vec<usize>> = batches
+            .iter()
+            .skip(done)
+            .map(|positions| positions.iter().map(|&position| self.rows.train[position]).collect())
+            .collect();
+        let split = self.split;
+        feed::with(&split.train.items, &rows, |feed| self.batches(&batches, epoch, feed, observer))?;
         let factor = self.schedule.factor(self.progress.updates.saturating_sub(1), epoch);
         let watched = self.telemetry.watched(self.head.weights());
         let mut record = self.progress.finish_epoch();
@@ -407,6 +415,43 @@ impl<'a> Trainer<'a> {
         let peek = due && self.rows.held_out.is_empty();
         record.metrics = if peek || last { Some(model::quality(&self.encoder, self.split)?) } else { None };
         Ok(record)
+    }
+
+    /// Trains on the rest of `batches`, the epoch's.
+    fn batches(
+        &mut self,
+        batches: &[Vec<usize>],
+        epoch: usize,
+        mut feed: feed::Feed<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        for (index, positions) in batches.iter().enumerate().skip(self.progress.batch) {
+            observer.on_batch_begin(epoch + 1, index + 1);
+            let started = Instant::now();
+            let end = index + 1 == batches.len();
+            let batch = feed.next()?;
+            let stats =
+                self.step(&batch, positions, index, end).map_err(|error| self.inspected(positions, error))?;
+            let seconds = started.elapsed().as_secs_f64();
+            self.progress.add(Step { stats, items: positions.len(), seconds, waited: feed.waited() });
+            observer.on_batch(&self.batch_report(index, batches.len(), positions.len(), &stats));
+            // In the middle of a step that accumulates there is nothing to continue from.
+            if (end && epoch + 1 == self.options.epochs) || self.accumulated.batches > 0 {
+                continue;
+            }
+            let stop = self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed));
+            let every = self.options.callbacks.save_steps as u64;
+            let due = !end && every > 0 && self.progress.step.is_multiple_of(every);
+            if let Some(folder) = self.folder.as_ref().filter(|_| stop || due) {
+                checkpoint::write_checkpoint(self, folder)?;
+                observer.on_checkpoint(&folder.checkpoint());
+            }
+            if stop {
+                let folder = self.folder.as_ref().map(|folder| folder.path().to_path_buf());
+                return Err(Error::Interrupted { epoch: epoch + 1, folder });
+            }
+        }
+        Ok(())
     }
 
     /// A divergence with its batch saved.

@@ -1,0 +1,76 @@
+//! `embedtune embed`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use embedtune_train::Result;
+use embedtune_train::data::Stream;
+use embedtune_train::export::{VectorFormat, VectorWriter};
+use embedtune_train::run::{Model, RunFolder};
+
+use crate::apply;
+use crate::print;
+
+/// Items that are in memory at a time.
+const BLOCK: usize = 1024;
+
+/// The end of `embed --help`.
+pub(crate) const INPUTS: &str = "\
+--input is of the kind that the run was trained on, without labels:
+
+  vectors    .npy, [items, dim], read a block at a time; or .npz, .safetensors
+  sequences  .npz or .safetensors with tokens and mask
+  text       .csv with a column text (or query, sentence, item, utterance), or .txt with a text a line;
+             read a block at a time
+  images     a folder of .png, .jpg or .jpeg files, in the order of their paths, read a block at a time
+
+Rows are written as they are computed; a file appears under its name when it is whole.";
+
+/// The arguments of `embed`.
+#[derive(Args)]
+pub(crate) struct Embed {
+    /// The run's folder.
+    #[arg(long)]
+    run: PathBuf,
+    /// Folder with data, of which the evaluation items are embedded. Default: the run's own.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// File or folder of items without labels (see `embed --help`) instead.
+    #[arg(long, conflicts_with = "data")]
+    input: Option<PathBuf>,
+    /// The file to write, in the order of the items: .npy, .csv or .safetensors.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+pub(crate) fn run(args: &Embed) -> Result<()> {
+    let format = VectorFormat::of(&args.out)?;
+    let (model, mut items) = match &args.input {
+        None => {
+            let (model, split) = apply::open(&args.run, args.data.as_deref())?;
+            (model, Stream::of(split.queries.items))
+        }
+        Some(input) => {
+            let model = Model::load(&RunFolder::new(&args.run))?;
+            let items = Stream::open(input, &model.options.data_options)?;
+            (model, items)
+        }
+    };
+    let mut writer: Option<VectorWriter> = None;
+    while let Some(block) = items.next(BLOCK)? {
+        let vectors = model.embed(&block)?;
+        // After the first block: an input of the wrong kind must not touch the place.
+        let to = match &mut writer {
+            Some(writer) => writer,
+            None => writer.insert(VectorWriter::new(&args.out, format, model.encoder.output_dim())?),
+        };
+        to.push(vectors.view())?;
+    }
+    let dim = model.encoder.output_dim();
+    let writer = match writer {
+        Some(writer) => writer,
+        None => VectorWriter::new(&args.out, format, dim)?,
+    };
+    let rows = writer.finish()?;
+    print(&format!("{rows} embeddings of length {dim} in {}\n", args.out.display()))
+}

@@ -1,0 +1,90 @@
+//! The memory that `fit` predicts, and what it then takes.
+
+mod support;
+
+use embedtune_train::io::write_npy;
+use embedtune_train::ndarray::Array2;
+use serde_json::Value;
+use support::{idx, run};
+
+/// Vectors of `classes` classes, of which the first sixteen are measured on.
+fn many_classes(folder: &std::path::Path, classes: usize, dim: usize) {
+    std::fs::create_dir_all(folder).unwrap();
+    let rows = |count: usize| {
+        Array2::from_shape_fn((count, dim), |(i, j)| {
+            (((i % classes) * 37 + j * 11) % 101) as f32 / 50.0 - 1.0
+        })
+    };
+    for (part, count) in [("train", classes), ("test", 32)] {
+        write_npy(&folder.join(format!("{part}.npy")), rows(count).view()).unwrap();
+        let header = format!("{{'descr': '<u4', 'fortran_order': False, 'shape': ({count},), }}\n");
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend_from_slice(&(header.len() as u16).to_le_bytes());
+        bytes.extend_from_slice(header.as_bytes());
+        let of = if part == "train" { classes } else { 16 };
+        bytes.extend((0..count).flat_map(|row| ((row % of) as u32).to_le_bytes()));
+        std::fs::write(folder.join(format!("{part}_labels.npy")), bytes).unwrap();
+    }
+}
+
+fn photos(folder: &std::path::Path, count: usize) {
+    std::fs::create_dir_all(folder).unwrap();
+    for (part, count) in [("train", count), ("t10k", 64)] {
+        let pixels: Vec<u8> = (0..count * 784).map(|i| (i * 31 % 251) as u8).collect();
+        std::fs::write(
+            folder.join(format!("{part}-images-idx3-ubyte")),
+            idx(&[count as u32, 28, 28], &pixels),
+        )
+        .unwrap();
+        let labels: Vec<u8> = (0..count).map(|i| (i % 8) as u8).collect();
+        std::fs::write(folder.join(format!("{part}-labels-idx1-ubyte")), idx(&[count as u32], &labels))
+            .unwrap();
+    }
+}
+
+#[test]
+fn what_is_predicted_is_what_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    many_classes(&at.join("many"), 12_000, 128);
+    photos(&at.join("photos"), 512);
+    for (name, line) in [
+        ("centres, Adam", "--data many --loss ArcFaceLoss --batch-size 512"),
+        ("centres, SGD", "--data many --loss CosFaceLoss --batch-size 1024 --optimizer SGD --output-dim 256"),
+        ("images", "--data photos --loss ArcFaceLoss --batch-size 128"),
+        ("images, triplets", "--data photos --batch-size 256 --pooler GeM"),
+    ] {
+        let said = run(at, &format!("fit {line} --epochs 2 --out run --overwrite --json"));
+        assert!(said.err.contains("MiB at the peak"), "{}", said.err);
+        let report: Value = serde_json::from_str(&said.done()).unwrap();
+        let bytes = |key: &str| report["memory"][key].as_f64().map(|bytes| bytes / f64::from(1 << 20));
+        let (Some(predicted), Some(measured)) = (bytes("predicted"), bytes("measured")) else {
+            println!("{name}: skipped: this system does not say how much memory a process takes");
+            continue;
+        };
+        println!("{name}: {predicted:.0} MiB predicted, {measured:.0} measured, {:.3}", predicted / measured);
+        assert!((predicted / measured - 1.0).abs() < 0.1, "{name}: {predicted:.0} MiB, took {measured:.0}");
+    }
+}
+
+#[test]
+fn what_cannot_fit_is_refused_and_auto_fits() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    photos(&at.join("photos"), 256);
+    run(at, "fit --data photos --epochs 1 --batch-size auto --out run -q").done();
+    let written = std::fs::read_to_string(at.join("run/run.toml")).unwrap();
+    // 128, unless this machine is very small.
+    assert!(written.contains("batch_size = ") && !written.contains("auto\"\nbatch"), "{written}");
+    // A table of 65,536 centres' columns for every class, a thousand centres each: more than any machine's memory.
+    let line = "fit --data photos --loss SubCenterArcFaceLoss --set loss_options.sub_centers=1024 --output-dim 65536 \
+                --set optimizer=SGD --out huge";
+    let said = run(at, line);
+    if said.code == Some(1) {
+        said.refused(1, &["MiB at its peak", "MiB are free", "write a smaller output_dim"]);
+    }
+    assert!(!at.join("huge").exists());
+    run(at, "fit --data photos --batch-size 0 --out huge")
+        .refused(1, &["batch_size = 0: write 2 or more items"]);
+    run(at, "fit --data photos --batch-size some --out huge").refused(1, &["batch_size = some: "]);
+}

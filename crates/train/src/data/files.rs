@@ -1,0 +1,185 @@
+//! Images that stay in their files until a batch needs them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ndarray::{Array4, Axis};
+use rayon::prelude::*;
+
+use super::DataOptions;
+use crate::{Error, Result};
+
+/// PNG and JPEG files, decoded and resized when they are read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageFiles {
+    paths: Vec<Arc<Path>>,
+    /// Channels, height, width of every image once it is read.
+    shape: [usize; 3],
+}
+
+/// Endings of the files that are read.
+const ENDINGS: [&str; 3] = ["png", "jpg", "jpeg"];
+
+/// Whether a file's name says that it is an image of a kind that is read here.
+pub(super) fn is_image(path: &Path) -> bool {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    ending.is_some_and(|ending| ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
+}
+
+impl ImageFiles {
+    /// Files to be read as `options` say. Looks at each file's header.
+    ///
+    /// # Errors
+    /// [`Error::Data`] naming the first file that is no image; a build without the feature `images`.
+    pub fn new(paths: Vec<PathBuf>, options: &DataOptions) -> Result<Self> {
+        options.check()?;
+        let checked: Vec<Result<()>> = paths.par_iter().map(|path| decode::check(path)).collect();
+        checked.into_iter().collect::<Result<()>>()?;
+        let shape = [options.channels(), options.image_size, options.image_size];
+        Ok(Self { paths: paths.into_iter().map(Arc::from).collect(), shape })
+    }
+
+    /// Decodes every image once and keeps none: a broken one is found before training, not in the middle of it.
+    ///
+    /// # Errors
+    /// [`Error::Data`] naming the first file that cannot be read.
+    pub fn verify(&self) -> Result<()> {
+        let read: Vec<Result<()>> =
+            self.paths.par_iter().map(|path| decode::read(path, self.shape).map(drop)).collect();
+        read.into_iter().collect()
+    }
+
+    /// Number of files.
+    pub fn len(&self) -> usize {
+        self.paths.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    /// Channels, height, width.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// The files.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.paths.iter().map(AsRef::as_ref)
+    }
+
+    /// The files in `rows` that exist, in that order.
+    #[must_use]
+    pub fn select(&self, rows: &[usize]) -> Self {
+        let paths = rows.iter().filter_map(|&row| self.paths.get(row).cloned()).collect();
+        Self { paths, shape: self.shape }
+    }
+
+    /// CRC-32 of each file's bytes, read in parallel; 0 for a file that cannot be read, which training reports.
+    pub(crate) fn checksums(&self) -> Vec<u32> {
+        let sum = |path: &Arc<Path>| {
+            let mut crc = flate2::Crc::new();
+            crc.update(&std::fs::read(path).unwrap_or_default());
+            crc.sum()
+        };
+        self.paths.par_iter().map(sum).collect()
+    }
+
+    /// Reads the images in `rows`, in parallel: `[rows, channels, height, width]`.
+    ///
+    /// # Errors
+    /// [`Error::Data`] naming the first file (in the order of `rows`) that cannot be read; a row past the end.
+    pub fn read(&self, rows: &[usize]) -> Result<Array4<u8>> {
+        let [channels, height, width] = self.shape;
+        let mut images = Array4::zeros((rows.len(), channels, height, width));
+        let results: Vec<Result<()>> = images
+            .axis_iter_mut(Axis(0))
+            .into_par_iter()
+            .zip(rows)
+            .map(|(mut to, &row)| {
+                let missing =
+                    || Error::Unsuitable(format!("item {row} was asked for; there are {}", self.len()));
+                let pixels = decode::read(self.paths.get(row).ok_or_else(missing)?, self.shape)?;
+                // Files hold a pixel's channels together; encoders want each channel's pixels together.
+                for ((c, y, x), to) in to.indexed_iter_mut() {
+                    *to = pixels[(y * width + x) * channels + c];
+                }
+                Ok(())
+            })
+            .collect();
+        results.into_iter().collect::<Result<()>>()?;
+        Ok(images)
+    }
+}
+
+#[cfg(feature = "images")]
+mod decode {
+    use std::path::Path;
+
+    use image::imageops::FilterType;
+    use image::{ImageReader, Limits};
+
+    use crate::{Error, Result};
+
+    /// More than any photograph: a header that asks for more is damaged.
+    const MOST_SIDE: u32 = 1 << 15;
+
+    fn open(path: &Path) -> Result<ImageReader<std::io::BufReader<std::fs::File>>> {
+        let mut reader = ImageReader::open(path)
+            .and_then(|reader| reader.with_guessed_format())
+            .map_err(Error::io(path, "opening"))?;
+        let mut limits = Limits::default();
+        (limits.max_image_width, limits.max_image_height) = (Some(MOST_SIDE), Some(MOST_SIDE));
+        reader.limits(limits);
+        Ok(reader)
+    }
+
+    fn broken(path: &Path, error: &image::ImageError) -> Error {
+        let detail =
+            format!("not a complete PNG or JPEG image ({error}); repair it or take it out of the folder");
+        Error::data(path, detail)
+    }
+
+    pub(super) fn check(path: &Path) -> Result<()> {
+        let (width, height) = open(path)?.into_dimensions().map_err(|e| broken(path, &e))?;
+        if width == 0 || height == 0 || width > MOST_SIDE || height > MOST_SIDE {
+            let detail =
+                format!("its header promises {width} x {height} pixels; 1 to {MOST_SIDE} a side are read");
+            return Err(Error::data(path, detail));
+        }
+        Ok(())
+    }
+
+    /// Pixels, row by row, a pixel's channels together.
+    pub(super) fn read(path: &Path, [channels, height, width]: [usize; 3]) -> Result<Vec<u8>> {
+        let image = open(path)?.decode().map_err(|e| broken(path, &e))?;
+        // Sides are at most 1024.
+        let (width, height) = (width as u32, height as u32);
+        let image = if (image.width(), image.height()) == (width, height) {
+            image
+        } else {
+            image.resize_exact(width, height, FilterType::Triangle)
+        };
+        Ok(if channels == 1 { image.into_luma8().into_raw() } else { image.into_rgb8().into_raw() })
+    }
+}
+
+#[cfg(not(feature = "images"))]
+mod decode {
+    use std::path::Path;
+
+    use crate::{Error, Result};
+
+    fn absent(path: &Path) -> Error {
+        Error::data(path, "this build reads no PNG or JPEG; build it with the feature `images`")
+    }
+
+    pub(super) fn check(path: &Path) -> Result<()> {
+        Err(absent(path))
+    }
+
+    pub(super) fn read(path: &Path, _shape: [usize; 3]) -> Result<Vec<u8>> {
+        Err(absent(path))
+    }
+}

@@ -1,0 +1,182 @@
+//! Items without labels, read a block at a time.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use ndarray::Array2;
+
+use super::npy::Head;
+use super::vectors::{check_finite, read_npz_items};
+use super::{DataOptions, ImageFiles, Items, folders, tensors, text};
+use crate::{Error, Result};
+
+/// Items that are given out in blocks. What is read from `.npy` (in row order), `.csv`, `.txt` and image files is never
+/// in memory as a whole; `.npz` and `.safetensors` files are.
+pub struct Stream {
+    path: PathBuf,
+    from: From,
+    /// Items given out.
+    given: usize,
+}
+
+enum From {
+    Memory(Items),
+    Rows { file: BufReader<File>, head: Head },
+    Csv { records: Box<csv::StringRecordsIntoIter<File>>, column: usize },
+    Lines(std::io::Lines<BufReader<File>>),
+}
+
+impl Stream {
+    /// Items that are there already (image files still stay files until their block).
+    pub fn of(items: Items) -> Self {
+        Self { path: PathBuf::new(), from: From::Memory(items), given: 0 }
+    }
+
+    /// Opens a `.npy`, `.npz`, `.safetensors`, `.csv` or `.txt` file, or a folder of images.
+    ///
+    /// # Errors
+    /// [`Error::Data`] naming the file and what is wrong; another ending.
+    pub fn open(path: &Path, options: &DataOptions) -> Result<Self> {
+        let file = || File::open(path).map_err(Error::io(path, "opening"));
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        let from = if path.is_dir() {
+            let images = folders::images(path)?;
+            if images.is_empty() {
+                return Err(Error::data(path, "holds no .png, .jpg or .jpeg images"));
+            }
+            From::Memory(Items::Files(ImageFiles::new(images, options)?))
+        } else {
+            match ending {
+                "npy" => {
+                    let mut file = BufReader::new(file()?);
+                    let head = Head::read(&mut file).map_err(|e| Error::data(path, e))?;
+                    if head.in_row_order() {
+                        From::Rows { file, head }
+                    } else {
+                        From::Memory(Items::Vectors(super::vectors::read_vectors(path)?))
+                    }
+                }
+                "npz" => From::Memory(read_npz_items(path)?),
+                "safetensors" => From::Memory(tensors::read_items(path)?),
+                "csv" => {
+                    let mut reader = csv::Reader::from_reader(file()?);
+                    let column =
+                        text::text_column(path, reader.headers().map_err(|e| text::broken(path, &e))?)?;
+                    From::Csv { records: Box::new(reader.into_records()), column }
+                }
+                "txt" => From::Lines(BufReader::new(file()?).lines()),
+                _ => {
+                    let detail = "its ending names no kind of items; give .npy, .npz, .safetensors, .csv, .txt or a \
+                                  folder of images";
+                    file()?;
+                    return Err(Error::data(path, detail));
+                }
+            }
+        };
+        Ok(Self { path: path.to_path_buf(), from, given: 0 })
+    }
+
+    /// The next items, `most` or fewer; `None` at the end.
+    ///
+    /// # Errors
+    /// [`Error::Data`] with the line or row; I/O.
+    pub fn next(&mut self, most: usize) -> Result<Option<Items>> {
+        let (path, given) = (&self.path, self.given);
+        let items = match &mut self.from {
+            From::Memory(items) => {
+                let rows: Vec<usize> = (given..items.len().min(given.saturating_add(most))).collect();
+                items.select(&rows)
+            }
+            From::Rows { file, head } => {
+                let vectors = rows(file, head, given, most).map_err(|e| Error::data(path, e))?;
+                Items::Vectors(vectors)
+            }
+            From::Csv { records, column } => {
+                let mut texts = Vec::new();
+                for record in records.by_ref().take(most) {
+                    let record = record.map_err(|e| text::broken(path, &e))?;
+                    texts.push(record.get(*column).unwrap_or_default().to_owned());
+                }
+                Items::Text(texts)
+            }
+            From::Lines(lines) => {
+                let mut texts = Vec::new();
+                for (at, line) in lines.by_ref().take(most).enumerate() {
+                    texts.push(line.map_err(|e| match e.kind() {
+                        std::io::ErrorKind::InvalidData => {
+                            let line = given + at + 1;
+                            Error::data(path, format!("line {line}: not UTF-8; save the file as UTF-8"))
+                        }
+                        _ => Error::io(path, "reading")(e),
+                    })?);
+                }
+                Items::Text(texts)
+            }
+        };
+        self.given += items.len();
+        Ok((!items.is_empty()).then_some(items))
+    }
+}
+
+/// The next rows of an array; after its last one the file must end.
+fn rows(file: &mut BufReader<File>, head: &Head, given: usize, most: usize) -> Result<Array2<f32>, String> {
+    let [items, dim] = head.matrix()?;
+    let count = most.min(items.saturating_sub(given));
+    if count == 0 && file.read(&mut [0]).map_err(|e| e.to_string())? > 0 {
+        return Err("it holds more data than its header promises; copy or download it again".to_owned());
+    }
+    let vectors = head.rows(file, count, dim).map_err(|e| format!("row {given} and later: {e}"))?;
+    check_finite(&vectors)
+        .map_err(|e| if given == 0 { e } else { format!("{e} (counted from row {given})") })?;
+    Ok(vectors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{Axis, Slice};
+
+    fn all(path: &Path, most: usize) -> Result<Vec<Items>> {
+        let mut stream = Stream::open(path, &DataOptions::default())?;
+        std::iter::from_fn(|| stream.next(most).transpose()).collect()
+    }
+
+    #[test]
+    fn blocks_are_the_file_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = Array2::from_shape_fn((10, 3), |(i, j)| (i * 3 + j) as f32);
+        let path = folder.path().join("x.npy");
+        crate::io::write_npy(&path, rows.view()).unwrap();
+        let blocks = all(&path, 4).unwrap();
+        let expected = [0..4, 4..8, 8..10]
+            .map(|range| Items::Vectors(rows.slice_axis(Axis(0), Slice::from(range)).to_owned()));
+        assert_eq!(blocks, expected);
+        let whole = std::fs::read(&path).unwrap();
+        for (bytes, part) in [
+            (whole[..whole.len() - 1].to_vec(), "row 8 and later: "),
+            ([whole.clone(), vec![0]].concat(), "more data than its header promises"),
+            (whole[..20].to_vec(), "promises"),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            let message = all(&path, 4).unwrap_err().to_string();
+            assert!(message.contains(part) && message.contains("x.npy"), "{message}");
+        }
+        let text = |texts: &[&str]| Items::Text(texts.iter().map(|&t| t.to_owned()).collect());
+        let path = folder.path().join("x.csv");
+        std::fs::write(&path, "id,text\n1,\"a, b\"\n2,c\n3,d\n").unwrap();
+        assert_eq!(all(&path, 2).unwrap(), [text(&["a, b", "c"]), text(&["d"])]);
+        std::fs::write(&path, "id,text\n1,a\n2\n").unwrap();
+        assert!(all(&path, 2).unwrap_err().to_string().contains("line 3 has 1 columns"));
+        std::fs::write(&path, "id,mood\n1,a\n").unwrap();
+        assert!(all(&path, 2).unwrap_err().to_string().contains("no text column"));
+        let path = folder.path().join("x.txt");
+        std::fs::write(&path, "one\r\ntwo\n").unwrap();
+        assert_eq!(all(&path, 9).unwrap(), [text(&["one", "two"])]);
+        std::fs::write(&path, b"one\n\xff\n").unwrap();
+        assert!(all(&path, 9).unwrap_err().to_string().contains("line 2: not UTF-8"));
+        std::fs::write(folder.path().join("x.dat"), "").unwrap();
+        assert!(all(&folder.path().join("x.dat"), 1).unwrap_err().to_string().contains("its ending names"));
+        assert!(all(&folder.path().join("y.dat"), 1).unwrap_err().to_string().contains("opening failed"));
+    }
+}
