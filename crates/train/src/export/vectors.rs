@@ -27,8 +27,11 @@ impl VectorFormat {
     /// By the ending of a file's name.
     ///
     /// # Errors
-    /// [`Error::Option`] for another ending.
+    /// [`Error::Option`] for another ending, and for a folder.
     pub fn of(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Err(Error::option("out", path.display(), "it is a folder: name a file"));
+        }
         match path.extension().and_then(|ending| ending.to_str()) {
             Some("npy") => Ok(Self::Npy),
             Some("csv") => Ok(Self::Csv),

@@ -1,14 +1,17 @@
 //! How much memory a run will take, before it takes it.
 
+use std::collections::HashMap;
+
 use embedtune_core::{Grad, Pool, Tape};
 use embedtune_losses::Loss;
 use ndarray::ArrayD;
 use serde::Serialize;
 
-use super::{DEFAULT_CENTRE_RATE, RunOptions, memory};
+use super::raw::raw_dim;
+use super::{RunOptions, memory, plan, telemetry};
 use crate::data::{Dataset, Items, Split};
 use crate::encoder::{Batch, Encoder, Layer, Mode};
-use crate::optim::{self, OptimizerKind, OptimizerOptions, Param};
+use crate::optim::{self, Optimizer, OptimizerKind, OptimizerOptions, Param};
 use crate::{Error, Result};
 
 /// Items of the two trial steps from which a step's memory is known: it is a straight line in the batch.
@@ -19,6 +22,15 @@ const LARGEST: usize = 128;
 const EMBEDDED: usize = 32;
 /// Share of the memory that a run may take: the rest of the system needs some.
 const SHARE: f64 = 0.9;
+/// Bytes for the ranks of each relevant item, and of all at most (embedtune-retrieval).
+const RANK: usize = 20;
+const RANKS: usize = 96 << 20;
+/// Share of the memory taken that the allocator loses between buffers, as seen with glibc, and what each thread takes for
+/// itself: its stack, its arena, the panels of matrix products.
+const HOLES: f64 = 0.04;
+const THREAD: usize = 4 << 20;
+/// Steps that LBFGS remembers where nothing is said.
+const LBFGS_HISTORY: usize = 100;
 /// The program itself, where the system does not say how much it holds.
 const PROGRAM: usize = 16 << 20;
 
@@ -43,82 +55,111 @@ pub struct Forecast {
 
 /// What a forecast is made from: everything but the batch.
 pub(super) struct Costs {
+    /// The most that was held so far: data are larger while they are read.
+    before: usize,
     held: usize,
     encoder: usize,
     centres: usize,
+    /// Other things that last: the memory bank, the best epoch's weights.
+    kept: usize,
+    /// Items of the memory bank.
+    bank: usize,
     between: usize,
+    /// Measuring the raw vectors, before the first step.
+    raw: usize,
     /// Bytes of a step at the trials' sizes.
     trials: [usize; 2],
 }
 
 impl Costs {
-    /// Looks at an encoder and a loss whose centres are not drawn yet. Takes two small steps whose result is dropped.
+    /// Looks at an encoder and a loss whose centres are not drawn yet. Takes two small steps whose result is dropped. `kept`
+    /// is whether the run has a folder, and how many items are held out.
     pub(super) fn new(
         options: &RunOptions,
         encoder: &Encoder,
         loss: &dyn Loss,
         split: &Split,
-        saves: bool,
+        (saves, held_out): (bool, usize),
     ) -> Result<Self> {
+        let dim = encoder.output_dim();
         let weights = encoder.parameters() * F32;
+        let state = encoder.state().tensors.values().map(|tensor| tensor.len() * F32).sum::<usize>();
+        let largest = encoder.state().tensors.values().map(|tensor| tensor.len() * F32).max().unwrap_or(0);
         // A table's gradient holds the rows that occur.
         let table: usize = encoder.spec().layers.iter().map(table_bytes).sum();
-        let slots = slots(options.optimizer, &options.optimizer_options, options.learning_rate)?;
-        let encoder_state = (slots * weights as f64) as usize;
-        let centres =
-            loss.weight_shape().map_or(0, |[rows, dim]| rows.saturating_mul(dim).saturating_mul(F32));
-        let kind = options.loss_optimizer.unwrap_or(options.optimizer);
-        let centre_slots = match centres {
-            0 => 0.0,
-            _ => self::slots(kind, &options.loss_optimizer_options, DEFAULT_CENTRE_RATE)?,
+        let encoder_state = times(weights, encoder_slots(options)?);
+        let gradients = weights.saturating_sub(table);
+        let waiting = if options.gradient_accumulation_steps > 1 { gradients } else { 0 };
+        let centres = loss.weight_shape().map_or(0, |[rows, columns]| bytes(rows, columns));
+        let centre_state = match plan::centre_optimizer(options, loss, &mut Vec::new())? {
+            Some(optimizer) => times(centres, slots(optimizer)?),
+            None => 0,
         };
-        let centre_state = (centre_slots * centres as f64) as usize;
+        let classes = split.train.classes.len();
+        let watched = telemetry::bytes(classes, dim, centres);
+        let bank = bytes(options.memory_size, dim + 1);
+        let callbacks = &options.callbacks;
+        let initial = if callbacks.wise_ft_alpha.is_some() { state } else { 0 };
+        let best = if callbacks.best_model { state.saturating_add(centres) } else { 0 };
         let trials = [trial(encoder, &split.train, TRIALS[0])?, trial(encoder, &split.train, TRIALS[1])?];
-        // A checkpoint is gathered as a copy of everything, and its largest tensor is turned into bytes.
-        let largest = centres.max(weights);
-        let saving = if saves { weights + encoder_state + centres + centre_state + largest } else { 0 };
+        // A checkpoint is gathered as a copy of all state, which is laid out as a file of the same size.
+        // ... tensor by tensor, each once more on its way.
+        let all = [state, encoder_state, centres, centre_state, bank, initial];
+        let all = all.into_iter().fold(0, usize::saturating_add);
+        let saving = if saves { all.saturating_mul(2).saturating_add(centres.max(largest)) } else { 0 };
+        let [tuned, raw] = measuring(encoder, split, held_out, per_item(trials));
         Ok(Self {
+            before: memory::peak_memory().unwrap_or(0),
             held: memory::resident().unwrap_or(PROGRAM + data_bytes(split) + weights),
-            encoder: weights.saturating_sub(table) + encoder_state,
-            centres: centres.saturating_mul(2).saturating_add(centre_state),
-            between: saving.max(measuring(encoder, split, per_item(trials))),
+            encoder: gradients + waiting + encoder_state + initial,
+            centres: centres.saturating_mul(2).saturating_add(centre_state).saturating_add(watched),
+            kept: bank.saturating_add(best),
+            bank: options.memory_size,
+            between: saving.max(tuned),
+            raw,
             trials,
         })
     }
 
-    /// The forecast for a batch of `batch` items.
-    pub(super) fn at(&self, batch: usize, loss: &dyn Loss, dim: usize) -> Forecast {
-        let [first, _] = self.trials;
-        let activations = (first as f64 + (batch as f64 - TRIALS[0] as f64) * per_item(self.trials)).max(0.0);
-        let rows = batch.saturating_mul(dim).saturating_mul(2 * F32);
-        let step =
-            (activations as usize).saturating_add(rows).saturating_add(loss.workspace_bytes(batch, 0, dim));
-        let peak = [self.encoder, self.centres, step, self.between]
+    /// The forecast for batches of these sizes: buffers are kept from step to step by their lengths, so those of an epoch's
+    /// last, smaller batch stand beside the others.
+    pub(super) fn at(&self, sizes: &[usize], loss: &dyn Loss, dim: usize) -> Forecast {
+        let of = |&batch: &usize| {
+            let more = batch as f64 - TRIALS[0] as f64;
+            let activations = (self.trials[0] as f64 + more * per_item(self.trials)).max(0.0);
+            (activations as usize)
+                .saturating_add(bytes(batch, 2 * dim))
+                .saturating_add(loss.workspace_bytes(batch, self.bank, dim))
+        };
+        let step = sizes.iter().map(of).fold(0, usize::saturating_add);
+        let training = [self.encoder, self.centres, self.kept, step, self.between]
             .into_iter()
-            .fold(self.held, usize::saturating_add);
+            .fold(0, usize::saturating_add);
+        let taken = training.max(self.centres.saturating_add(self.raw));
+        let lost = times(taken, HOLES).saturating_add(rayon::current_num_threads() * THREAD);
         Forecast {
             held: self.held,
             encoder: self.encoder,
             centres: self.centres,
             step,
             between: self.between,
-            peak,
+            peak: self.held.saturating_add(taken).saturating_add(lost).max(self.before),
         }
     }
 
-    /// The batch to use of `items`: what is asked for if it fits, and where the choice is free the largest power of two up to 128
-    /// that fits.
+    /// The batch to use: what is asked for if it fits, and where the choice is free the largest power of two up to 128
+    /// that fits. `sizes` are those of an epoch's batches for such a batch.
     ///
     /// # Errors
     /// [`Error::Option`] naming what takes the most and what to write instead.
     pub(super) fn batch(
         &self,
         asked: usize,
-        items: usize,
+        sizes: impl Fn(usize) -> Vec<usize>,
         loss: &dyn Loss,
         dim: usize,
     ) -> Result<(usize, Forecast)> {
-        let at = |size: usize| self.at(size.min(items), loss, dim);
+        let at = |size: usize| self.at(&sizes(size), loss, dim);
         let fits = |forecast: &Forecast| match memory::available() {
             Some(free) => forecast.peak - forecast.held.min(forecast.peak) <= (free as f64 * SHARE) as usize,
             None => true,
@@ -181,20 +222,33 @@ fn table_bytes(layer: &Layer) -> usize {
     }
 }
 
+fn bytes(rows: usize, columns: usize) -> usize {
+    rows.saturating_mul(columns).saturating_mul(F32)
+}
+
+fn times(bytes: usize, slots: f64) -> usize {
+    (slots * bytes as f64) as usize
+}
+
+/// Bytes of the model's optimizer's state for each byte of a parameter.
+fn encoder_slots(options: &RunOptions) -> Result<f64> {
+    let own = &options.optimizer_options;
+    if options.optimizer == OptimizerKind::Lbfgs {
+        // Two vectors for each step that it remembers, the direction, and the gradient and weights it comes from.
+        return Ok(2.0 * own.history_size.unwrap_or(LBFGS_HISTORY) as f64 + 4.0);
+    }
+    // Which layers learn how fast changes no state.
+    let own = OptimizerOptions { layer_wise_lr_decay: None, ..own.clone() };
+    slots(optim::build(options.optimizer, &own, options.learning_rate)?)
+}
+
 /// Bytes of an optimizer's state for each byte of a parameter: found by a step on a small one.
-fn slots(kind: OptimizerKind, options: &OptimizerOptions, rate: f64) -> Result<f64> {
-    const SIDE: usize = 8;
-    let mut optimizer = optim::build(kind, options, rate)?;
+fn slots(mut optimizer: Box<dyn Optimizer>) -> Result<f64> {
+    const SIDE: usize = 64;
     let mut value = ArrayD::<f32>::ones(vec![SIDE, SIDE]).into_shared();
     let grad = Some(Grad::Dense(ArrayD::ones(vec![SIDE, SIDE])));
     let mut params = [Param { name: "trial", value: &mut value, grad }];
-    // A method that looks at the loss again finds it falling.
-    let mut loss = 1.0;
-    let mut again = |_: &mut [Param<'_>]| {
-        loss *= 0.5;
-        Ok(loss)
-    };
-    optimizer.step(&mut params, Some(&mut again))?;
+    optimizer.step(&mut params, None)?;
     let held: usize = optimizer.state().tensors.values().map(ArrayD::len).sum();
     Ok(held as f64 / (SIDE * SIDE) as f64)
 }
@@ -219,22 +273,37 @@ fn trial(encoder: &Encoder, data: &Dataset, size: usize) -> Result<usize> {
     Ok(pool.free_bytes() + 2 * input)
 }
 
-/// Bytes that measuring retrieval takes: the vectors, a unit copy of them, and what the encoder needs for one block on
+/// Bytes that measuring retrieval takes, with the encoder and with the raw vectors: those of the items, a copy of them laid
+/// out to be searched and one of the queries, the ranks of what is relevant, and what the encoder needs for one block on
 /// each thread (without gradients, about half of a training step's).
-fn measuring(encoder: &Encoder, split: &Split, per_item: f64) -> usize {
-    let items = split.queries.items.len() + split.gallery.as_ref().map_or(0, |gallery| gallery.items.len());
-    let vectors = items * encoder.output_dim() * F32;
+fn measuring(encoder: &Encoder, split: &Split, held_out: usize, per_item: f64) -> [usize; 2] {
+    let searched = split.gallery.as_ref();
+    let items = split.queries.items.len() + searched.map_or(0, |gallery| gallery.items.len());
+    let mut counts = HashMap::new();
+    searched.unwrap_or(&split.queries).labels.iter().for_each(|label| *counts.entry(label).or_insert(0) += 1);
+    let relevant: usize = split.queries.labels.iter().filter_map(|label| counts.get(label)).sum();
+    let ranks = relevant.saturating_mul(RANK).min(RANKS);
     let blocks = rayon::current_num_threads().min(items.div_ceil(EMBEDDED));
-    2 * vectors + (per_item * 0.5 * (EMBEDDED * blocks) as f64) as usize
+    let pass = (per_item * 0.5 * (EMBEDDED * blocks) as f64) as usize;
+    let vectors = |items: usize, dim: usize| bytes(items.saturating_mul(3), dim);
+    // Held-out items are a copy of their own.
+    let share = held_out as f64 / split.train.items.len().max(1) as f64;
+    let validation = times(part_bytes(&split.train), share) + vectors(held_out, encoder.output_dim());
+    let tuned = vectors(items, encoder.output_dim()) + ranks;
+    let raw = vectors(items, raw_dim(&split.queries.items)) + ranks;
+    [tuned.max(validation) + pass, raw]
 }
 
-fn data_bytes(split: &Split) -> usize {
-    let part = |data: &Dataset| match &data.items {
+fn part_bytes(data: &Dataset) -> usize {
+    match &data.items {
         Items::Images(images) => images.len(),
         Items::Files(_) => 0,
         Items::Vectors(vectors) => vectors.len() * F32,
         Items::Sequences(sequences) => sequences.values().len() * F32,
         Items::Text(texts) => texts.iter().map(|text| text.len() + size_of::<String>()).sum(),
-    };
-    part(&split.train) + part(&split.queries) + split.gallery.as_ref().map_or(0, part)
+    }
+}
+
+fn data_bytes(split: &Split) -> usize {
+    part_bytes(&split.train) + part_bytes(&split.queries) + split.gallery.as_ref().map_or(0, part_bytes)
 }

@@ -35,11 +35,14 @@ mod tests {
 
     #[test]
     fn memory_is_seen_as_it_is_taken() {
+        // Other tests of this process may free some meanwhile.
+        const TAKEN: usize = 192 << 20;
+        const SLACK: usize = 64 << 20;
         let before = resident().unwrap();
-        let taken = vec![1u8; 64 << 20];
+        let taken = std::hint::black_box(vec![1u8; TAKEN]);
         let grown = resident().unwrap() - before;
-        assert!(grown >= 60 << 20, "{grown} bytes for {}", taken.len());
-        assert!(peak_memory().unwrap() >= before + (60 << 20));
+        assert!(grown >= TAKEN - SLACK, "{grown} bytes for {}", taken.len());
+        assert!(peak_memory().unwrap() >= before + TAKEN - SLACK);
         assert!(available().unwrap() > 0);
     }
 }

@@ -244,31 +244,42 @@ pub(super) fn loss(
     })
 }
 
-/// The loss with its centres and their optimizer.
-pub(super) fn head(options: &RunOptions, loss: Box<dyn Loss>, notices: &mut Vec<String>) -> Result<HostHead> {
+/// The optimizer of class centres, for a loss that has any.
+pub(super) fn centre_optimizer(
+    options: &RunOptions,
+    loss: &dyn Loss,
+    notices: &mut Vec<String>,
+) -> Result<Option<Box<dyn Optimizer>>> {
+    if loss.weight_shape().is_none() {
+        return Ok(None);
+    }
     let sphere = options.centers == CentreSpace::UnitSphere;
-    let optimizer = match loss.weight_shape() {
-        Some(_) => {
-            let kind = match (options.loss_optimizer, options.optimizer) {
-                (Some(kind), _) => kind,
-                (None, kind @ (OptimizerKind::Lbfgs | OptimizerKind::SparseAdam)) => {
-                    notices.push(format!("loss_optimizer = Adam: {kind} is not for class centres"));
-                    OptimizerKind::Adam
-                }
-                (None, _) if sphere => OptimizerKind::Adam,
-                (None, kind) => kind,
-            };
-            let own = &options.loss_optimizer_options;
-            let built = if sphere {
-                head::sphere_optimizer(kind, own, DEFAULT_CENTRE_RATE)
-            } else {
-                optim::build(kind, own, DEFAULT_CENTRE_RATE)
-            };
-            Some(built.map_err(|e| under("loss_optimizer_options", e))?)
+    let kind = match (options.loss_optimizer, options.optimizer) {
+        (Some(kind), _) => kind,
+        (None, kind @ (OptimizerKind::Lbfgs | OptimizerKind::SparseAdam)) => {
+            notices.push(format!("loss_optimizer = Adam: {kind} is not for class centres"));
+            OptimizerKind::Adam
         }
-        None => None,
+        (None, _) if sphere => OptimizerKind::Adam,
+        (None, kind) => kind,
     };
+    let own = &options.loss_optimizer_options;
+    let built = if sphere {
+        head::sphere_optimizer(kind, own, DEFAULT_CENTRE_RATE)
+    } else {
+        optim::build(kind, own, DEFAULT_CENTRE_RATE)
+    };
+    built.map(Some).map_err(|e| under("loss_optimizer_options", e))
+}
+
+/// The loss with its centres and their optimizer.
+pub(super) fn head(
+    options: &RunOptions,
+    loss: Box<dyn Loss>,
+    optimizer: Option<Box<dyn Optimizer>>,
+) -> Result<HostHead> {
     let seed = derive_seed(options.seed, Purpose::Centres, 0);
+    let sphere = options.centers == CentreSpace::UnitSphere;
     let init = if sphere { CentreInit::UnitSphere } else { options.loss_options.centre_init() };
     HostHead::new(loss, optimizer, init, seed)
 }
@@ -327,6 +338,24 @@ pub(super) fn batches(
     notices.extend(lone_items(labels, "the centre of such a class learns from that item alone"));
     let sampler = RandomSampler::new(labels.len(), options.batch_size, seed);
     Ok(Batches::Random(sampler.map_err(|e| Error::Unsuitable(e.to_string()))?))
+}
+
+/// The different sizes of the first epoch's batches where `batch_size` is `size`.
+pub(super) fn batch_sizes(
+    options: &RunOptions,
+    size: usize,
+    sampling: Sampling,
+    labels: &[u32],
+) -> Vec<usize> {
+    let options = RunOptions { batch_size: size, ..options.clone() };
+    let Ok(batches) = batches(&options, sampling, labels, &mut Vec::new()) else {
+        // Refused later, with its reason.
+        return vec![size.min(labels.len())];
+    };
+    let mut sizes: Vec<usize> = batches.of(0).iter().map(Vec::len).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    sizes
 }
 
 /// Says how many classes have one item only, and what that means.

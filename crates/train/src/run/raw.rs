@@ -13,9 +13,24 @@ const GRID: usize = 16;
 /// Columns of a raw text vector.
 const TEXT_DIM: usize = 1024;
 
+/// Columns of [`raw_vectors`].
+pub(super) fn raw_dim(items: &Items) -> usize {
+    match items {
+        Items::Images(images) => images.shape().iter().skip(1).product(),
+        Items::Files(files) => {
+            let [channels, height, width] = files.shape();
+            channels * height.min(GRID) * width.min(GRID)
+        }
+        Items::Sequences(sequences) => sequences.values().shape().last().copied().unwrap_or(0),
+        Items::Vectors(vectors) => vectors.ncols(),
+        Items::Text(_) => TEXT_DIM,
+    }
+}
+
 /// The items as vectors, without any training.
 ///
-/// Images: their pixels, 0 to 1 (of image files averages over a grid of 16 x 16). Sequences: the mean of their tokens. Vectors: themselves. Text: counts of lower-cased words, hashed into 1,024 columns.
+/// Images: their pixels, 0 to 1 (of image files averages over a grid of 16 x 16). Sequences: the mean of their tokens.
+/// Vectors: themselves. Text: counts of lower-cased words, hashed into 1,024 columns.
 ///
 /// # Errors
 /// [`Error::Unsuitable`] for images whose pixels cannot be laid out as rows (more of them than memory addresses);

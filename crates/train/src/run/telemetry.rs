@@ -38,6 +38,12 @@ pub(super) struct Watched {
     pub(super) mean_cosine: Option<f64>,
 }
 
+/// Bytes that watching takes: the sums, and a copy of the centres of `centres` bytes.
+pub(super) fn bytes(classes: usize, dim: usize, centres: usize) -> usize {
+    let kept = |values: usize| if values <= MOST_VALUES { values * size_of::<f32>() } else { 0 };
+    kept(classes.saturating_mul(dim)) + kept(centres / size_of::<f32>())
+}
+
 impl Telemetry {
     pub(super) fn new(classes: usize, dim: usize) -> Self {
         let rows = if classes.saturating_mul(dim) <= MOST_VALUES { classes } else { 0 };
@@ -59,6 +65,8 @@ impl Telemetry {
         self.counts.fill(0);
         self.total.fill(0.0);
         (self.items, self.gradients, self.updates) = (0, 0.0, 0);
+        // First, so that there are never two copies.
+        self.centres = None;
         self.centres =
             centres.filter(|centres| centres.len() <= MOST_VALUES).map(|centres| centres.to_owned());
     }

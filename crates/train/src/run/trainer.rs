@@ -124,10 +124,14 @@ impl<'a> Trainer<'a> {
         }
         let labels: Vec<u32> = rows.train.iter().map(|&row| train.labels[row]).collect();
         let loss = plan::loss(&options, classes.len(), encoder.output_dim(), &mut notices)?;
+        let optimizer = plan::optimizer(&options, &encoder, &mut notices)?;
+        let centre_optimizer = plan::centre_optimizer(&options, loss.as_ref(), &mut notices)?;
         // Before the centres are drawn: what cannot fit is not begun.
-        let costs = Costs::new(&options, &encoder, loss.as_ref(), split, builder.folder.is_some())?;
+        let saves = builder.folder.is_some();
+        let costs = Costs::new(&options, &encoder, loss.as_ref(), split, (saves, rows.held_out.len()))?;
+        let sizes = |size: usize| plan::batch_sizes(&options, size, loss.sampling(), &labels);
         let (batch_size, forecast) =
-            costs.batch(options.batch_size, labels.len(), loss.as_ref(), encoder.output_dim())?;
+            costs.batch(options.batch_size, sizes, loss.as_ref(), encoder.output_dim())?;
         if options.batch_size == 0 {
             options.batch_size = batch_size;
             options.check_ranges()?;
@@ -138,7 +142,7 @@ impl<'a> Trainer<'a> {
         let rate = options.learning_rate;
         let schedule =
             Schedule::new(options.scheduler, options.scheduler_options, rate, options.epochs, steps)?;
-        let mut head = plan::head(&options, loss, &mut notices)?;
+        let mut head = plan::head(&options, loss, centre_optimizer)?;
         if let (Some(model), Some(drawn)) = (&given, head.weights()) {
             let centres = init::centres(&options, model, &encoder, train, &rows.train, &class_index, drawn)?;
             set_centres(&mut head, centres.into_dyn())?;
@@ -156,7 +160,7 @@ impl<'a> Trainer<'a> {
             split,
             centre_rate: head.learning_rate(),
             head,
-            optimizer: plan::optimizer(&options, &encoder, &mut notices)?,
+            optimizer,
             telemetry: Telemetry::new(classes.len(), encoder.output_dim()),
             memory,
             initial: options.callbacks.wise_ft_alpha.map(|_| encoder.state()),
