@@ -7,7 +7,7 @@ use std::path::Path;
 use embedtune_train::data::tensors::read_items;
 use embedtune_train::data::vectors::read_vectors;
 use serde_json::Value;
-use support::{CLASSES, RUN_FILES, TEST, TRAIN, files, labels, run, vectors};
+use support::{CLASSES, FINISHED_FILES, TEST, TRAIN, files, labels, run, vectors};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
@@ -91,7 +91,7 @@ fn folders_of_training_and_test_images() {
     for line in ["channels = 1", "height = 12", "image_size = 12", "grayscale = true"] {
         assert!(written.lines().any(|l| l == line), "{written}\nlacks: {line}");
     }
-    assert_eq!(files(&at.join("R")), RUN_FILES);
+    assert_eq!(files(&at.join("R")), FINISHED_FILES);
 }
 
 #[test]

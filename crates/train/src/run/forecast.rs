@@ -181,7 +181,7 @@ impl Costs {
         let found = smaller(first.next_power_of_two() / 2);
         let (field, value, remedy) = match found {
             Some((size, _)) => ("batch_size", first.to_string(), format!("write {size} or less")),
-            None if wanted.centres > wanted.between && wanted.centres > wanted.encoder => (
+            None if wanted.centres > wanted.step && wanted.centres > wanted.encoder => (
                 "output_dim",
                 dim.to_string(),
                 "no batch is small enough beside the class centres: write a smaller output_dim, SGD as loss_optimizer, \
@@ -236,6 +236,10 @@ fn encoder_slots(options: &RunOptions) -> Result<f64> {
     if options.optimizer == OptimizerKind::Lbfgs {
         // Two vectors for each step that it remembers, the direction, and the gradient and weights it comes from.
         return Ok(2.0 * own.history_size.unwrap_or(LBFGS_HISTORY) as f64 + 4.0);
+    }
+    if options.optimizer == OptimizerKind::SparseAdam {
+        // Two moments of the table; the rest has Adam's.
+        return Ok(2.0);
     }
     // Which layers learn how fast changes no state.
     let own = OptimizerOptions { layer_wise_lr_decay: None, ..own.clone() };
