@@ -1,6 +1,6 @@
 //! Trained encoders and their vectors in files that other programs read.
 //!
-//! [`onnx`] writes an encoder as an ONNX graph, [`safetensors`] its weights by name, and [`VectorWriter`] vectors as they
+//! [`onnx`] writes an encoder as an ONNX graph, [`safetensors()`] its weights by name, and [`VectorWriter`] vectors as they
 //! are computed, a block at a time.
 
 mod graph;
