@@ -1,6 +1,7 @@
 // Margin softmax: a tile of the centres' gradient, written out or spent at once by the optimizer, in which case it
 // never exists for all classes.
 #include "margin.cuh"
+#include "optimizer.cuh"
 
 // What the tile's kernels read of the batch.
 struct Centres {
@@ -86,8 +87,7 @@ CENTRE_GRADIENT(centre_gradient_f32, float)
 CENTRE_GRADIENT(centre_gradient_f16, f16)
 CENTRE_GRADIENT(centre_gradient_bf16, bf16)
 
-// Stochastic gradient descent: g += decay w; b = keep b + take g; w -= rate (nesterov ? g + momentum b : b), in
-// PyTorch's form. Without momentum `momentum_buffer` is null; at the first step keep is 0 and take 1.
+// The centres move by their gradient at once: see optimizer.cuh.
 extern "C" __global__ void __launch_bounds__(256, 4)
     centre_sgd(CENTRES_PARAMETERS, float* w, float* momentum_buffer, float rate, float decay, float momentum,
                float keep, float take, int nesterov) {
@@ -96,36 +96,21 @@ extern "C" __global__ void __launch_bounds__(256, 4)
   const Centres of CENTRES;
   const long long start = (long long)row * dim;
   centre_gradient(of, row, w + start, [&](int d, float g) {
-    float* value = w + start + d;
-    g += decay * *value;
-    if (momentum_buffer) {
-      const float b = (keep == 0.0f ? 0.0f : keep * momentum_buffer[start + d]) + take * g;
-      momentum_buffer[start + d] = b;
-      g = nesterov ? g + momentum * b : b;
-    }
-    *value -= rate * g;
+    sgd_element(g, w, momentum_buffer, start + d, rate, decay, momentum, keep, take, nesterov);
   });
 }
 EXPORT_KERNEL(centre_sgd)
 
-// Adam (Kingma and Ba 2015, algorithm 1) with decay added to the gradient, and AdamW (Loshchilov and Hutter 2019,
-// algorithm 2) with `shrink` = 1 - rate decay on the centre: m += take1 (g - m); v = keep2 v + take2 g^2;
-// w -= size m / (sqrt(v) / root + eps), size = rate / (1 - b1^t), root = sqrt(1 - b2^t).
 extern "C" __global__ void __launch_bounds__(256, 4)
-    centre_adam(CENTRES_PARAMETERS, float* w, float* first_moment, float* second_moment, float size, float root,
-                float eps, float shrink, float decay, float take1, float keep2, float take2) {
+    centre_adam(CENTRES_PARAMETERS, float* w, float* first_moment, float* second_moment, float* tops, float size,
+                float root, float eps, float shrink, float decay, float take1, float keep2, float take2) {
   const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5);
   if (row >= classes || !moves(stats)) return;
   const Centres of CENTRES;
   const long long start = (long long)row * dim;
+  const AdamNumbers numbers{size, root, eps, shrink, decay, take1, keep2, take2};
   centre_gradient(of, row, w + start, [&](int d, float g) {
-    const float value = w[start + d] * shrink;
-    g += decay * value;
-    const float m = first_moment[start + d] + take1 * (g - first_moment[start + d]);
-    const float v = keep2 * second_moment[start + d] + take2 * g * g;
-    first_moment[start + d] = m;
-    second_moment[start + d] = v;
-    w[start + d] = value - size * m / (sqrtf(v) / root + eps);
+    adam_element(g, w, first_moment, second_moment, tops, start + d, numbers);
   });
 }
 EXPORT_KERNEL(centre_adam)

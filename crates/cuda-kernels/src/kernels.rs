@@ -15,12 +15,13 @@ use crate::pooling::GemArgument;
 use crate::{Error, Result};
 
 /// The PTX of every source in `kernels/`, by name; `build-kernels.sh` writes it.
-const MODULES: [(&str, &str); 10] = [
+const MODULES: [(&str, &str); 11] = [
     ("rows", include_str!("../ptx/rows.ptx")),
     ("margin_forward", include_str!("../ptx/margin_forward.ptx")),
     ("margin_target", include_str!("../ptx/margin_target.ptx")),
     ("margin_backward", include_str!("../ptx/margin_backward.ptx")),
     ("margin_centres", include_str!("../ptx/margin_centres.ptx")),
+    ("optimizer", include_str!("../ptx/optimizer.ptx")),
     ("triplet_distance", include_str!("../ptx/triplet_distance.ptx")),
     ("triplet_count", include_str!("../ptx/triplet_count.ptx")),
     ("triplet_hardest", include_str!("../ptx/triplet_hardest.ptx")),
@@ -108,6 +109,10 @@ impl<'a> Args<'a> {
     pub(crate) fn arg(mut self, value: Arg) -> Self {
         self.values.push(value);
         self
+    }
+
+    pub(crate) fn all(self, values: &[Arg]) -> Self {
+        values.iter().fold(self, |args, &value| args.arg(value))
     }
 
     pub(crate) fn int(self, value: usize) -> Self {

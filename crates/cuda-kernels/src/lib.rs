@@ -5,9 +5,12 @@
 
 mod check;
 mod convert;
+#[cfg(feature = "emulator")]
+pub mod emulator;
 mod error;
 mod kernels;
 pub mod margin;
+pub mod optimizer;
 pub mod pooling;
 mod probe;
 mod storage;

@@ -14,5 +14,7 @@ mod run;
 mod tiles;
 
 pub(crate) use options::MarginArgument;
-pub use options::{Adam, Edge, Margin, MarginOptions, Precision, Sgd};
+pub use options::{Edge, Margin, MarginOptions, Precision};
 pub use run::{Batch, Centres, MarginSoftmax, MarginStats};
+
+pub use crate::optimizer::{Adam, Sgd};

@@ -170,39 +170,3 @@ impl From<&MarginOptions> for MarginArgument {
         }
     }
 }
-
-/// Stochastic gradient descent on the centres, in PyTorch's form: `g += weight_decay w`;
-/// `b = momentum b + (1 - dampening) g` (`b = g` at the first step); `w -= rate b`, with Nesterov
-/// `w -= rate (g + momentum b)`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sgd {
-    /// The learning rate.
-    pub rate: f64,
-    /// Added to the gradient, times the centre.
-    pub weight_decay: f64,
-    /// 0 for none; the buffer is then not needed.
-    pub momentum: f64,
-    /// What the buffer does not take of a new gradient.
-    pub dampening: f64,
-    /// Nesterov's form.
-    pub nesterov: bool,
-    /// Whether the momentum buffer holds nothing yet.
-    pub first_step: bool,
-}
-
-/// Adam (Kingma and Ba 2015, algorithm 1) or, if `decoupled`, AdamW (Loshchilov and Hutter 2019, algorithm 2).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Adam {
-    /// The learning rate.
-    pub rate: f64,
-    /// Decay rates of the moments.
-    pub betas: (f64, f64),
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Weight decay.
-    pub weight_decay: f64,
-    /// AdamW's decay of the centre itself, instead of Adam's in the gradient.
-    pub decoupled: bool,
-    /// The number of this step, from 1.
-    pub step: u64,
-}

@@ -3,8 +3,9 @@ use std::sync::Arc;
 use cudarc::driver::{CudaStream, CudaView, CudaViewMut};
 
 use super::buffers::{STATS, TARGET_FIELDS};
-use super::options::{Adam, MarginOptions, Sgd};
+use super::options::MarginOptions;
 use super::tiles::Tiles;
+use crate::optimizer::{Adam, Sgd};
 use crate::{Error, Kernels, Result, Storage, Write, check};
 
 /// A margin-softmax loss over `classes` centres of `dim` dimensions, on one context. One centre a class.
@@ -36,8 +37,14 @@ pub enum Centres<'a, 'b, W> {
     Gradient(&'a CudaView<'b, W>, &'a mut CudaViewMut<'b, f32>, Write),
     /// They move, tile by tile, with a momentum buffer of their shape if there is momentum. f32 only.
     Sgd(&'a mut CudaViewMut<'b, f32>, Option<&'a mut CudaViewMut<'b, f32>>, Sgd),
-    /// They move, with the first and second moments, of their shape. f32 only.
-    Adam(&'a mut CudaViewMut<'b, f32>, [&'a mut CudaViewMut<'b, f32>; 2], Adam),
+    /// They move, with the first and second moments and, for AMSGrad, the largest second moments so far, of their shape.
+    /// f32 only.
+    Adam(
+        &'a mut CudaViewMut<'b, f32>,
+        [&'a mut CudaViewMut<'b, f32>; 2],
+        Option<&'a mut CudaViewMut<'b, f32>>,
+        Adam,
+    ),
 }
 
 /// What a step reports.
@@ -154,26 +161,12 @@ impl MarginSoftmax {
             }
             Centres::Sgd(w, buffer, options) => {
                 check::length(name, w.len(), all)?;
-                match buffer {
-                    Some(buffer) => check::length("the momentum buffer", buffer.len(), all),
-                    None if options.momentum == 0.0 => Ok(()),
-                    None => Err(Error::Option {
-                        option: "momentum",
-                        value: options.momentum.to_string(),
-                        reason: "needs a momentum buffer of the centres' shape",
-                    }),
-                }
+                options.check(buffer.as_ref().map(|buffer| buffer.len()), all)
             }
-            Centres::Adam(w, moments, options) => {
+            Centres::Adam(w, moments, largest, options) => {
                 check::length(name, w.len(), all)?;
-                for moment in moments {
-                    check::length("a moment of the centres", moment.len(), all)?;
-                }
-                if options.step == 0 {
-                    let (option, value) = ("step", "0".to_owned());
-                    return Err(Error::Option { option, value, reason: "steps count from 1" });
-                }
-                Ok(())
+                let largest = largest.as_ref().map_or(all, |largest| largest.len());
+                options.check(&[moments[0].len(), moments[1].len(), largest], all)
             }
         }
     }

@@ -17,7 +17,7 @@ struct Faults(Library);
 impl Faults {
     fn new() -> Self {
         let sources = [crate_path("tests/emulated/faults/faults.cu")];
-        let library = build("libfaults.so", &Kind::Library, &sources, &[]);
+        let library = build("libfaults.so", Kind::Library, &sources, &[]);
         // SAFETY: just built; its initialisers only register kernels.
         Self(unsafe { Library::new(library) }.unwrap())
     }
@@ -82,7 +82,7 @@ fn planted_faults_are_found() {
 #[test]
 fn accesses_out_of_bounds_are_found_by_the_address_sanitizer() {
     let sources = ["faults.cu", "main.cpp"].map(|file| crate_path("tests/emulated/faults").join(file));
-    let program = build("faults", &Kind::Program, &sources, &["-fsanitize=address"]);
+    let program = build("faults", Kind::Program, &sources, &["-fsanitize=address"]);
     let run = |kernel: &str| {
         let mut command = Command::new(&program);
         command.arg(kernel).env("ASAN_OPTIONS", "detect_leaks=0").env_remove("LD_PRELOAD");

@@ -14,6 +14,7 @@ mod faults;
 mod gpu_times;
 mod margin;
 mod margin_reference;
+mod optimizer;
 mod pooling;
 mod pooling_reference;
 mod random;
@@ -46,6 +47,11 @@ fn on_the_emulated_device(module: &str) {
 #[test]
 fn margin_softmax_on_the_emulated_device() {
     on_the_emulated_device("margin::");
+}
+
+#[test]
+fn optimizers_on_the_emulated_device() {
+    on_the_emulated_device("optimizer::");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use embedtune_cuda_kernels::{Error, Storage, Write};
 
 use crate::device::{Device, assert_near, error, memory_peak, memory_used, under_all_schedules};
 use crate::margin_reference::{Answer, Problem};
+use crate::optimizer::{adam_reference, sgd_reference};
 use crate::random::Random;
 
 const ARC: Margin = Margin::Arc { radians: 0.5, edge: Edge::Jump, straight_through: false };
@@ -259,43 +260,11 @@ fn a_loss_that_is_no_number_moves_nothing() {
     let adam =
         Adam { rate: 0.1, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.1, decoupled: true, step: 1 };
     let moments = [&mut m.as_view_mut(), &mut v.as_view_mut()];
-    let centres: Centres<'_, '_, f32> = Centres::Adam(&mut w.as_view_mut(), moments, adam);
+    let centres: Centres<'_, '_, f32> = Centres::Adam(&mut w.as_view_mut(), moments, None, adam);
     let stats = case.loss(&device).forward_backward(&device.stream, batch, centres, None, None).unwrap();
     assert!(stats.value.is_nan());
     assert_eq!(device.download(&w), case.w);
     assert_eq!(device.download(&m), zeros);
-}
-
-/// What an optimizer makes of gradients, in f64.
-fn sgd_reference(options: Sgd, w: &mut [f64], b: &mut [f64], g: &[f32]) {
-    for ((w, b), &g) in w.iter_mut().zip(b).zip(g) {
-        let g = f64::from(g) + options.weight_decay * *w;
-        *b = if options.first_step { g } else { options.momentum * *b + (1.0 - options.dampening) * g };
-        let direction = if options.momentum == 0.0 {
-            g
-        } else if options.nesterov {
-            g + options.momentum * *b
-        } else {
-            *b
-        };
-        *w -= options.rate * direction;
-    }
-}
-
-fn adam_reference(options: Adam, w: &mut [f64], m: &mut [f64], v: &mut [f64], g: &[f32]) {
-    let (b1, b2) = options.betas;
-    let t = options.step as i32;
-    for (((w, m), v), &g) in w.iter_mut().zip(m).zip(v).zip(g) {
-        let mut g = f64::from(g);
-        match options.decoupled {
-            true => *w *= 1.0 - options.rate * options.weight_decay,
-            false => g += options.weight_decay * *w,
-        }
-        *m = b1 * *m + (1.0 - b1) * g;
-        *v = b2 * *v + (1.0 - b2) * g * g;
-        let (mean, square) = (*m / (1.0 - b1.powi(t)), *v / (1.0 - b2.powi(t)));
-        *w -= options.rate * mean / (square.sqrt() + options.eps);
-    }
 }
 
 #[test]
@@ -315,7 +284,8 @@ fn fused_sgd_is_the_gradient_then_sgd() {
                 Sgd { rate: 0.3, weight_decay: 1e-2, momentum, dampening, nesterov, first_step: step == 0 };
             case.w = device.download(&w);
             let (_, fresh) = case.run(&device, &case.w, Write::Overwrite);
-            sgd_reference(options, &mut exact, &mut exact_buffer, &fresh[2]);
+            let gradient = fresh[2].iter().map(|&g| f64::from(g));
+            sgd_reference(options, &mut exact, &mut exact_buffer, gradient);
             let batch = Batch {
                 embeddings: &x.as_view(),
                 labels: &labels.as_view(),
@@ -339,20 +309,23 @@ fn fused_sgd_is_the_gradient_then_sgd() {
 #[ignore = "needs the emulated device or a GPU"]
 fn fused_adam_is_the_gradient_then_adam() {
     let device = Device::new();
-    for decoupled in [false, true] {
+    for (decoupled, amsgrad) in [(false, false), (true, false), (false, true), (true, true)] {
         let mut case = Case::new(options(SPHERE, Precision::F32), 9, 24, 300);
         let mut exact: Vec<f64> = case.w.iter().map(|&v| f64::from(v)).collect();
-        let (mut m, mut v) = (vec![0.0; case.w.len()], vec![0.0; case.w.len()]);
+        let [mut m, mut v, mut top] = [0; 3].map(|_| vec![0.0; case.w.len()]);
         let mut w = device.upload(&case.w);
-        let (mut first, mut second) = (device.zeros::<f32>(case.w.len()), device.zeros::<f32>(case.w.len()));
+        let [mut first, mut second, mut largest] = [0; 3].map(|_| device.zeros::<f32>(case.w.len()));
         let (x, labels, weights) =
             (device.upload(&case.x), device.upload(&case.labels), device.upload(&case.weights));
         for step in 1..=3 {
             let options =
                 Adam { rate: 0.02, betas: (0.9, 0.99), eps: 1e-3, weight_decay: 0.05, decoupled, step };
             case.w = device.download(&w);
+            // The last gradients are the smallest, so that the largest second moment is an earlier one.
+            case.upstream = 2.0 / step as f64;
             let (_, fresh) = case.run(&device, &case.w, Write::Overwrite);
-            adam_reference(options, &mut exact, &mut m, &mut v, &fresh[2]);
+            let gradient = fresh[2].iter().map(|&g| f64::from(g));
+            adam_reference(options, amsgrad, &mut exact, [&mut m, &mut v, &mut top], gradient);
             let batch = Batch {
                 embeddings: &x.as_view(),
                 labels: &labels.as_view(),
@@ -360,10 +333,15 @@ fn fused_adam_is_the_gradient_then_adam() {
                 upstream: case.upstream,
             };
             let moments = [&mut first.as_view_mut(), &mut second.as_view_mut()];
-            let centres: Centres<'_, '_, f32> = Centres::Adam(&mut w.as_view_mut(), moments, options);
+            let mut largest_view = largest.as_view_mut();
+            let largest = amsgrad.then_some(&mut largest_view);
+            let centres: Centres<'_, '_, f32> =
+                Centres::Adam(&mut w.as_view_mut(), moments, largest, options);
             case.loss(&device).forward_backward(&device.stream, batch, centres, None, None).unwrap();
         }
-        assert_near(&format!("Adam, decoupled {decoupled}"), &device.download(&w), &exact, 1e-6);
+        let what = format!("Adam, decoupled {decoupled}, AMSGrad {amsgrad}");
+        assert_near(&what, &device.download(&w), &exact, 1e-6);
+        assert!(!amsgrad || top.iter().zip(&v).any(|(top, v)| top > v), "{what}: no second moment ever fell");
     }
 }
 
