@@ -77,6 +77,17 @@ pub(crate) fn outputs(grads: &GradsMut<'_>, x: (usize, usize), w: Option<(usize,
     Ok(())
 }
 
+/// No reference: a loss with class centres has no use for one.
+pub(crate) fn no_reference(input: &Input<'_>) -> Result<()> {
+    let Some(reference) = input.reference else { return Ok(()) };
+    Err(Error::Option {
+        option: "reference",
+        value: format!("{} rows", reference.labels.len()),
+        reason: "a loss with class centres compares rows with centres alone; leave Input::reference out"
+            .into(),
+    })
+}
+
 /// Sample weight times class weight of every row.
 pub(crate) fn factors(input: &Input<'_>) -> Result<Vec<f32>> {
     let batch = input.labels.len();

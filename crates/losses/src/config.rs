@@ -378,7 +378,11 @@ pub fn margin_options(kind: LossKind, options: &LossOptions) -> Result<MarginOpt
     Ok(margin)
 }
 
-fn miner_of(miner: Option<(MinerKind, &MinerOptions)>) -> Result<Miner> {
+/// The miner of that kind and options; all triplets without one.
+///
+/// # Errors
+/// [`Error::Option`] for options that the miner does not have.
+pub fn miner_of(miner: Option<(MinerKind, &MinerOptions)>) -> Result<Miner> {
     match miner {
         None => Ok(Miner::All),
         Some((MinerKind::TripletMarginMiner, options)) => Ok(Miner::TripletMargin {

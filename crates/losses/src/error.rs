@@ -55,6 +55,10 @@ pub enum Error {
         /// What is missing and where it goes.
         what: &'static str,
     },
+    /// The GPU or its driver (feature `cuda`).
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(embedtune_cuda_kernels::Error),
     /// An error of the numeric core.
     #[error(transparent)]
     Core(#[from] embedtune_core::Error),

@@ -3,6 +3,8 @@
 
 mod check;
 mod config;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod error;
 mod loss;
 mod margin;
@@ -15,7 +17,8 @@ pub mod triplet;
 mod units;
 
 pub use config::{
-    LossKind, LossOptions, MarginValue, MinerKind, MinerOptions, build, margin_options, triplet_options,
+    LossKind, LossOptions, MarginValue, MinerKind, MinerOptions, build, margin_options, miner_of,
+    triplet_options,
 };
 pub use embedtune_core::Pool;
 pub use error::{Error, Result};

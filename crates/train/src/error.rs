@@ -62,6 +62,19 @@ pub enum Error {
         /// Where what was learnt so far is saved; `None` for a run without a folder.
         folder: Option<PathBuf>,
     },
+    /// `device = "cuda"` in a build without CUDA support.
+    #[error(
+        "device = cuda: this build has no CUDA support; build it with the feature `cuda` (cargo build --release \
+         --features cuda), or write cpu or auto"
+    )]
+    NoCudaSupport,
+    /// What was asked for is not to be had on a GPU.
+    #[error("device = cuda: {0}; write cpu or auto to compute it on the CPU")]
+    Unsupported(String),
+    /// The GPU or its driver.
+    #[cfg(feature = "cuda")]
+    #[error("device = cuda: {0}")]
+    Device(#[from] embedtune_cuda_kernels::Error),
     /// An error of the numeric core.
     #[error(transparent)]
     Core(#[from] embedtune_core::Error),

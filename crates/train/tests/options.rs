@@ -31,7 +31,6 @@ fn every_error_names_the_field_the_value_and_the_remedy() {
         (|o| o.val_split = -0.1, "val_split = -0.1: write a share from 0 to below 1"),
         (|o| o.val_split = f64::NAN, "val_split = NaN: write a share from 0 to below 1"),
         (|o| o.output_dim = Some(0), "output_dim = 0: an embedding needs a dimension"),
-        (|o| o.device = Device::Cuda, "device = cuda: no CUDA support yet in this build; write cpu or auto"),
         (|o| o.freeze = true, "freeze = true: the encoders here start from random weights"),
         (|o| o.max_grad_norm = Some(0.0), "max_grad_norm = 0: write a number above 0"),
         (|o| o.gradient_accumulation_steps = 0, "gradient_accumulation_steps = 0: write 1 or more"),
@@ -114,8 +113,7 @@ fn every_error_names_the_field_the_value_and_the_remedy() {
 
 #[test]
 fn what_stops_nothing_is_said() {
-    let cases: [(Change, &str); 3] = [
-        (|_| {}, "device = auto: computing on the CPU"),
+    let cases: [(Change, &str); 2] = [
         (|o| o.sampler = SamplerKind::Random, "sampler = random is ignored: TripletMarginLoss"),
         (|o| o.batch_size = 256, "batch_size = 256: large batches mean few steps"),
     ];

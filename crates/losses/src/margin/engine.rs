@@ -26,14 +26,7 @@ pub(super) fn run(
     check::matrix("embeddings", &x, Some(input.labels.len()), loss.dim)?;
     check::shaped("class centres", &w, Some(loss.rows()), loss.dim)?;
     check::labels(input.labels, loss.classes)?;
-    if let Some(reference) = input.reference {
-        return Err(Error::Option {
-            option: "reference",
-            value: format!("{} rows", reference.labels.len()),
-            reason: "a loss with class centres compares rows with centres alone; leave Input::reference out"
-                .into(),
-        });
-    }
+    check::no_reference(&input)?;
     check::outputs(&grads, x.dim(), Some(w.dim()))?;
     let factors = check::factors(&input)?;
     let batch = x.nrows();

@@ -213,6 +213,12 @@ impl MarginSoftmax {
         }))
     }
 
+    /// Classes and dimensions.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn sizes(&self) -> [usize; 2] {
+        [self.classes, self.dim]
+    }
+
     fn rows(&self) -> usize {
         self.classes * self.options.sub_centers
     }

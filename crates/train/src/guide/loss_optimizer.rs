@@ -48,12 +48,12 @@
 //!     let loss = build(LossKind::ArcFaceLoss, &LossOptions::default(), None, 4, 16)?;
 //!     let adam = optim::build(OptimizerKind::Adam, &OptimizerOptions::default(), 1e-4)?;
 //!     let mut head = HostHead::new(loss, Some(adam), CentreInit::Normal { std }, 7)?;
-//!     let before = head.weights().unwrap().to_owned();
+//!     let before = head.weights()?.unwrap().into_owned();
 //!     for _ in 0..100 {
 //!         // `Some(dx)` in place of `None` for the encoder's backward pass.
 //!         head.step(Input::new(x.view(), &labels), None, Update::Apply)?;
 //!     }
-//!     let (a, b) = (before.row(0), head.weights().unwrap().row(0).to_owned());
+//!     let (a, b) = (before.row(0), head.weights()?.unwrap().row(0).to_owned());
 //!     let cosine = a.dot(&b) / (a.dot(&a) * b.dot(&b)).sqrt();
 //!     Ok::<f32, embedtune_train::Error>(cosine.min(1.0).acos().to_degrees())
 //! };

@@ -2,15 +2,13 @@
 
 use embedtune_core::{Grad, Value};
 use embedtune_losses::{CentreInit, GradsMut, Input, Loss, Reference, Stats, Workspace, Write};
-use ndarray::{ArrayD, ArrayView2, ArrayViewMut2, Ix2, IxDyn};
+use ndarray::{ArrayD, ArrayView2, ArrayViewMut2, CowArray, Ix2, IxDyn};
 
-use super::{LossHead, Update, draw_centres};
+use super::{
+    CENTRES, GRADIENT, LossHead, OPTIMIZER, Parts, Update, draw_centres, matches_loss, no_centres, parts,
+};
 use crate::optim::{Optimizer, Param, norm};
 use crate::{Error, Result, State};
-
-const CENTRES: &str = "centres";
-const GRADIENT: &str = "accumulated_gradient";
-const OPTIMIZER: &str = "optimizer";
 
 /// A loss, its centres and their optimizer in main memory.
 pub struct HostHead {
@@ -40,21 +38,13 @@ impl HostHead {
         init: CentreInit,
         seed: u64,
     ) -> Result<Self> {
-        let learnt = match (loss.weight_shape(), optimizer) {
+        let shape = matches_loss(loss.as_ref(), optimizer.as_ref().map(|optimizer| optimizer.kind()))?;
+        let learnt = match (shape, optimizer) {
             (Some(shape), Some(optimizer)) => {
                 let centres = draw_centres(init, shape, seed)?.into_dyn().into_shared();
                 Some(Learnt { centres, optimizer, gradient: None, pending: false })
             }
-            (None, None) => None,
-            (Some(_), None) => {
-                let remedy = format!("{} has class centres, which need an optimizer; name one", loss.name());
-                return Err(Error::option("loss_optimizer", "none", remedy));
-            }
-            (None, Some(optimizer)) => {
-                let remedy =
-                    format!("{} has nothing to learn, so no optimizer is needed; remove it", loss.name());
-                return Err(Error::option("loss_optimizer", optimizer.kind(), remedy));
-            }
+            _ => None,
         };
         Ok(Self { loss, learnt, work: Workspace::default() })
     }
@@ -78,11 +68,7 @@ impl LossHead for HostHead {
         mut dx: Option<ArrayViewMut2<'_, f32>>,
         update: Update,
     ) -> Result<Stats> {
-        if input.weights.is_some() {
-            let problem =
-                "class centres were passed to a loss head, which has its own; leave Input::weights empty";
-            return Err(Error::Unsuitable(problem.to_owned()));
-        }
+        no_centres(&input)?;
         let Some(learnt) = &mut self.learnt else {
             let grads = GradsMut { embeddings: dx, ..GradsMut::default() };
             return Ok(self.loss.forward_backward(input, grads, &mut self.work)?);
@@ -114,11 +100,11 @@ impl LossHead for HostHead {
         Ok(stats)
     }
 
-    fn grad_norm(&self) -> f64 {
-        match &self.learnt {
+    fn grad_norm(&self) -> Result<f64> {
+        Ok(match &self.learnt {
             Some(Learnt { gradient: Some(gradient), pending: true, .. }) => norm(gradient.view()),
             _ => 0.0,
-        }
+        })
     }
 
     fn apply(&mut self, factor: f32) -> Result<()> {
@@ -129,8 +115,9 @@ impl LossHead for HostHead {
         learnt.apply()
     }
 
-    fn weights(&self) -> Option<ArrayView2<'_, f32>> {
-        matrix(self.learnt.as_ref()?.centres.view()).ok()
+    fn weights(&self) -> Result<Option<CowArray<'_, f32, Ix2>>> {
+        let Some(learnt) = &self.learnt else { return Ok(None) };
+        Ok(Some(matrix(learnt.centres.view())?.into()))
     }
 
     fn learning_rate(&self) -> Option<f64> {
@@ -141,49 +128,26 @@ impl LossHead for HostHead {
         self.learnt.as_mut().map_or(Ok(()), |learnt| learnt.optimizer.set_learning_rate(learning_rate))
     }
 
-    fn state(&self) -> State {
-        let Some(learnt) = &self.learnt else { return State::default() };
+    fn state(&self) -> Result<State> {
+        let Some(learnt) = &self.learnt else { return Ok(State::default()) };
         let mut state = learnt.optimizer.state().prefixed(OPTIMIZER);
         state.tensors.insert(CENTRES.to_owned(), learnt.centres.to_owned());
         if let Some(gradient) = learnt.gradient.as_ref().filter(|_| learnt.pending) {
             state.tensors.insert(GRADIENT.to_owned(), gradient.clone());
         }
-        state
+        Ok(state)
     }
 
     fn load_state(&mut self, state: &State) -> Result<()> {
-        let name = self.loss.name();
-        let Some(learnt) = &mut self.learnt else {
-            return match state.tensors.keys().chain(state.counters.keys()).next() {
-                None => Ok(()),
-                Some(key) => Err(Error::Unsuitable(format!(
-                    "the saved loss state holds `{key}`, but {name} has nothing to learn; \
-                     it was written with another loss"
-                ))),
-            };
+        let shape = self.learnt.as_ref().map(|learnt| learnt.centres.shape().to_vec());
+        let tensors = parts(state, self.loss.name(), shape.as_deref())?;
+        let (Some(learnt), Some(Parts { centres, gradient })) = (&mut self.learnt, tensors) else {
+            return Ok(());
         };
-        let fits = |key: &str, tensor: &ArrayD<f32>| {
-            if tensor.shape() == learnt.centres.shape() {
-                return Ok(tensor.clone());
-            }
-            Err(Error::Unsuitable(format!(
-                "the saved `{key}` has shape {:?}, but {name} has centres of shape {:?}; \
-                 it was written with other classes or another output_dim",
-                tensor.shape(),
-                learnt.centres.shape()
-            )))
-        };
-        let Some(centres) = state.tensors.get(CENTRES) else {
-            return Err(Error::Unsuitable(format!(
-                "the saved loss state lacks `{CENTRES}`, which {name} has"
-            )));
-        };
-        let centres = fits(CENTRES, centres)?;
-        let gradient = state.tensors.get(GRADIENT).map(|tensor| fits(GRADIENT, tensor)).transpose()?;
         learnt.optimizer.load_state(&state.part(OPTIMIZER))?;
-        learnt.centres = centres.into_shared();
+        learnt.centres = centres.to_shared();
         learnt.pending = gradient.is_some();
-        learnt.gradient = gradient;
+        learnt.gradient = gradient.cloned();
         Ok(())
     }
 }

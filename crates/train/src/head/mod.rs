@@ -5,16 +5,23 @@
 //! whole.
 
 mod centres;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod host;
 mod sphere;
+mod state;
 
 pub use embedtune_losses::CentreInit;
 use embedtune_losses::{Input, Loss, Stats};
-use ndarray::{ArrayView2, ArrayViewMut2};
+use ndarray::{ArrayViewMut2, CowArray, Ix2};
 
 pub use centres::draw_centres;
+#[cfg(feature = "cuda")]
+pub use cuda::{CudaHead, CudaLoss, CudaOptimizer, Gpu};
 pub use host::HostHead;
 use serde::{Deserialize, Serialize};
+
+use state::{CENTRES, GRADIENT, OPTIMIZER, Parts, matches_loss, no_centres, parts};
 
 use crate::optim::{Optimizer, OptimizerKind, OptimizerOptions};
 use crate::{Error, Result, State};
@@ -88,7 +95,10 @@ pub trait LossHead: Send {
     -> Result<Stats>;
 
     /// L2 norm of the accumulated gradient of the centres; 0 if there is none.
-    fn grad_norm(&self) -> f64;
+    ///
+    /// # Errors
+    /// What the device says that holds it.
+    fn grad_norm(&self) -> Result<f64>;
 
     /// Moves the centres by `factor` times the accumulated gradient (one over the number of accumulated batches for
     /// their mean, less to clip) and forgets it. Without any this does nothing.
@@ -97,8 +107,11 @@ pub trait LossHead: Send {
     /// What the optimizer says.
     fn apply(&mut self, factor: f32) -> Result<()>;
 
-    /// The centres, `[classes * sub_centres, dim]`, of losses that have them.
-    fn weights(&self) -> Option<ArrayView2<'_, f32>>;
+    /// The centres, `[classes * sub_centres, dim]`, of losses that have them: copied where a device holds them.
+    ///
+    /// # Errors
+    /// What the device says that holds them.
+    fn weights(&self) -> Result<Option<CowArray<'_, f32, Ix2>>>;
 
     /// The rate at which the centres learn; `None` for a loss without centres.
     fn learning_rate(&self) -> Option<f64>;
@@ -109,8 +122,12 @@ pub trait LossHead: Send {
     /// A rate that is negative or not finite.
     fn set_learning_rate(&mut self, learning_rate: f64) -> Result<()>;
 
-    /// The tensor `centres`, the accumulated gradient if there is one, and the optimizer's state under `optimizer.`.
-    fn state(&self) -> State;
+    /// The tensor `centres`, the accumulated gradient if there is one, and the optimizer's state under `optimizer.`:
+    /// the same wherever they are held.
+    ///
+    /// # Errors
+    /// What the device says that holds them.
+    fn state(&self) -> Result<State>;
 
     /// Replaces the state by one that [`state`](Self::state) returned. Nothing is changed if an error is returned.
     ///

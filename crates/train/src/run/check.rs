@@ -29,13 +29,15 @@ impl RunOptions {
     /// Finetuner documents as ignored.
     ///
     /// # Errors
-    /// [`Error::Option`] with the field, its value and what to write.
+    /// [`Error::Option`] with the field, its value and what to write; [`Error::NoCudaSupport`] and, with the feature
+    /// `cuda`, `Error::Device` for `device = "cuda"` where that cannot be had.
     pub fn check(&self) -> Result<Vec<String>> {
         self.check_ranges()?;
         self.pooler_options.check()?;
         self.callbacks.check()?;
         self.data_options.check()?;
         self.check_combinations()?;
+        self.check_device()?;
         let mut notices = Vec::new();
         if needs_classes(self.loss) && self.sampler == SamplerKind::Random {
             notices.push(format!(
@@ -43,9 +45,6 @@ impl RunOptions {
                  is used",
                 self.loss
             ));
-        }
-        if self.device == Device::Auto {
-            notices.push("device = auto: computing on the CPU".to_owned());
         }
         if self.batch_size >= LARGE_BATCH {
             notices.push(format!(
@@ -56,9 +55,20 @@ impl RunOptions {
         Ok(notices)
     }
 
+    /// A GPU that was asked for and is not there is said before any data are read.
+    fn check_device(&self) -> Result<()> {
+        if self.device != Device::Cuda {
+            return Ok(());
+        }
+        #[cfg(feature = "cuda")]
+        return Ok(embedtune_cuda_kernels::devices().map(drop)?);
+        #[cfg(not(feature = "cuda"))]
+        return Err(Error::NoCudaSupport);
+    }
+
     pub(super) fn check_ranges(&self) -> Result<()> {
         let sub_centers = self.loss_options.sub_centers.unwrap_or(1);
-        let rules: [(bool, &str, String, &str); 18] = [
+        let rules: [(bool, &str, String, &str); 17] = [
             (
                 self.batch_size == 1,
                 "batch_size",
@@ -156,12 +166,6 @@ impl RunOptions {
                 "seed",
                 self.seed.to_string(),
                 "run files hold whole numbers below 2^63; write a smaller one",
-            ),
-            (
-                self.device == Device::Cuda,
-                "device",
-                "cuda".to_owned(),
-                "no CUDA support yet in this build; write cpu or auto",
             ),
             (
                 self.freeze && self.init_from.is_none(),

@@ -12,17 +12,16 @@ use ndarray::{ArrayD, IxDyn};
 use super::progress::Progress;
 use super::trainer::Trainer;
 use super::{EpochRecord, RunFolder, model, store};
-use crate::head::LossHead;
 use crate::{Error, Result, State, io};
 
 /// The one part of the head's state that a model keeps; the rest belongs to training.
 const CENTRES: &str = "centres";
 
 /// Encoder and class centres: what `model.safetensors` holds.
-pub(super) fn model_state(trainer: &Trainer<'_>) -> State {
+pub(super) fn model_state(trainer: &Trainer<'_>) -> Result<State> {
     let mut state = trainer.encoder.state().prefixed("encoder");
-    state.merge(centres(trainer.head.state()).prefixed("head"));
-    state
+    state.merge(centres(trainer.head.state()?).prefixed("head"));
+    Ok(state)
 }
 
 /// The head's state without its optimizer's.
@@ -34,7 +33,7 @@ pub(super) fn centres(head: State) -> State {
 /// Everything that training continues from.
 pub(super) fn write_checkpoint(trainer: &Trainer<'_>, folder: &RunFolder) -> Result<Vec<u8>> {
     let mut state = trainer.encoder.state().prefixed("encoder");
-    state.merge(trainer.head.state().prefixed("head"));
+    state.merge(trainer.head.state()?.prefixed("head"));
     state.merge(trainer.optimizer.state().prefixed("optimizer"));
     state.merge(trainer.progress.state().prefixed("progress"));
     if trainer.progress.batch > 0 {
@@ -79,6 +78,9 @@ pub(super) fn restore(trainer: &mut Trainer<'_>, folder: &RunFolder) -> Result<b
     Ok(true)
 }
 
+/// The option that may change: either device continues from the other's state.
+const DEVICE: &str = "options.device";
+
 /// Refuses options that are not those that the run began with, by name.
 fn check_options(folder: &RunFolder, began: &str, now: &str) -> Result<()> {
     if began == now {
@@ -96,7 +98,7 @@ fn check_options(folder: &RunFolder, began: &str, now: &str) -> Result<()> {
     let said = |value: Option<&String>| value.map_or("not given", String::as_str).to_owned();
     let changed: Vec<String> = names
         .into_iter()
-        .filter(|name| began.get(*name) != now.get(*name))
+        .filter(|name| *name != DEVICE && began.get(*name) != now.get(*name))
         .map(|name| {
             format!("{name} = {} (the run began with {})", said(now.get(name)), said(began.get(name)))
         })

@@ -21,6 +21,7 @@ mod model;
 mod observer;
 mod options;
 mod overrides;
+mod place;
 mod plan;
 mod progress;
 mod quality;

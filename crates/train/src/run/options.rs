@@ -91,7 +91,8 @@ pub struct RunOptions {
     /// memory ([`super::Forecast`]).
     #[serde(with = "auto")]
     pub batch_size: usize,
-    /// Where to compute. Default `auto`.
+    /// Where the loss, the class centres and their optimizer are computed. Default `auto`. The one option that may change
+    /// when a run is resumed.
     pub device: Device,
     /// Share of each class's training items that is held out and measured after every epoch instead of the
     /// evaluation items, which are then measured at the end alone. Default 0.
@@ -134,18 +135,30 @@ pub enum ValSplitBy {
     Class,
 }
 
-/// Where to compute.
+/// Where the loss, the class centres and their optimizer are computed; the encoder is on the CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Device {
-    /// The best that this build supports: the CPU.
+    /// An NVIDIA GPU, where this build (feature `cuda`), the machine and the kernels have what the run asks for; else the
+    /// CPU. A notice says which, and why.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// An NVIDIA GPU; refused by this build.
+    /// An NVIDIA GPU; refused with the reason where it cannot be.
     Cuda,
+}
+
+impl Device {
+    /// The name in configuration files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
 }
 
 /// The class centres' learning rate where `loss_optimizer_options.learning_rate` is not given: ten times the model's default,

@@ -2,18 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use embedtune_losses::{Loss, Sampling};
+use embedtune_losses::Sampling;
 use embedtune_samplers::{ClassSampler, RandomSampler, SamplerKind};
 use ndarray::{ArrayView1, ArrayView2};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::scale::default_scale;
-use super::{DEFAULT_CENTRE_RATE, EncoderChoice, RunOptions, ValSplitBy};
+use super::{EncoderChoice, RunOptions, ValSplitBy};
 use crate::data::{Dataset, Items, Split};
 use crate::encoder::{Encoder, EncoderSpec};
-use crate::head::{self, CentreInit, CentreSpace, HostHead};
 use crate::optim::{self, Optimizer, OptimizerKind};
 use crate::{Error, Result};
 
@@ -216,74 +214,6 @@ pub(super) fn encoder_spec(options: &RunOptions, items: &Items) -> Result<Encode
     }
 }
 
-/// The loss, with the scale filled in where it is left to us (and a word about it).
-pub(super) fn loss(
-    options: &RunOptions,
-    classes: usize,
-    dim: usize,
-    notices: &mut Vec<String>,
-) -> Result<Box<dyn Loss>> {
-    let mut given = options.loss_options.clone();
-    if let Some(scale) = default_scale(options.loss, &given, classes) {
-        notices.push(format!(
-            "scale = {scale}, chosen for {classes} classes (Finetuner's fixed 64: preset = \"finetuner\")"
-        ));
-        given.scale = Some(scale);
-    }
-    let miner = options.miner.map(|miner| (miner, &options.miner_options));
-    embedtune_losses::build(options.loss, &given, miner, classes, dim).map_err(|e| match e {
-        embedtune_losses::Error::Option { option, value, reason } => {
-            let field = match option {
-                "miner" | "miner_options" => option.to_owned(),
-                "miner margin" => "miner_options.margin".to_owned(),
-                _ => format!("loss_options.{option}"),
-            };
-            Error::option(field, value, reason)
-        }
-        other => other.into(),
-    })
-}
-
-/// The optimizer of class centres, for a loss that has any.
-pub(super) fn centre_optimizer(
-    options: &RunOptions,
-    loss: &dyn Loss,
-    notices: &mut Vec<String>,
-) -> Result<Option<Box<dyn Optimizer>>> {
-    if loss.weight_shape().is_none() {
-        return Ok(None);
-    }
-    let sphere = options.centers == CentreSpace::UnitSphere;
-    let kind = match (options.loss_optimizer, options.optimizer) {
-        (Some(kind), _) => kind,
-        (None, kind @ (OptimizerKind::Lbfgs | OptimizerKind::SparseAdam)) => {
-            notices.push(format!("loss_optimizer = Adam: {kind} is not for class centres"));
-            OptimizerKind::Adam
-        }
-        (None, _) if sphere => OptimizerKind::Adam,
-        (None, kind) => kind,
-    };
-    let own = &options.loss_optimizer_options;
-    let built = if sphere {
-        head::sphere_optimizer(kind, own, DEFAULT_CENTRE_RATE)
-    } else {
-        optim::build(kind, own, DEFAULT_CENTRE_RATE)
-    };
-    built.map(Some).map_err(|e| under("loss_optimizer_options", e))
-}
-
-/// The loss with its centres and their optimizer.
-pub(super) fn head(
-    options: &RunOptions,
-    loss: Box<dyn Loss>,
-    optimizer: Option<Box<dyn Optimizer>>,
-) -> Result<HostHead> {
-    let seed = derive_seed(options.seed, Purpose::Centres, 0);
-    let sphere = options.centers == CentreSpace::UnitSphere;
-    let init = if sphere { CentreInit::UnitSphere } else { options.loss_options.centre_init() };
-    HostHead::new(loss, optimizer, init, seed)
-}
-
 /// The model's optimizer, for the parameters that learn.
 pub(super) fn optimizer(
     options: &RunOptions,
@@ -306,7 +236,7 @@ pub(super) fn optimizer(
 }
 
 /// An option's error under the table that the option stands in.
-fn under(table: &str, error: Error) -> Error {
+pub(super) fn under(table: &str, error: Error) -> Error {
     match error {
         // Options of the run, or under their own table already.
         Error::Option { ref field, .. } if ["optimizer", "loss_optimizer"].contains(&field.as_str()) => error,

@@ -20,7 +20,8 @@ pub enum Resumed<'a> {
 /// Prepares the run in `folder` to continue on `split`, which must be the data that it began with
 /// ([`RunFolder::read_run_file`] says where they came from).
 ///
-/// A resumed run ends in the same bits as one that was never interrupted.
+/// A resumed run ends in the same bits as one that was never interrupted. (Its `device` may be changed in `run.toml`
+/// before; results then differ by rounding.)
 ///
 /// # Errors
 /// [`Error::Data`] naming the file that is damaged, missing or of another run; [`Error::Unsuitable`] if the data

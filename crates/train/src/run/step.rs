@@ -7,7 +7,7 @@ use ndarray::{Array2, Ix2};
 
 use super::{Trainer, model, plan};
 use crate::encoder::{Batch, Encoder, Forward, Mode};
-use crate::head::{HostHead, LossHead, Update};
+use crate::head::{LossHead, Update};
 use crate::optim::{OptimizerKind, Param, grad_norm};
 use crate::{Error, Result};
 
@@ -24,7 +24,7 @@ struct Pass {
 
 /// What a pass needs besides the encoder.
 struct Parts<'a> {
-    head: &'a mut HostHead,
+    head: &'a mut dyn LossHead,
     memory: Option<&'a mut CrossBatchMemory>,
     pool: &'a Pool,
     batch: &'a Batch,
@@ -82,7 +82,7 @@ impl Trainer<'_> {
             return self.minimise(batch, &labels, seed, place);
         }
         let mut parts = Parts {
-            head: &mut self.head,
+            head: self.head.as_mut(),
             memory: self.memory.as_mut(),
             pool: &self.pool,
             batch,
@@ -138,7 +138,7 @@ impl Trainer<'_> {
         // The parameters are the optimizer's to move; passes run on a copy that shares their buffers.
         let mut scratch = self.encoder.clone();
         let mut parts = Parts {
-            head: &mut self.head,
+            head: self.head.as_mut(),
             memory: self.memory.as_mut(),
             pool: &self.pool,
             batch,

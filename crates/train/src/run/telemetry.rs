@@ -8,7 +8,7 @@ use super::model;
 use crate::{Result, State};
 
 /// Sums larger than this many values (64 MiB) are not kept: telemetry must not need more than training.
-const MOST_VALUES: usize = 1 << 24;
+pub(super) const MOST_VALUES: usize = 1 << 24;
 
 /// Running sums of the epoch under way.
 pub(super) struct Telemetry {

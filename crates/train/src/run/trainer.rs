@@ -7,20 +7,21 @@ use std::time::Instant;
 
 use embedtune_core::Pool;
 use embedtune_losses::{CrossBatchMemory, LossKind, Stats};
+use ndarray::{CowArray, Ix2};
 
 use super::alarms::alarms;
 use super::forecast::{Costs, Forecast};
 use super::progress::{Progress, Step};
 use super::step::Accumulated;
-use super::telemetry::Telemetry;
+use super::telemetry::{MOST_VALUES, Telemetry};
 use super::{
     Alarm, AlarmKind, BatchReport, DataRecord, EpochRecord, Model, Observer, Report, RunBuilder, RunFile,
-    RunFolder, RunOptions, Schedule, Start, checkpoint, checksum, feed, init, inspect, model, plan, store,
+    RunFolder, RunOptions, Schedule, Start, checkpoint, checksum, feed, init, inspect, model, place, plan, store,
     tensorboard,
 };
 use crate::data::Split;
 use crate::encoder::{Encoder, EncoderSpec};
-use crate::head::{HostHead, LossHead};
+use crate::head::LossHead;
 use crate::optim::Optimizer;
 use crate::{Error, Result, State, io};
 
@@ -37,7 +38,7 @@ pub struct Trainer<'a> {
     pub(super) split: &'a Split,
     pub(super) options: RunOptions,
     pub(super) encoder: Encoder,
-    pub(super) head: HostHead,
+    pub(super) head: Box<dyn LossHead>,
     pub(super) optimizer: Box<dyn Optimizer>,
     batches: plan::Batches,
     pub(super) rows: plan::Rows,
@@ -123,29 +124,30 @@ impl<'a> Trainer<'a> {
             encoder.load(state)?;
         }
         let labels: Vec<u32> = rows.train.iter().map(|&row| train.labels[row]).collect();
-        let loss = plan::loss(&options, classes.len(), encoder.output_dim(), &mut notices)?;
+        let loss = place::LossPlan::new(&options, classes.len(), encoder.output_dim(), &mut notices)?;
         let optimizer = plan::optimizer(&options, &encoder, &mut notices)?;
-        let centre_optimizer = plan::centre_optimizer(&options, loss.as_ref(), &mut notices)?;
+        let centre_optimizer = place::CentreOptimizer::new(&options, &loss, &mut notices)?;
         // Before the centres are drawn: what cannot fit is not begun.
         let saves = builder.folder.is_some();
-        let costs = Costs::new(&options, &encoder, loss.as_ref(), split, (saves, rows.held_out.len()))?;
-        let sizes = |size: usize| plan::batch_sizes(&options, size, loss.sampling(), &labels);
+        let costs = Costs::new(&options, &encoder, loss.loss.as_ref(), split, (saves, rows.held_out.len()))?;
+        let sizes = |size: usize| plan::batch_sizes(&options, size, loss.loss.sampling(), &labels);
         let (batch_size, forecast) =
-            costs.batch(options.batch_size, sizes, loss.as_ref(), encoder.output_dim())?;
+            costs.batch(options.batch_size, sizes, loss.loss.as_ref(), encoder.output_dim())?;
         if options.batch_size == 0 {
             options.batch_size = batch_size;
             options.check_ranges()?;
             notices.push(format!("batch_size = auto: {batch_size}"));
         }
-        let batches = plan::batches(&options, loss.sampling(), &labels, &mut notices)?;
+        let batches = plan::batches(&options, loss.loss.sampling(), &labels, &mut notices)?;
         let steps = batches.of(0).len().div_ceil(options.gradient_accumulation_steps);
         let rate = options.learning_rate;
         let schedule =
             Schedule::new(options.scheduler, options.scheduler_options, rate, options.epochs, steps)?;
-        let mut head = plan::head(&options, loss, centre_optimizer)?;
-        if let (Some(model), Some(drawn)) = (&given, head.weights()) {
-            let centres = init::centres(&options, model, &encoder, train, &rows.train, &class_index, drawn)?;
-            set_centres(&mut head, centres.into_dyn())?;
+        let mut head = place::head(&options, loss, centre_optimizer, &mut notices)?;
+        if let (Some(model), Some(drawn)) = (&given, head.weights()?) {
+            let (rows, drawn) = (&rows.train, drawn.into_owned());
+            let centres = init::centres(&options, model, &encoder, train, rows, &class_index, drawn.view())?;
+            set_centres(head.as_mut(), centres.into_dyn())?;
             let new = classes.len() - model.classes.len();
             notices.push(format!(
                 "init_from: {} classes of the earlier run, {new} new ones, whose centres start at their items' means",
@@ -221,7 +223,7 @@ impl<'a> Trainer<'a> {
         self.run(observer).inspect_err(|error| observer.on_error(error))?;
         let report = report(&self.options, &self.records)?;
         observer.on_end(&report);
-        let head = checkpoint::centres(self.head.state());
+        let head = checkpoint::centres(self.head.state()?);
         Ok(Trained {
             model: Model { options: self.options, encoder: self.encoder, classes: self.classes, head },
             report,
@@ -252,7 +254,7 @@ impl<'a> Trainer<'a> {
             stopped = callbacks.stops(&self.records) || observer.stop();
             let done = stopped || self.progress.epoch == self.options.epochs;
             if callbacks.best_model && callbacks.best(&self.records) == Some(self.progress.epoch) {
-                let state = checkpoint::model_state(self);
+                let state = checkpoint::model_state(self)?;
                 if let Some(folder) = &self.folder {
                     store::write(&folder.best(), store::Kind::Model, &state)?;
                 }
@@ -287,7 +289,7 @@ impl<'a> Trainer<'a> {
             };
             self.encoder.load(&state.part("encoder"))?;
             if let Some(centres) = state.part("head").tensors.remove("centres") {
-                set_centres(&mut self.head, centres)?;
+                set_centres(self.head.as_mut(), centres)?;
             }
             observer.on_notice(&format!("best_model: the weights of epoch {best}"));
             changed = true;
@@ -326,14 +328,15 @@ impl<'a> Trainer<'a> {
 
     /// Lists the training items that lie far from their class, for a loss with sub-centres.
     fn outliers(&self) -> Result<Option<Alarm>> {
-        let (LossKind::SubCenterArcFaceLoss, Some(centres)) = (self.options.loss, self.head.weights()) else {
+        if self.options.loss != LossKind::SubCenterArcFaceLoss {
             return Ok(None);
-        };
+        }
+        let Some(centres) = self.head.weights()? else { return Ok(None) };
         let each = centres.nrows().checked_div(self.classes.len()).unwrap_or(1).max(1);
         let (train, rows) = (&self.split.train, &self.rows.train);
         let vectors = self.encoder.embed(&train.items, rows)?;
         let labels: Vec<u32> = rows.iter().map(|&row| self.class_index[train.labels[row] as usize]).collect();
-        let found = inspect::outliers(vectors.view(), &labels, rows, centres, each);
+        let found = inspect::outliers(vectors.view(), &labels, rows, centres.view(), each);
         let Some(worst) = found.first() else { return Ok(None) };
         let place = match &self.folder {
             Some(folder) => {
@@ -391,7 +394,8 @@ impl<'a> Trainer<'a> {
         let epoch = self.progress.epoch;
         let batches = self.batches.of(epoch);
         if self.progress.batch == 0 {
-            self.telemetry.begin(self.head.weights());
+            let centres = self.watched_centres()?;
+            self.telemetry.begin(centres.as_ref().map(|centres| centres.view()));
         }
         let done = self.progress.batch;
         let rows: Vec<Vec<usize>> = batches
@@ -402,7 +406,8 @@ impl<'a> Trainer<'a> {
         let split = self.split;
         feed::with(&split.train.items, &rows, |feed| self.batches(&batches, epoch, feed, observer))?;
         let factor = self.schedule.factor(self.progress.updates.saturating_sub(1), epoch);
-        let watched = self.telemetry.watched(self.head.weights());
+        let centres = self.watched_centres()?;
+        let watched = self.telemetry.watched(centres.as_ref().map(|centres| centres.view()));
         let mut record = self.progress.finish_epoch();
         let last = record.epoch == self.options.epochs;
         record.learning_rate = Some(self.options.learning_rate * factor);
@@ -504,7 +509,7 @@ impl<'a> Trainer<'a> {
             make_folder(&path)?;
             tensorboard::write(&path, began(folder), &self.records)?;
         }
-        store::write(&folder.model(), store::Kind::Model, &checkpoint::model_state(self))?;
+        store::write(&folder.model(), store::Kind::Model, &checkpoint::model_state(self)?)?;
         let bytes = checkpoint::write_checkpoint(self, folder)?;
         if callbacks.last_k_epochs > 1 {
             let path = folder.epoch_checkpoint(self.progress.epoch);
@@ -538,8 +543,8 @@ fn began(folder: &RunFolder) -> f64 {
 }
 
 /// Replaces the centres and keeps their optimizer.
-fn set_centres(head: &mut HostHead, centres: ndarray::ArrayD<f32>) -> Result<()> {
-    let mut state = head.state();
+fn set_centres(head: &mut dyn LossHead, centres: ndarray::ArrayD<f32>) -> Result<()> {
+    let mut state = head.state()?;
     state.tensors.insert("centres".to_owned(), centres);
     head.load_state(&state)
 }

@@ -25,7 +25,7 @@ fn angles(std: f64, rate: f64) -> Result<Vec<(f64, f64)>, Box<dyn std::error::Er
     let mut head = HostHead::new(loss, Some(optimizer), CentreInit::Normal { std }, 1)?;
     let mut curve = Vec::new();
     for step in 0..=STEPS {
-        let centres = head.weights().ok_or("a margin loss has centres")?;
+        let centres = head.weights()?.ok_or("a margin loss has centres")?;
         let sum: f64 = (0..CLASSES).map(|class| angle(centres.row(class), means.row(class))).sum();
         curve.push((step as f64, sum / CLASSES as f64));
         let x = Array2::from_shape_fn((ITEMS, DIM), |(row, j)| {
