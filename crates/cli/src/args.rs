@@ -243,7 +243,8 @@ pub(crate) struct NewRun {
     /// Set an option of the TOML file: a name as in run.toml and a value, e.g. loss_options.scale=32. Repeat for more.
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) set: Vec<String>,
-    /// auto, cpu or cuda.
+    /// Where the loss and the class centres are computed: cuda (an NVIDIA GPU; the program must be built with
+    /// `--features cuda`), cpu, or auto, which takes a GPU where there is one. The encoder is on the CPU.
     #[arg(long)]
     pub(crate) device: Option<String>,
     /// Seed of everything random, the built-in data included.

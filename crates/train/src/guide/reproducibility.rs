@@ -48,5 +48,6 @@
 //!
 //! - **Other instruction sets** (AVX-512, AVX2, none) multiply and add in other widths: equal to rounding, not in bits, and
 //!   training magnifies rounding. Figures in a report should name the machine.
+//! - **A GPU** (feature `cuda`) gives the same bits on every run, and the CPU's to rounding.
 //! - **Versions** of this crate may compute the same in another order. `run.toml` has the options and the data's checksum.
 //! - **Time**: what `metrics.jsonl` says about it differs; everything else in it is the same.

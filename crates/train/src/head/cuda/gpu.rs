@@ -87,7 +87,6 @@ impl<T: DeviceRepr + embedtune_cuda_kernels::cudarc::driver::ValidAsZeroBits> Bu
         let slice = self.at_least(gpu, values.len())?;
         let mut to = slice.slice_mut(..values.len());
         gpu.stream.memcpy_htod(values, &mut to).map_err(CudaError::driver("copying the batch to the GPU"))?;
-        drop(to);
         Ok(slice)
     }
 }
