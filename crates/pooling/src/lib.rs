@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod layout;
 pub mod maps;
 mod math;

@@ -10,6 +10,7 @@ use crate::optim::{self, Optimizer, OptimizerKind};
 use crate::{Error, Result};
 
 /// The loss on the CPU, and what another device needs to build it.
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "without the feature there is no other device"))]
 pub(super) struct LossPlan {
     pub(super) loss: Box<dyn Loss>,
     /// The options, with the scale filled in.
