@@ -7,8 +7,9 @@ use embedtune_losses::Loss;
 use ndarray::ArrayD;
 use serde::Serialize;
 
+use super::place::CentreOptimizer;
 use super::raw::raw_dim;
-use super::{RunOptions, memory, plan, telemetry};
+use super::{RunOptions, memory, telemetry};
 use crate::data::{Dataset, Items, Split};
 use crate::encoder::{Batch, Encoder, Layer, Mode};
 use crate::optim::{self, Optimizer, OptimizerKind, OptimizerOptions, Param};
@@ -91,7 +92,7 @@ impl Costs {
         let gradients = weights.saturating_sub(table);
         let waiting = if options.gradient_accumulation_steps > 1 { gradients } else { 0 };
         let centres = loss.weight_shape().map_or(0, |[rows, columns]| bytes(rows, columns));
-        let centre_state = match plan::centre_optimizer(options, loss, &mut Vec::new())? {
+        let centre_state = match CentreOptimizer::new(options, loss, &mut Vec::new())?.into_optimizer() {
             Some(optimizer) => times(centres, slots(optimizer)?),
             None => 0,
         };

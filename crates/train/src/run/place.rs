@@ -51,15 +51,51 @@ impl LossPlan {
     }
 }
 
+/// The optimizer of a loss's centres, checked before they are drawn; of a loss without any, none.
+pub(super) struct CentreOptimizer(Option<(OptimizerKind, Box<dyn Optimizer>)>);
+
+impl CentreOptimizer {
+    pub(super) fn new(options: &RunOptions, loss: &dyn Loss, notices: &mut Vec<String>) -> Result<Self> {
+        if loss.weight_shape().is_none() {
+            return Ok(Self(None));
+        }
+        let kind = match (options.loss_optimizer, options.optimizer) {
+            (Some(kind), _) => kind,
+            (None, kind @ (OptimizerKind::Lbfgs | OptimizerKind::SparseAdam)) => {
+                notices.push(format!("loss_optimizer = Adam: {kind} is not for class centres"));
+                OptimizerKind::Adam
+            }
+            (None, _) if sphere(options) => OptimizerKind::Adam,
+            (None, kind) => kind,
+        };
+        let own = &options.loss_optimizer_options;
+        let built = if sphere(options) {
+            head::sphere_optimizer(kind, own, DEFAULT_CENTRE_RATE)
+        } else {
+            optim::build(kind, own, DEFAULT_CENTRE_RATE)
+        };
+        Ok(Self(Some((kind, built.map_err(|e| under("loss_optimizer_options", e))?))))
+    }
+
+    /// On the CPU.
+    pub(super) fn into_optimizer(self) -> Option<Box<dyn Optimizer>> {
+        self.0.map(|(_, optimizer)| optimizer)
+    }
+
+    fn kind(&self) -> Option<OptimizerKind> {
+        self.0.as_ref().map(|(kind, _)| *kind)
+    }
+}
+
 /// The loss with its centres and their optimizer, on the device that is asked for or, with `auto`, that is there.
 pub(super) fn head(
     options: &RunOptions,
     plan: LossPlan,
+    optimizer: CentreOptimizer,
     notices: &mut Vec<String>,
 ) -> Result<Box<dyn LossHead>> {
-    let kind = plan.loss.weight_shape().map(|_| centre_optimizer(options, notices));
     if options.device != Device::Cpu {
-        match on_gpu(options, &plan, kind) {
+        match on_gpu(options, &plan, optimizer.kind()) {
             Ok((head, gpu)) => {
                 let (device, loss) = (options.device.name(), plan.loss.name());
                 notices.push(format!("device = {device}: {loss} on the GPU ({gpu}), the encoder on the CPU"));
@@ -71,31 +107,7 @@ pub(super) fn head(
             },
         }
     }
-    let optimizer = kind.map(|kind| host_optimizer(options, kind)).transpose()?;
-    Ok(Box::new(HostHead::new(plan.loss, optimizer, init(options), seed(options))?))
-}
-
-/// The kind of the centres' optimizer.
-fn centre_optimizer(options: &RunOptions, notices: &mut Vec<String>) -> OptimizerKind {
-    match (options.loss_optimizer, options.optimizer) {
-        (Some(kind), _) => kind,
-        (None, kind @ (OptimizerKind::Lbfgs | OptimizerKind::SparseAdam)) => {
-            notices.push(format!("loss_optimizer = Adam: {kind} is not for class centres"));
-            OptimizerKind::Adam
-        }
-        (None, _) if sphere(options) => OptimizerKind::Adam,
-        (None, kind) => kind,
-    }
-}
-
-fn host_optimizer(options: &RunOptions, kind: OptimizerKind) -> Result<Box<dyn Optimizer>> {
-    let own = &options.loss_optimizer_options;
-    let built = if sphere(options) {
-        head::sphere_optimizer(kind, own, DEFAULT_CENTRE_RATE)
-    } else {
-        optim::build(kind, own, DEFAULT_CENTRE_RATE)
-    };
-    built.map_err(|e| under("loss_optimizer_options", e))
+    Ok(Box::new(HostHead::new(plan.loss, optimizer.into_optimizer(), init(options), seed(options))?))
 }
 
 fn sphere(options: &RunOptions) -> bool {

@@ -16,8 +16,8 @@ use super::step::Accumulated;
 use super::telemetry::{MOST_VALUES, Telemetry};
 use super::{
     Alarm, AlarmKind, BatchReport, DataRecord, EpochRecord, Model, Observer, Report, RunBuilder, RunFile,
-    RunFolder, RunOptions, Schedule, Start, checkpoint, checksum, feed, init, inspect, model, place, plan, store,
-    tensorboard,
+    RunFolder, RunOptions, Schedule, Start, checkpoint, checksum, feed, init, inspect, model, place, plan,
+    store, tensorboard,
 };
 use crate::data::Split;
 use crate::encoder::{Encoder, EncoderSpec};
@@ -126,7 +126,7 @@ impl<'a> Trainer<'a> {
         let labels: Vec<u32> = rows.train.iter().map(|&row| train.labels[row]).collect();
         let loss = place::LossPlan::new(&options, classes.len(), encoder.output_dim(), &mut notices)?;
         let optimizer = plan::optimizer(&options, &encoder, &mut notices)?;
-        let centre_optimizer = place::CentreOptimizer::new(&options, &loss, &mut notices)?;
+        let centre_optimizer = place::CentreOptimizer::new(&options, loss.loss.as_ref(), &mut notices)?;
         // Before the centres are drawn: what cannot fit is not begun.
         let saves = builder.folder.is_some();
         let costs = Costs::new(&options, &encoder, loss.loss.as_ref(), split, (saves, rows.held_out.len()))?;
@@ -461,6 +461,16 @@ impl<'a> Trainer<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The centres, where they are few enough to be watched: a device would copy them.
+    fn watched_centres(&self) -> Result<Option<CowArray<'static, f32, Ix2>>> {
+        match self.head.loss().weight_shape() {
+            Some([rows, dim]) if rows.saturating_mul(dim) <= MOST_VALUES => {
+                Ok(self.head.weights()?.map(|centres| centres.into_owned().into()))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// A divergence with its batch saved.
