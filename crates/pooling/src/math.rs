@@ -38,17 +38,15 @@ pub(crate) fn exp_all<S: Simd>(p: f32, logs: &[f32], powers: &mut [f32]) {
     }
 }
 
-/// Replaces values above 0 by `exp(p ln v)`.
+/// Replaces values above 0 by `exp(p ln v)`, in two passes: together they need more registers than there are.
 #[inline(always)]
 pub(crate) fn power_all<S: Simd>(p: f32, values: &mut [f32]) {
     if fused::<S>() {
-        for v in values {
-            *v = exp::<true>(p * ln::<true>(*v));
-        }
+        values.iter_mut().for_each(|v| *v = ln::<true>(*v));
+        values.iter_mut().for_each(|v| *v = exp::<true>(p * *v));
     } else {
-        for v in values {
-            *v = exp::<false>(p * ln::<false>(*v));
-        }
+        values.iter_mut().for_each(|v| *v = ln::<false>(*v));
+        values.iter_mut().for_each(|v| *v = exp::<false>(p * *v));
     }
 }
 
