@@ -85,3 +85,35 @@ fn what_cannot_be_learnt_from_is_named() {
     let said = run(at, "fit --data V --loss ArcFaceLoss --epochs 1 --batch-size 16 --out T");
     assert!(said.err.contains("row 7, for one, has length 1.000e30"), "{}", said.err);
 }
+
+#[test]
+fn a_quote_that_stays_open_and_a_class_on_both_sides_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    std::fs::create_dir(at.join("D")).unwrap();
+    std::fs::write(at.join("D/test.csv"), "text,label\naa,x\nba,y\n").unwrap();
+    for (rows, line) in [
+        ("aa,x\nab,\"x\nba,y\nbb,y\n", "line 3: the quote"),
+        ("\"a\"\"a\",x\n\"ab,x\nba,y\n", "line 3: the quote"),
+    ] {
+        std::fs::write(at.join("D/train.csv"), format!("text,label\n{rows}")).unwrap();
+        run(at, "fit --data D --loss ArcFaceLoss --epochs 1 --out R")
+            .refused(1, &["train.csv", line, "never closed"]);
+    }
+    std::fs::write(at.join("D/train.csv"), "text,label\n\"a, \"\"a\"\"\nb\",x\nab,x\nb\"a,y\nbb,y\n")
+        .unwrap();
+    run(at, "fit -q --data D --loss ArcFaceLoss --epochs 1 --out R").done();
+    image_folder(&at.join("O"));
+    for (old, new) in
+        [("train-images-idx3-ubyte", "o-images-idx3"), ("train-labels-idx1-ubyte", "o-labels-idx1")]
+    {
+        std::fs::rename(at.join("O").join(old), at.join("O").join(new)).unwrap();
+    }
+    for old in ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"] {
+        std::fs::remove_file(at.join("O").join(old)).unwrap();
+    }
+    let split = "class\tsplit\n0\tbackground\n1\tbackground\n2\tevaluation\n3\tevaluation\n2\tbackground\n";
+    std::fs::write(at.join("O/o-classes.tsv"), split).unwrap();
+    run(at, "fit --data O --epochs 1 --out S")
+        .refused(1, &["line 6: class 2 stands for training and for evaluation"]);
+}

@@ -72,6 +72,7 @@ pub fn read_table(path: &Path) -> Result<Table> {
             "is empty; it needs a header with a text and a label column, and rows",
         ));
     }
+    closed_quotes(path, &bytes, b',')?;
     let mut reader = csv::Reader::from_reader(bytes.as_slice());
     let headers = reader.headers().map_err(|e| broken(path, &e))?.clone();
     let find = |names: &[&str]| column(&headers, names);
@@ -141,12 +142,18 @@ fn pairs(
 /// [`Error::Data`] with the line.
 pub fn read_class_split(path: &Path) -> Result<BTreeMap<u32, (String, bool)>> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "reading"))?;
+    closed_quotes(path, &bytes, b'\t')?;
     let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_reader(bytes.as_slice());
     let headers = reader.headers().map_err(|e| broken(path, &e))?.clone();
     let column = |name: &str| headers.iter().position(|h| h.trim() == name);
     let need = |name: &str| {
-        column(name)
-            .ok_or_else(|| Error::data(path, format!("no column `{name}`: the header is {headers:?}")))
+        column(name).ok_or_else(|| {
+            let found = headers.iter().collect::<Vec<_>>();
+            Error::data(
+                path,
+                format!("no column `{name}`: the header is {found:?}; add it, or correct its name"),
+            )
+        })
     };
     let (class, split) = (need("class")?, need("split")?);
     let mut classes = BTreeMap::new();
@@ -169,9 +176,41 @@ pub fn read_class_split(path: &Path) -> Result<BTreeMap<u32, (String, bool)>> {
         };
         let name: Vec<&str> = ["alphabet", "character"].iter().filter_map(|n| column(n)).map(field).collect();
         let name = if name.is_empty() { number.to_string() } else { name.join("/") };
-        classes.insert(number, (name, evaluation));
+        if let Some((_, before)) = classes.insert(number, (name, evaluation))
+            && before != evaluation
+        {
+            let detail = format!(
+                "line {line}: class {number} stands for training and for evaluation; keep one of its lines"
+            );
+            return Err(Error::data(path, detail));
+        }
     }
     Ok(classes)
+}
+
+/// Refuses a quote that is never closed: everything behind it would be one value.
+fn closed_quotes(path: &Path, bytes: &[u8], separator: u8) -> Result<()> {
+    let (mut line, mut begins, mut open) = (1u64, true, None);
+    let mut rest = bytes.iter().copied().peekable();
+    while let Some(byte) = rest.next() {
+        line += u64::from(byte == b'\n');
+        match open {
+            Some(_) if byte != b'"' => {}
+            Some(_) if rest.peek() == Some(&b'"') => drop(rest.next()),
+            Some(_) => (open, begins) = (None, false),
+            None if byte == b'"' && begins => open = Some(line),
+            None => begins = byte == separator || byte == b'\n' || byte == b'\r',
+        }
+    }
+    match open {
+        None => Ok(()),
+        Some(line) => {
+            let detail = format!(
+                "line {line}: the quote that opens there is never closed; close it, or double it if it is text"
+            );
+            Err(Error::data(path, detail))
+        }
+    }
 }
 
 /// A line that cannot be read, with what to do about it.
