@@ -17,11 +17,15 @@ ARCHITECTURE = "compute_80"
 MACHINES = ["sm_80", "sm_90"]
 # At most so many registers a thread, so that the launch's blocks fit the register file. Kernels not named: 64.
 PRODUCTS = r"margin_(lse|shares|raw_embeddings|raw_centres)_f(16|32)"
-REGISTERS = [(PRODUCTS, 192), (r"triplet_distance", 72), (r"triplet_count", 80)]
+# These hold two products at a time; one block of 256 threads has 255 registers a thread.
+SUB_CENTRES = r"margin_(lse|shares)_subs_f(16|32)"
+REGISTERS = [(PRODUCTS, 192), (SUB_CENTRES, 255), (r"triplet_distance", 72), (r"triplet_count", 80)]
 # What a kernel's machine code must contain, and how often at least.
 EXPECTED = [
     (r"margin_(lse|shares)_f16", {"HMMA.16816.F32": 32, "LDSM.16.M88.4": 12, "LDGSTS.E.BYPASS.128": 8}),
     (r"margin_(lse|shares)_f32", {"HMMA.16816.F32": 96, "LDSM.16.M88.4": 24, "LDGSTS.E.BYPASS.128": 16}),
+    (r"margin_(lse|shares)_subs_f16", {"HMMA.16816.F32": 64, "LDSM.16.M88.4": 24, "LDGSTS.E.BYPASS.128": 16}),
+    (r"margin_(lse|shares)_subs_f32", {"HMMA.16816.F32": 192, "LDSM.16.M88.4": 48, "LDGSTS.E.BYPASS.128": 32}),
     (r"margin_raw_embeddings_f(16|32)", {"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 4, "LDGSTS.E.BYPASS.128": 8}),
     (r"margin_raw_centres_f(16|32)", {"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 12, "LDGSTS.E.BYPASS.128": 8}),
     (r"pool_maps_(gem|average|maximum)_\w+", {"LDG.E.128": 1}),

@@ -88,6 +88,7 @@ impl Bench {
                 embeddings: &x[i % 2].as_view(),
                 labels: &labels.as_view(),
                 weights: None,
+                class_weights: None,
                 upstream: 1.0,
             };
             let centres: Centres<'_, '_, f32> =

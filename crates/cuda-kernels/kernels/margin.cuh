@@ -5,7 +5,8 @@
 // the target's column out. With l_i = log sum_{j != y_i} exp(z_ij) and the target's logit z_i,
 //   loss_i = softplus(l_i - z_i),  sigma_i = sigmoid(l_i - z_i),  q_ij = exp(z_ij - l_i),
 //   dL_i/dz_ij = sigma_i q_ij for j != y_i,
-// without cancellation when a sample is already right. q is kept apart from sigma: q's rows sum to 1 whatever the loss,
+// without cancellation when a sample is already right. Of a class's sub-centres the nearest alone counts (Deng et al.
+// 2020, "Sub-center ArcFace", equation 2), the first of equals. q is kept apart from sigma: q's rows sum to 1 whatever the loss,
 // so it fits f16 where sigma q would vanish.
 #pragma once
 #include "product.cuh"
@@ -40,7 +41,16 @@ enum TargetField {
   TARGET_LOGIT,   // with margin
   TARGET_X_NORM,
   TARGET_W_NORM,
+  TARGET_SUB,     // which of the class's centres is the nearest, from 0
   TARGET_FIELDS = 8,
+};
+
+// How a tile of classes with sub-centres lies in scratch: all first sub-centres, all second ones, and so on, `pitch` rows
+// each (a multiple of TILE; rows beyond the tile's classes are zero). With one centre a class the tile is what it is in
+// memory.
+struct SubCentres {
+  int count;
+  int pitch;
 };
 
 // Below this length the tangent has no direction; its gradient is then 0.

@@ -3,17 +3,29 @@
 
 // q [n, pitch] of a tile of classes, times SHARE, as f16 (+ low): 0 in the target's column and beyond `classes`
 // (up to `pitch`, a multiple of 128). Arguments as of margin_lse; lse [n] from margin_loss. grid: (n / TILE, pitch / TILE).
-template <bool SPLIT>
+// With SUBS a row of q is subs.count times `pitch`, as w lies, and 0 for all sub-centres of a class but the nearest.
+template <bool SPLIT, bool SUBS>
 __device__ __forceinline__ void margin_shares(const f16* xh, const f16* xl, const f16* wh, const f16* wl,
                                               const unsigned* labels, const float* row_scale, const float* lse,
                                               f16* qh, f16* ql, int n, int classes, int first_class, int padded,
-                                              int pitch) {
+                                              int pitch, int subs) {
   DYNAMIC_SHARED(shared);
   const int row_start = blockIdx.x * TILE, class_start = blockIdx.y * TILE;
-  const Operand x{xh, xl, padded, n, padded}, w{wh, wl, padded, classes, padded};
+  const Operand x{xh, xl, padded, n, padded}, w{wh, wl, padded, SUBS ? subs * pitch : classes, padded};
+  const long long q_pitch = SUBS ? (long long)subs * pitch : pitch;
+  unsigned which[4][2] = {};
   Sums products;
   products.clear();
   add_product<SPLIT, ALONG, ALONG>(products, shared, x, row_start, w, class_start, 0, padded);
+  if (SUBS) {
+#pragma unroll 1
+    for (int sub = 1; sub < subs; sub++) {
+      Sums next;
+      next.clear();
+      add_product<SPLIT, ALONG, ALONG>(next, shared, x, row_start, w, sub * pitch + class_start, 0, padded);
+      products.raise(next, which, sub);
+    }
+  }
 #pragma unroll
   for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -25,7 +37,7 @@ __device__ __forceinline__ void margin_shares(const f16* xh, const f16* xl, cons
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         const int column = class_start + tile_column(j);
-        unsigned high = 0, low = 0;
+        unsigned high = 0, low = 0, owner[2] = {};
 #pragma unroll
         for (int next = 0; next < 2; next++) {
           const bool counts = column + next < classes && (unsigned)(first_class + column + next) != label;
@@ -33,10 +45,19 @@ __device__ __forceinline__ void margin_shares(const f16* xh, const f16* xl, cons
           const f16 rounded = to_f16(share);
           high |= (unsigned)rounded.bits << (16 * next);
           if (SPLIT) low |= (unsigned)to_f16(share - to_f32(rounded)).bits << (16 * next);
+          if (SUBS) owner[next] = which[i][j >> 1] >> (((j & 1) * 4 + 2 * half + next) * 4) & 15u;
         }
-        const long long at = (long long)row * pitch + column;
-        *reinterpret_cast<unsigned*>(qh + at) = high;
-        if (SPLIT) *reinterpret_cast<unsigned*>(ql + at) = low;
+        const long long at = row * q_pitch + column;
+        if (!SUBS) {
+          *reinterpret_cast<unsigned*>(qh + at) = high;
+          if (SPLIT) *reinterpret_cast<unsigned*>(ql + at) = low;
+        } else {
+          for (unsigned sub = 0; sub < (unsigned)subs; sub++) {
+            const unsigned own = (owner[0] == sub ? 0xffffu : 0u) | (owner[1] == sub ? 0xffff0000u : 0u);
+            *reinterpret_cast<unsigned*>(qh + at + sub * pitch) = high & own;
+            if (SPLIT) *reinterpret_cast<unsigned*>(ql + at + sub * pitch) = low & own;
+          }
+        }
       }
     }
 }
@@ -103,9 +124,19 @@ __device__ __forceinline__ void margin_raw_centres(const f16* qh, const f16* ql,
       const f16* __restrict__ wl, const unsigned* __restrict__ labels, const float* __restrict__ row_scale,         \
       const float* __restrict__ lse, f16* __restrict__ qh, f16* __restrict__ ql, int n, int classes,                \
       int first_class, int padded, int pitch) {                                                                     \
-    margin_shares<SPLIT>(xh, xl, wh, wl, labels, row_scale, lse, qh, ql, n, classes, first_class, padded, pitch);   \
+    margin_shares<SPLIT, false>(xh, xl, wh, wl, labels, row_scale, lse, qh, ql, n, classes, first_class, padded,    \
+                                pitch, 1);                                                                          \
   }                                                                                                                 \
   EXPORT_KERNEL(margin_shares_##suffix)                                                                             \
+  extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) margin_shares_subs_##suffix(                     \
+      const f16* __restrict__ xh, const f16* __restrict__ xl, const f16* __restrict__ wh,                           \
+      const f16* __restrict__ wl, const unsigned* __restrict__ labels, const float* __restrict__ row_scale,         \
+      const float* __restrict__ lse, f16* __restrict__ qh, f16* __restrict__ ql, int n, int classes,                \
+      int first_class, int padded, int pitch, int subs) {                                                           \
+    margin_shares<SPLIT, true>(xh, xl, wh, wl, labels, row_scale, lse, qh, ql, n, classes, first_class, padded,     \
+                               pitch, subs);                                                                        \
+  }                                                                                                                 \
+  EXPORT_KERNEL(margin_shares_subs_##suffix)                                                                        \
   extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) margin_raw_embeddings_##suffix(                  \
       const f16* __restrict__ qh, const f16* __restrict__ ql, const f16* __restrict__ wh,                           \
       const f16* __restrict__ wl, float* __restrict__ raw, int n, int classes, int padded, int pitch, int share,    \

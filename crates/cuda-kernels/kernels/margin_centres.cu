@@ -5,8 +5,8 @@
 
 // What the tile's kernels read of the batch.
 struct Centres {
-  const float* raw;          // [classes of the tile, padded]: sums of SHARE q UNIT column x^
-  const float* norms;        // [classes of the tile]
+  const float* raw;          // [centres of the tile, padded], as they lie in scratch: sums of SHARE q UNIT column x^
+  const float* norms;        // [centres of the tile], likewise
   const float* x;            // [n, dim]
   const double* targets;     // [n, TARGET_FIELDS]
   const float* sigma;        // [n]
@@ -14,6 +14,7 @@ struct Centres {
   const int* order;          // [n], rows in the order of their labels
   const unsigned* sorted;    // [n], labels in that order
   int n, dim, padded, first_class;
+  SubCentres subs;
   int sphere;
   double scale;
 };
@@ -29,18 +30,24 @@ __device__ __forceinline__ int lower_bound(const unsigned* sorted, int n, unsign
   return low;
 }
 
+// The row of raw and norms of the tile's centre `row`, and its place among the sub-centres of its class.
+__device__ __forceinline__ int scratch_row(const SubCentres& subs, int row) {
+  return subs.count == 1 ? row : row % subs.count * subs.pitch + row / subs.count;
+}
+
 // Hands the gradient of a centre, dimension by dimension, to `use(d, gradient)`. By a warp; `w` is the centre's row.
 // bulk: (s / |w|) (r - w^ (w^ . r)), r = sum_i sigma_i q_i x^_i; then the rows of this class in their order.
 template <class T, class Use>
 __device__ __forceinline__ void centre_gradient(const Centres& of, int row, const T* w, Use use) {
   const int lane = threadIdx.x & 31;
-  const float* raw = of.raw + (long long)row * of.padded;
-  const float norm = of.norms[row], sw = 1.0f / fmaxf(norm, SHORTEST);
+  const int scratch = scratch_row(of.subs, row), sub = row % of.subs.count;
+  const float* raw = of.raw + (long long)scratch * of.padded;
+  const float norm = of.norms[scratch], sw = 1.0f / fmaxf(norm, SHORTEST);
   const float gain = (float)(of.stats[1] / ((double)SHARE * UNIT) * of.scale * sw);
   float dot = 0.0f;
   for (int d = lane; d < of.dim; d += 32) dot = fmaf(raw[d], to_f32(w[d]) * sw, dot);
   dot = norm > SHORTEST ? warp_sum(dot) : 0.0f;
-  const unsigned label = (unsigned)(of.first_class + row);
+  const unsigned label = (unsigned)(of.first_class + row / of.subs.count);
   const int first = lower_bound(of.sorted, of.n, label);
   for (int d = lane; d < of.dim; d += 32) {
     const float wu = to_f32(w[d]) * sw;
@@ -49,7 +56,7 @@ __device__ __forceinline__ void centre_gradient(const Centres& of, int row, cons
     for (int at = first; at < of.n && of.sorted[at] == label; at++) {
       const int i = of.order[at];
       const double* target = of.targets + (long long)i * TARGET_FIELDS;
-      if (target[TARGET_SINE] < NO_TANGENT) continue;
+      if (target[TARGET_SINE] < NO_TANGENT || (int)target[TARGET_SUB] != sub) continue;
       const double x_norm = target[TARGET_X_NORM], sx = 1.0 / fmax(x_norm, (double)SHORTEST);
       const double pull = (double)of.sigma[i] * of.scale * target[TARGET_SLOPE] / target[TARGET_SINE] * sw *
                           (of.sphere ? x_norm : 1.0);
@@ -68,15 +75,16 @@ __device__ __forceinline__ bool moves(const double* stats) { return stats[0] - s
   const float *__restrict__ raw, const float *__restrict__ norms, const float *__restrict__ x,                      \
       const double *__restrict__ targets, const float *__restrict__ sigma, const double *__restrict__ stats,        \
       const int *__restrict__ order, const unsigned *__restrict__ sorted, int n, int dim, int padded,               \
-      int first_class, int classes, int sphere, double scale
-#define CENTRES {raw, norms, x, targets, sigma, stats, order, sorted, n, dim, padded, first_class, sphere, scale}
+      int first_class, int centres, int subs, int pitch, int sphere, double scale
+#define CENTRES                                                                                                     \
+  {raw, norms, x, targets, sigma, stats, order, sorted, n, dim, padded, first_class, {subs, pitch}, sphere, scale}
 
-// dw [classes of the tile, dim], added to if `accumulate`. A warp a centre, as below.
+// dw [centres of the tile, dim], added to if `accumulate`. A warp a centre, as below.
 #define CENTRE_GRADIENT(name, T)                                                                                    \
   extern "C" __global__ void __launch_bounds__(256, 4)                                                                 \
       name(CENTRES_PARAMETERS, const T* __restrict__ w, float* __restrict__ dw, int accumulate) {                   \
     const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5);                                            \
-    if (row >= classes) return;                                                                                     \
+    if (row >= centres) return;                                                                                     \
     const Centres of CENTRES;                                                                                       \
     float* out = dw + (long long)row * dim;                                                                         \
     centre_gradient(of, row, w + (long long)row * dim,                                                              \
@@ -92,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(256, 4)
     centre_sgd(CENTRES_PARAMETERS, float* w, float* momentum_buffer, float rate, float decay, float momentum,
                float keep, float take, int nesterov) {
   const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5);
-  if (row >= classes || !moves(stats)) return;
+  if (row >= centres || !moves(stats)) return;
   const Centres of CENTRES;
   const long long start = (long long)row * dim;
   centre_gradient(of, row, w + start, [&](int d, float g) {
@@ -105,7 +113,7 @@ extern "C" __global__ void __launch_bounds__(256, 4)
     centre_adam(CENTRES_PARAMETERS, float* w, float* first_moment, float* second_moment, float* tops, float size,
                 float root, float eps, float shrink, float decay, float take1, float keep2, float take2) {
   const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5);
-  if (row >= classes || !moves(stats)) return;
+  if (row >= centres || !moves(stats)) return;
   const Centres of CENTRES;
   const long long start = (long long)row * dim;
   const AdamNumbers numbers{size, root, eps, shrink, decay, take1, keep2, take2};

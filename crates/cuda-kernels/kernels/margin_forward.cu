@@ -6,14 +6,16 @@
 // x, w: unit rows (rows.cu), [n, padded] and [classes, padded]; `classes` is the tile's, `first_class` its first.
 // row_scale [n]: times the sum of products, the logit times log2 e. tops, sums: [splits, n], the maximum and the sum of
 // 2^(z - maximum) over the classes of each split; read unless `start`. grid: (n / TILE, splits); a split takes every
-// splits-th tile of 128 classes, whatever the device, so that the bits do not depend on it.
-template <bool SPLIT>
+// splits-th tile of 128 classes, whatever the device, so that the bits do not depend on it. With SUBS, w holds sub-centres
+// as `subs` says, and a class's logit is its largest.
+template <bool SPLIT, bool SUBS>
 __device__ __forceinline__ void margin_lse(const f16* xh, const f16* xl, const f16* wh, const f16* wl,
                                            const unsigned* labels, const float* row_scale, float* tops, float* sums,
-                                           int n, int classes, int first_class, int padded, int start) {
+                                           int n, int classes, int first_class, int padded, int start,
+                                           SubCentres subs) {
   DYNAMIC_SHARED(shared);
   const int row_start = blockIdx.x * TILE, split = blockIdx.y, splits = gridDim.y, lane = threadIdx.x & 31;
-  const Operand x{xh, xl, padded, n, padded}, w{wh, wl, padded, classes, padded};
+  const Operand x{xh, xl, padded, n, padded}, w{wh, wl, padded, SUBS ? subs.count * subs.pitch : classes, padded};
   const int tiles = (classes + TILE - 1) / TILE;
   float top[4][2], sum[4][2], scale[4][2];
   unsigned label[4][2];
@@ -32,6 +34,15 @@ __device__ __forceinline__ void margin_lse(const f16* xh, const f16* xl, const f
     Sums products;
     products.clear();
     add_product<SPLIT, ALONG, ALONG>(products, shared, x, row_start, w, class_start, 0, padded);
+    if (SUBS) {
+#pragma unroll 1
+      for (int sub = 1; sub < subs.count; sub++) {
+        Sums next;
+        next.clear();
+        add_product<SPLIT, ALONG, ALONG>(next, shared, x, row_start, w, sub * subs.pitch + class_start, 0, padded);
+        products.raise(next);
+      }
+    }
 #pragma unroll
     for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -96,8 +107,21 @@ __device__ __forceinline__ void margin_lse(const f16* xh, const f16* xl, const f
            const f16* __restrict__ wl, const unsigned* __restrict__ labels, const float* __restrict__ row_scale,  \
            float* __restrict__ tops, float* __restrict__ sums, int n, int classes, int first_class, int padded,   \
            int start) {                                                                                           \
-    margin_lse<SPLIT>(xh, xl, wh, wl, labels, row_scale, tops, sums, n, classes, first_class, padded, start);     \
+    margin_lse<SPLIT, false>(xh, xl, wh, wl, labels, row_scale, tops, sums, n, classes, first_class, padded,      \
+                             start, {1, 0});                                                                      \
+  }                                                                                                               \
+  EXPORT_KERNEL(name)
+#define MARGIN_LSE_SUBS(name, SPLIT)                                                                              \
+  extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1)                                                \
+      name(const f16* __restrict__ xh, const f16* __restrict__ xl, const f16* __restrict__ wh,                    \
+           const f16* __restrict__ wl, const unsigned* __restrict__ labels, const float* __restrict__ row_scale,  \
+           float* __restrict__ tops, float* __restrict__ sums, int n, int classes, int first_class, int padded,   \
+           int start, int subs, int pitch) {                                                                      \
+    margin_lse<SPLIT, true>(xh, xl, wh, wl, labels, row_scale, tops, sums, n, classes, first_class, padded,       \
+                            start, {subs, pitch});                                                                \
   }                                                                                                               \
   EXPORT_KERNEL(name)
 MARGIN_LSE(margin_lse_f16, false)
 MARGIN_LSE(margin_lse_f32, true)
+MARGIN_LSE_SUBS(margin_lse_subs_f16, false)
+MARGIN_LSE_SUBS(margin_lse_subs_f32, true)

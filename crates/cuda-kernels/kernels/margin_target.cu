@@ -33,27 +33,41 @@ __device__ __forceinline__ void apply_margin(const Margin& margin, double c, dou
 
 // Fills `targets` [n, TARGET_FIELDS] and `row_scale` [n] (scale [* |x|] * log2 e, for products of unit rows). x is
 // [n, dim], w [classes, dim]. Where a label is not below `classes`, the row's target is left at zero and `bad_row`
-// becomes the lowest such row. A warp a row.
+// becomes the lowest such row. w is [classes * subs, dim]; the nearest of a class's centres counts. A warp a row.
 template <class T>
 __device__ __forceinline__ void margin_target(const float* x, const T* w, const unsigned* labels, Margin margin,
                                               double* targets, float* row_scale, int* bad_row, int n, int dim,
-                                              int classes) {
+                                              int classes, int subs) {
   const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5), lane = threadIdx.x & 31;
   if (row >= n) return;
   const unsigned label = labels[row];
   const bool valid = label < (unsigned)classes;
   const float* xr = x + (long long)row * dim;
-  const T* wr = w + (long long)(valid ? label : 0u) * dim;
-  double xx = 0.0, ww = 0.0, xw = 0.0;
-  for (int d = lane; d < dim; d += 32) {
-    const double a = xr[d], b = to_f32(wr[d]);
-    xx = fma(a, a, xx);
-    ww = fma(b, b, ww);
-    xw = fma(a, b, xw);
+  const T* wr = w + (long long)(valid ? label : 0u) * subs * dim;
+  double x_norm = 0.0, w_norm = 0.0, sx = 0.0, sw = 0.0, cosine = 0.0;
+  int nearest = 0;
+  for (int sub = 0; sub < subs; sub++) {
+    const T* own = wr + (long long)sub * dim;
+    double xx = 0.0, ww = 0.0, xw = 0.0;
+    for (int d = lane; d < dim; d += 32) {
+      const double a = xr[d], b = to_f32(own[d]);
+      xx = fma(a, a, xx);
+      ww = fma(b, b, ww);
+      xw = fma(a, b, xw);
+    }
+    x_norm = sqrt(warp_sum(xx));
+    const double norm = sqrt(warp_sum(ww)), inverse = 1.0 / fmax(norm, (double)SHORTEST);
+    sx = 1.0 / fmax(x_norm, (double)SHORTEST);
+    const double found = warp_sum(xw) * sx * inverse;
+    // NaN must not hide behind a number.
+    if (sub == 0 || found > cosine || found != found) {
+      cosine = found;
+      w_norm = norm;
+      sw = inverse;
+      nearest = sub;
+    }
   }
-  const double x_norm = sqrt(warp_sum(xx)), w_norm = sqrt(warp_sum(ww));
-  const double sx = 1.0 / fmax(x_norm, (double)SHORTEST), sw = 1.0 / fmax(w_norm, (double)SHORTEST);
-  const double cosine = warp_sum(xw) * sx * sw;
+  wr += (long long)nearest * dim;
   double squares = 0.0;
   for (int d = lane; d < dim; d += 32) {
     const double t = (double)to_f32(wr[d]) * sw - cosine * (double)xr[d] * sx;
@@ -72,7 +86,7 @@ __device__ __forceinline__ void margin_target(const float* x, const T* w, const 
     out[TARGET_LOGIT] = margin.scale * value;
     out[TARGET_X_NORM] = x_norm;
     out[TARGET_W_NORM] = w_norm;
-    out[TARGET_FIELDS - 1] = 0.0;
+    out[TARGET_SUB] = nearest;
     row_scale[row] = (float)(margin.scale * (margin.kind == SPHERE ? x_norm : 1.0)) * (LOG2_E * COSINE);
   }
 }
@@ -83,13 +97,14 @@ __device__ __forceinline__ void margin_target(const float* x, const T* w, const 
 template <class T>
 __device__ __forceinline__ void margin_target_gradient(const float* x, const T* w, const unsigned* labels,
                                                        const double* targets, const float* sigma, float* dx, int n,
-                                                       int dim, int classes, double scale, int sphere, int accumulate) {
+                                                       int dim, int classes, int subs, double scale, int sphere,
+                                                       int accumulate) {
   const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5), lane = threadIdx.x & 31;
   if (row >= n) return;
   const double* target = targets + (long long)row * TARGET_FIELDS;
   const unsigned label = labels[row] < (unsigned)classes ? labels[row] : 0u;
   const float* xr = x + (long long)row * dim;
-  const T* wr = w + (long long)label * dim;
+  const T* wr = w + ((long long)label * subs + (int)target[TARGET_SUB]) * dim;
   const double sx = 1.0 / fmax(target[TARGET_X_NORM], (double)SHORTEST);
   const double sw = 1.0 / fmax(target[TARGET_W_NORM], (double)SHORTEST);
   const double cosine = target[TARGET_COSINE], sine = target[TARGET_SINE], strength = (double)sigma[row] * scale;
@@ -131,15 +146,15 @@ EXPORT_KERNEL(margin_bulk_gradient)
   extern "C" __global__ void __launch_bounds__(256) margin_target_##suffix(                                         \
       const float* __restrict__ x, const T* __restrict__ w, const unsigned* __restrict__ labels, Margin margin,     \
       double* __restrict__ targets, float* __restrict__ row_scale, int* __restrict__ bad_row, int n, int dim,       \
-      int classes) {                                                                                                \
-    margin_target(x, w, labels, margin, targets, row_scale, bad_row, n, dim, classes);                              \
+      int classes, int subs) {                                                                                      \
+    margin_target(x, w, labels, margin, targets, row_scale, bad_row, n, dim, classes, subs);                        \
   }                                                                                                                 \
   EXPORT_KERNEL(margin_target_##suffix)                                                                             \
   extern "C" __global__ void __launch_bounds__(256) margin_target_gradient_##suffix(                                \
       const float* __restrict__ x, const T* __restrict__ w, const unsigned* __restrict__ labels,                    \
       const double* __restrict__ targets, const float* __restrict__ sigma, float* __restrict__ dx, int n, int dim,  \
-      int classes, double scale, int sphere, int accumulate) {                                                      \
-    margin_target_gradient(x, w, labels, targets, sigma, dx, n, dim, classes, scale, sphere, accumulate);           \
+      int classes, int subs, double scale, int sphere, int accumulate) {                                            \
+    margin_target_gradient(x, w, labels, targets, sigma, dx, n, dim, classes, subs, scale, sphere, accumulate);     \
   }                                                                                                                 \
   EXPORT_KERNEL(margin_target_gradient_##suffix)
 FOR_STORAGE(f32, float)
@@ -168,15 +183,17 @@ __device__ __forceinline__ double over_block(double v, double* warps) {
 }
 
 // From the splits' maxima and sums: lse [n] (times log2 e; -LARGEST where no class but the own one exists), losses
-// [n], sigma [n] (with the sample's `weights`, null for 1, and upstream / n), and `column` [n], sigma (times |x| for
+// [n], sigma [n] (with the sample's `weights` and its class's of `class_weights`, null for 1, and upstream / n), and `column` [n], sigma (times |x| for
 // SphereFace) divided by the largest of its magnitudes, which is stats[STAT_GAIN]: the factors of the rows that make the
 // centres' gradient. stats [STATS]: mean loss, gain, rows whose own class leads, rows with a gradient, `bad_row` of
 // margin_target. One block.
 extern "C" __global__ void __launch_bounds__(LOSS_THREADS)
     margin_loss(const float* __restrict__ tops, const float* __restrict__ sums, const double* __restrict__ targets,
-                const float* __restrict__ weights, float* __restrict__ lse, float* __restrict__ losses,
+                const float* __restrict__ weights, const unsigned* __restrict__ labels,
+                const float* __restrict__ class_weights, float* __restrict__ lse, float* __restrict__ losses,
                 float* __restrict__ sigma, float* __restrict__ column, double* __restrict__ stats,
-                const int* __restrict__ bad_row, int n, int splits, double scale, int sphere, double upstream) {
+                const int* __restrict__ bad_row, int n, int classes, int splits, double scale, int sphere,
+                double upstream) {
   __shared__ double warps[LOSS_THREADS / 32];
   double value = 0.0, gain = 0.0, right = 0.0, active = 0.0;
   for (int row = threadIdx.x; row < n; row += LOSS_THREADS) {
@@ -193,7 +210,9 @@ extern "C" __global__ void __launch_bounds__(LOSS_THREADS)
     const double gap = log2_sum * 0.693147180559945309 - target[TARGET_LOGIT];
     const double loss = gap > 0.0 ? gap + log1p(exp(-gap)) : log1p(exp(gap));
     const double wrong = 1.0 / (1.0 + exp(-gap));
-    const double weight = (weights ? (double)weights[row] : 1.0) / n, norm = sphere ? target[TARGET_X_NORM] : 1.0;
+    const bool weighs = class_weights && labels[row] < (unsigned)classes;
+    const double of_class = weighs ? (double)class_weights[labels[row]] : 1.0;
+    const double weight = (weights ? (double)weights[row] : 1.0) * of_class / n, norm = sphere ? target[TARGET_X_NORM] : 1.0;
     lse[row] = (float)log2_sum;
     losses[row] = (float)fmin(loss, (double)LARGEST);
     if (loss != loss) losses[row] = (float)loss;

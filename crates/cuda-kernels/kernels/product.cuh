@@ -83,6 +83,33 @@ struct Sums {
 #pragma unroll
         for (int k = 0; k < 4; k++) of[i][j][k] = 0.0f;
   }
+  static __device__ __forceinline__ bool above(float a, float b) { return a > b || a != a; }
+  // Each value to the larger of itself and the other's; NaN stays.
+  __device__ __forceinline__ void raise(const Sums& other) {
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+      for (int j = 0; j < 4; j++)
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+          if (above(other.of[i][j][k], of[i][j][k])) of[i][j][k] = other.of[i][j][k];
+  }
+  // The same, and `which` (4 bits a value, a fragment's quartets of them in one word for each i and half of j) becomes
+  // `index` where the other's is larger.
+  __device__ __forceinline__ void raise(const Sums& other, unsigned (&which)[4][2], unsigned index) {
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+      for (int j = 0; j < 4; j++)
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+          const int at = ((j & 1) * 4 + k) * 4;
+          if (above(other.of[i][j][k], of[i][j][k])) {
+            of[i][j][k] = other.of[i][j][k];
+            which[i][j >> 1] = (which[i][j >> 1] & ~(15u << at)) | index << at;
+          }
+        }
+  }
 };
 // The tile's row of of[i][..][2 half ..], and the column of of[..][j][.. 2 half + 0]; the next column follows.
 __device__ __forceinline__ int tile_row(int i, int half) {

@@ -32,6 +32,37 @@ UNIT_ROWS(unit_rows_f32, float)
 UNIT_ROWS(unit_rows_f16, f16)
 UNIT_ROWS(unit_rows_bf16, bf16)
 
+// A tile of classes with several centres each, `values` [classes * subs, dim], into unit rows (as unit_rows makes them) and
+// norms [subs * pitch] in the order of `SubCentres` (margin.cuh): rows beyond the classes are zero. A warp a row.
+template <class T>
+__device__ __forceinline__ void unit_centres(const T* values, f16* high, f16* low, float* norms, int classes, int dim,
+                                             int padded, int subs, int pitch) {
+  const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5), lane = threadIdx.x & 31;
+  if (row >= subs * pitch) return;
+  const int sub = row / pitch, of_class = row % pitch;
+  const bool there = of_class < classes;
+  const T* of = values + ((long long)(there ? of_class : 0) * subs + sub) * dim;
+  const float norm = row_norm(of, dim), scale = there ? UNIT / fmaxf(norm, SHORTEST) : 0.0f;
+  for (int d = lane; d < padded; d += 32) {
+    const float v = there && d < dim ? to_f32(of[d]) * scale : 0.0f;
+    const f16 rounded = to_f16(v);
+    high[(long long)row * padded + d] = rounded;
+    if (low) low[(long long)row * padded + d] = to_f16(v - to_f32(rounded));
+  }
+  if (lane == 0 && norms) norms[row] = norm;
+}
+
+#define UNIT_CENTRES(name, T)                                                                                     \
+  extern "C" __global__ void __launch_bounds__(256)                                                               \
+      name(const T* __restrict__ values, f16* __restrict__ high, f16* __restrict__ low, float* __restrict__ norms, \
+           int classes, int dim, int padded, int subs, int pitch) {                                               \
+    unit_centres(values, high, low, norms, classes, dim, padded, subs, pitch);                                    \
+  }                                                                                                               \
+  EXPORT_KERNEL(name)
+UNIT_CENTRES(unit_centres_f32, float)
+UNIT_CENTRES(unit_centres_f16, f16)
+UNIT_CENTRES(unit_centres_bf16, bf16)
+
 // 16-bit storage to f32 and back, value by value.
 template <class From, class To>
 __device__ __forceinline__ void convert(const From* from, To* to, long long count) {

@@ -5,12 +5,7 @@
 // positives sorted, a negative finds by two binary searches in how many intervals it lies, c_n, and a histogram of
 // where it fell gives each positive the negatives in its interval, k_p. The loss is sum_p k_p (d_ap + margin) -
 // sum_n c_n d_an, and the gradient's coefficients are these integers. O(n log P) an anchor.
-#include "triplet.cuh"
-
-enum Mining { MINE_NONE, MINE_ALL, MINE_HARD, MINE_SEMIHARD, MINE_EASY };
-
-constexpr int COUNT_THREADS = 256;
-constexpr int POSITIVES = 1024;  // sorted at a time; larger classes go round by round
+#include "triplet_positives.cuh"
 
 __device__ __forceinline__ float next_up(float v) {
   if (v == 0.0f) return __int_as_float(1);
@@ -29,34 +24,6 @@ __device__ __forceinline__ Interval interval(float positive, float margin, int m
   if (mining == MINE_EASY) of.low = edge;
   of.high = fmaxf(fminf(of.mined_high, positive + margin), of.low);
   return of;
-}
-
-// Whether column j is a positive of the anchor: same label, another row.
-// Writes d's and columns of up to POSITIVES positives from the `skip`-th on, in the order of the columns, and returns
-// how many positives there are in all. `warps`: one int a warp.
-__device__ __forceinline__ int gather_positives(const float* row, const unsigned* labels, int anchor, int n, int skip,
-                                                float* keys, int* columns, int* warps) {
-  const unsigned label = labels[anchor];
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  int before = 0;
-  for (int start = 0; start < n; start += COUNT_THREADS) {
-    const int j = start + (int)threadIdx.x;
-    const bool positive = j < n && j != anchor && labels[j] == label;
-    const unsigned ballot = __ballot_sync(ALL_LANES, positive);
-    __syncthreads();
-    if (lane == 0) warps[warp] = __popc(ballot);
-    __syncthreads();
-    int place = before + __popc(ballot & ((1u << lane) - 1));
-    for (int w = 0; w < COUNT_THREADS / 32; w++) {
-      if (w < warp) place += warps[w];
-      before += warps[w];
-    }
-    if (positive && place >= skip && place < skip + POSITIVES) {
-      keys[place - skip] = row[j];
-      columns[place - skip] = j;
-    }
-  }
-  return before;
 }
 
 // Sorts `count` keys (padded to a power of two `size` by infinity) with their columns; equal keys by column.
@@ -108,7 +75,7 @@ extern "C" __global__ void __launch_bounds__(COUNT_THREADS)
   __shared__ int warps[COUNT_THREADS / 32];
   __shared__ double warp_losses[COUNT_THREADS / 32];
   __shared__ unsigned long long warp_mined[COUNT_THREADS / 32];
-  const int anchor = first + (int)blockIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  const int anchor = first + (int)blockIdx.x;
   const float* row = distances + (long long)blockIdx.x * n;
   float* out = coefficients ? coefficients + (long long)blockIdx.x * n : nullptr;
   const unsigned label = labels[anchor];
@@ -163,31 +130,13 @@ extern "C" __global__ void __launch_bounds__(COUNT_THREADS)
       if (out) out[columns[i]] = inside ? (float)inside * chain(distance, keys[i]) : 0.0f;
     }
   }
-  loss = warp_sum(loss);
-  mined_here = warp_sum(mined_here);
-  active_here = warp_sum(active_here);
-  if (lane == 0) {
-    warp_losses[warp] = loss;
-    warp_mined[warp] = mined_here;
-  }
-  __syncthreads();
+  loss = block_sum(loss, warp_losses);
+  mined_here = block_sum(mined_here, warp_mined);
+  active_here = block_sum(active_here, warp_mined);
   if (threadIdx.x == 0) {
-    double all = 0.0;
-    unsigned long long kept = 0;
-    for (int w = 0; w < COUNT_THREADS / 32; w++) {
-      all += warp_losses[w];
-      kept += warp_mined[w];
-    }
-    losses[anchor] = all;
-    triplets[anchor] = kept;
-  }
-  __syncthreads();
-  if (lane == 0) warp_mined[warp] = active_here;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    unsigned long long all = 0;
-    for (int w = 0; w < COUNT_THREADS / 32; w++) all += warp_mined[w];
-    active[anchor] = all;
+    losses[anchor] = loss;
+    triplets[anchor] = mined_here;
+    active[anchor] = active_here;
   }
 }
 EXPORT_KERNEL(triplet_count)

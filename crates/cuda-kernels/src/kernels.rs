@@ -15,7 +15,7 @@ use crate::pooling::GemArgument;
 use crate::{Error, Result};
 
 /// The PTX of every source in `kernels/`, by name; `build-kernels.sh` writes it.
-const MODULES: [(&str, &str); 11] = [
+const MODULES: [(&str, &str); 12] = [
     ("rows", include_str!("../ptx/rows.ptx")),
     ("margin_forward", include_str!("../ptx/margin_forward.ptx")),
     ("margin_target", include_str!("../ptx/margin_target.ptx")),
@@ -24,6 +24,7 @@ const MODULES: [(&str, &str); 11] = [
     ("optimizer", include_str!("../ptx/optimizer.ptx")),
     ("triplet_distance", include_str!("../ptx/triplet_distance.ptx")),
     ("triplet_count", include_str!("../ptx/triplet_count.ptx")),
+    ("triplet_pairs", include_str!("../ptx/triplet_pairs.ptx")),
     ("triplet_hardest", include_str!("../ptx/triplet_hardest.ptx")),
     ("pool_maps", include_str!("../ptx/pool_maps.ptx")),
     ("pool_tokens", include_str!("../ptx/pool_tokens.ptx")),

@@ -62,6 +62,12 @@ pub struct TripletOptions {
     pub distance: Distance,
     /// Scale rows to length 1 first. Default true.
     pub normalize: bool,
+    /// Measure a negative from the positive where that is nearer: `d(a, n) <- min(d(a, n), d(p, n))` (Balntas et al.
+    /// 2016, section 3.2); miners look at `d(a, n)` itself. Needs all dissimilarities at once, and looks at every
+    /// triplet. Not with [`Miner::BatchHard`]. Default false.
+    pub swap: bool,
+    /// `log(1 + exp(v))` in place of `max(v, 0)`. Looks at every triplet. Not with [`Miner::BatchHard`]. Default false.
+    pub smooth: bool,
     /// Default [`Reduction::MeanNonZero`].
     pub reduction: Reduction,
     /// Default [`Miner::None`].
@@ -76,6 +82,8 @@ impl Default for TripletOptions {
             margin: 0.05,
             distance: Distance::L2,
             normalize: true,
+            swap: false,
+            smooth: false,
             reduction: Reduction::MeanNonZero,
             miner: Miner::None,
             block_bytes: 512 << 20,
@@ -137,6 +145,11 @@ impl TripletMargin {
             let reason = "a cosine is that of unit vectors; set normalize = true or choose another distance";
             return Err(Error::Option { option: "normalize", value: "false".to_owned(), reason });
         }
+        if options.miner == Miner::BatchHard && (options.swap || options.smooth) {
+            let option = if options.swap { "swap" } else { "smooth" };
+            let reason = "not with the hardest triplets alone; leave it out, or choose another miner";
+            return Err(Error::Option { option, value: "true".to_owned(), reason });
+        }
         Ok(Self { kernels, options })
     }
 
@@ -175,6 +188,12 @@ impl TripletMargin {
         }
         if n == 0 || dim == 0 {
             return Ok(TripletStats { value: 0.0, triplets: 0, active: 0 });
+        }
+        if self.options.swap && self.block(n) < n {
+            let reason =
+                "with swap it must hold 8 bytes for each pair of the batch; give more, or a smaller batch";
+            let (option, value) = ("block_bytes", self.options.block_bytes.to_string());
+            return Err(Error::Option { option, value, reason });
         }
         let kernels = &self.kernels;
         let unit = if self.options.normalize {
@@ -344,7 +363,12 @@ impl TripletMargin {
             .arg(Arg::Int(self.distance()))
             .arg(Arg::Int(mining))
             .arg(Arg::Float(margin as f32));
-        self.kernels.launch(stream, "triplet_count", Shape::blocks([count, 1, 1], 256), args)
+        let shape = Shape::blocks([count, 1, 1], 256);
+        if self.options.swap || self.options.smooth {
+            let args = args.flag(self.options.swap).flag(self.options.smooth);
+            return self.kernels.launch(stream, "triplet_pairs", shape, args);
+        }
+        self.kernels.launch(stream, "triplet_count", shape, args)
     }
 
     fn hardest(

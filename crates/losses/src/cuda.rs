@@ -21,7 +21,7 @@
 //! let (x, w) = (stream.clone_htod(&vec![0.1f32; 64 * 128])?, stream.clone_htod(&vec![0.2f32; 1000 * 128])?);
 //! let y = stream.clone_htod(&[7u32; 64])?;
 //! let (mut dx, mut dw) = (stream.alloc_zeros::<f32>(64 * 128)?, stream.alloc_zeros::<f32>(1000 * 128)?);
-//! let batch = Batch { embeddings: &x.as_view(), labels: &y.as_view(), weights: None, upstream: 1.0 };
+//! let batch = Batch { embeddings: &x.as_view(), labels: &y.as_view(), weights: None, class_weights: None, upstream: 1.0 };
 //! let (w, mut dw, mut dx) = (w.as_view(), dw.as_view_mut(), dx.as_view_mut());
 //! let centres = Centres::Gradient(&w, &mut dw, Default::default());
 //! let stats = loss.forward_backward(&stream, batch, centres, Some((&mut dx, Default::default())), None)?;
@@ -52,13 +52,9 @@ impl MarginSoftmax {
     /// `logits_budget_bytes` where that is less.
     ///
     /// # Errors
-    /// [`Error::Option`] for more than one centre a class.
+    /// [`Error::Option`] for more than 16 centres a class.
     pub fn on_gpu(&self, kernels: Arc<Kernels>, precision: Precision) -> Result<margin::MarginSoftmax> {
         let options = self.options();
-        if options.sub_centers > 1 {
-            let reason = "the GPU kernels have one centre a class; compute this loss on the CPU";
-            return Err(lacks("sub_centers", options.sub_centers, reason));
-        }
         let margin = match options.margin {
             Margin::Arc { angle, edge, gradient } => margin::Margin::Arc {
                 radians: angle.as_radians(),
@@ -74,7 +70,8 @@ impl MarginSoftmax {
         };
         let plain = margin::MarginOptions::new(margin);
         let tile_bytes = plain.tile_bytes.min(options.logits_budget_bytes);
-        let options = margin::MarginOptions { scale: options.scale, precision, tile_bytes, ..plain };
+        let (scale, sub_centers) = (options.scale, options.sub_centers);
+        let options = margin::MarginOptions { scale, sub_centers, precision, tile_bytes, ..plain };
         let [classes, dim] = self.sizes();
         Ok(margin::MarginSoftmax::new(kernels, classes, dim, options)?)
     }
@@ -97,16 +94,10 @@ impl TripletMargin {
     /// This loss on the GPU that `kernels` are for.
     ///
     /// # Errors
-    /// [`Error::Option`] for `swap`, `smooth`, and a miner whose distances (those of unit vectors) are not the loss's.
+    /// [`Error::Option`] for `swap` or `smooth` with [`Miner::BatchHard`], and for a miner whose distances (those of unit
+    /// vectors) are not the loss's. With `swap` a batch must fit 512 MiB, at 8 bytes a pair: 8,192 rows.
     pub fn on_gpu(&self, kernels: Arc<Kernels>) -> Result<triplet::TripletMargin> {
         let options = self.options();
-        let cpu = "the GPU kernels have no such option; leave it out, or compute this loss on the CPU";
-        if options.swap {
-            return Err(lacks("swap", "true", cpu));
-        }
-        if options.smooth {
-            return Err(lacks("smooth", "true", cpu));
-        }
         let miner = match options.miner {
             Miner::All => triplet::Miner::None,
             Miner::BatchHard => triplet::Miner::BatchHard,
@@ -136,6 +127,8 @@ impl TripletMargin {
                 Distance::Cosine => triplet::Distance::Cosine,
             },
             normalize: options.normalize,
+            swap: options.swap,
+            smooth: options.smooth,
             reduction: match options.reduction {
                 Reduction::Mean => triplet::Reduction::Mean,
                 Reduction::MeanNonZero => triplet::Reduction::MeanNonZero,

@@ -60,7 +60,7 @@ fn same(what: &str, mut got: Stats, expected: Stats) {
 #[ignore = "needs the emulated device or a GPU"]
 fn margins_are_those_of_the_cpu() {
     let (kernels, stream) = gpu();
-    let (x, w, labels) = (matrix(ROWS, 1), matrix(CLASSES, 2), labels());
+    let (x, labels) = (matrix(ROWS, 1), labels());
     let arc = |edge, gradient| {
         let margin = Margin::Arc { angle: Angle::radians(1.5), edge, gradient };
         MarginOptions { margin, ..MarginOptions::arcface() }
@@ -71,7 +71,10 @@ fn margins_are_those_of_the_cpu() {
         arc(Edge::Jump, MarginGradient::Exact),
         arc(Edge::Continuous, MarginGradient::Exact),
         arc(Edge::None, MarginGradient::StraightThrough),
+        MarginOptions::sub_center_arcface(),
+        MarginOptions { sub_centers: 16, ..MarginOptions::sphereface() },
     ] {
+        let w = matrix(CLASSES * options.sub_centers, 2);
         let what = format!("{:?}", options.margin);
         let loss = MarginSoftmax::new(CLASSES, DIM, MarginOptions { scale: 9.0, ..options }).unwrap();
         let Output { stats, d_embeddings, d_weights } =
@@ -84,8 +87,13 @@ fn margins_are_those_of_the_cpu() {
         let of_labels = stream.clone_htod(&labels).unwrap();
         let (mut dx, mut dw) =
             (stream.alloc_zeros::<f32>(x.len()).unwrap(), stream.alloc_zeros::<f32>(w.len()).unwrap());
-        let batch =
-            Batch { embeddings: &of_x.as_view(), labels: &of_labels.as_view(), weights: None, upstream: 1.0 };
+        let batch = Batch {
+            embeddings: &of_x.as_view(),
+            labels: &of_labels.as_view(),
+            weights: None,
+            class_weights: None,
+            upstream: 1.0,
+        };
         let (of_w, mut dw_view) = (of_w.as_view(), dw.as_view_mut());
         let centres = Centres::Gradient(&of_w, &mut dw_view, Write::Overwrite);
         let gradient = Some((&mut dx.as_view_mut(), Write::Overwrite));
@@ -108,6 +116,10 @@ fn triplets_are_those_of_the_cpu() {
         all.clone().reduction(Reduction::Mean).distance(Distance::SquaredL2),
         all.clone().distance(Distance::Cosine),
         all.clone().normalize(false),
+        all.clone().swap(true),
+        all.clone().smooth(true).reduction(Reduction::Mean),
+        mined(TripletKind::All).swap(true).smooth(true),
+        all.clone().swap(true).distance(Distance::SquaredL2).normalize(false),
         mined(TripletKind::All),
         mined(TripletKind::Hard).distance(Distance::Cosine),
         mined(TripletKind::Semihard),
@@ -139,8 +151,12 @@ fn what_the_kernels_lack_is_refused_by_name() {
     let triplet = |options: embedtune_losses::TripletMarginOptions| {
         options.build().unwrap().on_gpu(kernels.clone()).map(drop)
     };
-    named(triplet(TripletMargin::builder().swap(true)), "swap");
-    named(triplet(TripletMargin::builder().smooth(true)), "smooth");
+    let hard = TripletMargin::builder().miner(Miner::BatchHard);
+    named(triplet(hard.clone().swap(true)), "swap");
+    named(triplet(hard.smooth(true)), "smooth");
+    let many = MarginOptions { sub_centers: 17, ..MarginOptions::arcface() };
+    let many = MarginSoftmax::new(CLASSES, DIM, many).unwrap();
+    named(many.on_gpu(kernels.clone(), Precision::F32).map(drop), "sub_centers");
     let semihard = Miner::triplet_margin(TripletKind::Semihard);
     named(triplet(TripletMargin::builder().miner(semihard).distance(Distance::Cosine)), "miner");
     named(triplet(TripletMargin::builder().miner(semihard).normalize(false)), "miner");

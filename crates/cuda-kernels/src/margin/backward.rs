@@ -23,12 +23,14 @@ impl MarginSoftmax {
     ) -> Result<()> {
         let (kernels, padded, suffix) = (&self.kernels, tiles.padded, self.options.precision.suffix());
         let moves = !matches!(centres, Centres::Frozen(_));
-        let mut unit = self.halves(stream, tiles.backward * padded, "a tile of the centres' unit rows")?;
-        let mut shares = self.halves(stream, tiles.backward * n, "a tile of the classes' shares")?;
-        let mut norms: CudaSlice<f32> = kernels.allocate(stream, tiles.backward, "the centres' norms")?;
+        let (subs, width) = (tiles.subs, tiles.subs * self.dim);
+        let tile = tiles.backward * subs;
+        let mut unit = self.halves(stream, tile * padded, "a tile of the centres' unit rows")?;
+        let mut shares = self.halves(stream, tile * n, "a tile of the classes' shares")?;
+        let mut norms: CudaSlice<f32> = kernels.allocate(stream, tile, "the centres' norms")?;
         let mut raw_centres: CudaSlice<f32> = kernels.allocate(
             stream,
-            if moves { tiles.backward * padded } else { 1 },
+            if moves { tile * padded } else { 1 },
             "a tile of the centres' gradient",
         )?;
         let parts = if gradient.is_some() { tiles.parts } else { 0 };
@@ -53,15 +55,15 @@ impl MarginSoftmax {
         };
         for first in (0..self.classes).step_by(tiles.backward) {
             let classes = tiles.backward.min(self.classes - first);
-            let range = first * self.dim..(first + classes) * self.dim;
+            let range = first * width..(first + classes) * width;
             match &centres {
                 Centres::Frozen(w) | Centres::Gradient(w, ..) => {
                     let rows = w.slice(range.clone());
-                    self.unit_rows(stream, &rows, None, &mut unit, Some(&mut norms), classes, padded)?;
+                    self.unit_centres(stream, &rows, &mut unit, Some(&mut norms), classes, padded)?;
                 }
                 Centres::Sgd(w, ..) | Centres::Adam(w, ..) => {
                     let rows = w.slice(range.clone());
-                    self.unit_rows(stream, &rows, None, &mut unit, Some(&mut norms), classes, padded)?;
+                    self.unit_centres(stream, &rows, &mut unit, Some(&mut norms), classes, padded)?;
                 }
             }
             let pitch = classes.next_multiple_of(TILE);
@@ -78,17 +80,20 @@ impl MarginSoftmax {
                 .int(padded)
                 .int(pitch);
             let shape = self.product([n.div_ceil(TILE), pitch / TILE, 1]);
-            kernels.launch(stream, &format!("margin_shares_{suffix}"), shape, args)?;
+            let (name, args) = self.logits("margin_shares", args, &[subs]);
+            kernels.launch(stream, &name, shape, args)?;
+            // To the products a tile is its centres; with several a class, rows between the classes are zero.
+            let (rows, row) = if subs == 1 { (classes, pitch) } else { (subs * pitch, subs * pitch) };
             if gradient.is_some() {
                 let args = Args::default()
                     .halves(&shares, stream)
                     .halves(&unit, stream)
                     .write(&mut raw, stream)
                     .int(n)
-                    .int(classes)
+                    .int(rows)
                     .int(padded)
-                    .int(pitch)
-                    .int(tiles.share(pitch))
+                    .int(row)
+                    .int(tiles.share(row))
                     .flag(first > 0);
                 let shape = self.product([padded.div_ceil(TILE), n.div_ceil(TILE), tiles.parts]);
                 kernels.launch(stream, &format!("margin_raw_embeddings_{suffix}"), shape, args)?;
@@ -99,10 +104,10 @@ impl MarginSoftmax {
                     .halves(weighted, stream)
                     .write(&mut raw_centres, stream)
                     .int(n)
-                    .int(classes)
+                    .int(rows)
                     .int(padded)
-                    .int(pitch);
-                let shape = self.product([padded.div_ceil(TILE), pitch / TILE, 1]);
+                    .int(row);
+                let shape = self.product([padded.div_ceil(TILE), row / TILE, 1]);
                 kernels.launch(stream, &format!("margin_raw_centres_{suffix}"), shape, args)?;
                 let args = Args::default()
                     .read(&raw_centres, stream)
@@ -117,10 +122,12 @@ impl MarginSoftmax {
                     .int(self.dim)
                     .int(padded)
                     .int(first)
-                    .int(classes)
+                    .int(classes * subs)
+                    .int(subs)
+                    .int(pitch)
                     .flag(self.options.sphere())
                     .arg(Arg::Double(self.options.scale));
-                self.move_centres(stream, &mut centres, range, classes, args)?;
+                self.move_centres(stream, &mut centres, range, classes * subs, args)?;
             }
         }
         if let Some(dx) = gradient {
@@ -168,6 +175,7 @@ impl MarginSoftmax {
             .int(n)
             .int(self.dim)
             .int(self.classes)
+            .int(self.options.sub_centers)
             .arg(Arg::Double(self.options.scale))
             .flag(self.options.sphere())
             .flag(write == Write::Add);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView};
 
 use super::MarginSoftmax;
-use super::tiles::Tiles;
+use super::tiles::{TILE, Tiles};
 use crate::kernels::{Arg, Args, Shape};
 use crate::{Error, Result, Storage};
 
@@ -94,6 +94,39 @@ impl MarginSoftmax {
         };
         let name = format!("unit_rows_{}", T::SUFFIX);
         self.kernels.launch(stream, &name, Shape::warps(rows), args.int(rows).int(self.dim).int(padded))
+    }
+
+    /// The unit rows and norms of the tile `rows` of centres `[classes * subs, dim]`, as the products want them.
+    pub(super) fn unit_centres<T: Storage>(
+        &self,
+        stream: &Arc<CudaStream>,
+        rows: &CudaView<'_, T>,
+        out: &mut Halves,
+        norms: Option<&mut CudaSlice<f32>>,
+        classes: usize,
+        padded: usize,
+    ) -> Result<()> {
+        let subs = self.options.sub_centers;
+        if subs == 1 {
+            return self.unit_rows(stream, rows, None, out, norms, classes, padded);
+        }
+        let pitch = classes.next_multiple_of(TILE);
+        let args = Args::default().read(rows, stream).halves_mut(out, stream);
+        let args = match norms {
+            Some(norms) => args.write(norms, stream),
+            None => args.arg(Arg::NULL),
+        };
+        let args = args.int(classes).int(self.dim).int(padded).int(subs).int(pitch);
+        self.kernels.launch(stream, &format!("unit_centres_{}", T::SUFFIX), Shape::warps(subs * pitch), args)
+    }
+
+    /// The name of a kernel that makes logits, and its arguments with those that sub-centres add.
+    pub(super) fn logits<'a>(&self, name: &str, args: Args<'a>, extra: &[usize]) -> (String, Args<'a>) {
+        let suffix = self.options.precision.suffix();
+        if self.options.sub_centers == 1 {
+            return (format!("{name}_{suffix}"), args);
+        }
+        (format!("{name}_subs_{suffix}"), extra.iter().fold(args, |args, &value| args.int(value)))
     }
 
     pub(super) fn product(&self, grid: [usize; 3]) -> Shape {

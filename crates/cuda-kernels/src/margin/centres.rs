@@ -14,10 +14,10 @@ impl MarginSoftmax {
         stream: &Arc<CudaStream>,
         centres: &mut Centres<'_, '_, W>,
         range: std::ops::Range<usize>,
-        classes: usize,
+        count: usize,
         args: Args<'_>,
     ) -> Result<()> {
-        let (kernels, shape) = (&self.kernels, Shape::warps(classes));
+        let (kernels, shape) = (&self.kernels, Shape::warps(count));
         match centres {
             Centres::Frozen(_) => Ok(()),
             Centres::Gradient(w, dw, write) => {

@@ -32,13 +32,20 @@ impl MarginSoftmax {
             .write(&mut work.row_scale, stream)
             .write(&mut work.bad_row, stream);
         let name = format!("margin_target_{}", W::SUFFIX);
-        kernels.launch(stream, &name, Shape::warps(n), args.int(n).int(self.dim).int(self.classes))?;
+        kernels.launch(
+            stream,
+            &name,
+            Shape::warps(n),
+            args.int(n).int(self.dim).int(self.classes).int(tiles.subs),
+        )?;
 
-        let mut unit = self.halves(stream, tiles.forward * padded, "a tile of the centres' unit rows")?;
+        let rows = tiles.forward * tiles.subs;
+        let mut unit = self.halves(stream, rows * padded, "a tile of the centres' unit rows")?;
         for first in (0..self.classes).step_by(tiles.forward) {
             let classes = tiles.forward.min(self.classes - first);
-            let rows = w.slice(first * self.dim..(first + classes) * self.dim);
-            self.unit_rows(stream, &rows, None, &mut unit, None, classes, padded)?;
+            let width = tiles.subs * self.dim;
+            let rows = w.slice(first * width..(first + classes) * width);
+            self.unit_centres(stream, &rows, &mut unit, None, classes, padded)?;
             let args = Args::default()
                 .halves(&work.x, stream)
                 .halves(&unit, stream)
@@ -51,7 +58,8 @@ impl MarginSoftmax {
                 .int(first)
                 .int(padded)
                 .flag(first == 0);
-            let name = format!("margin_lse_{}", self.options.precision.suffix());
+            let subs = [tiles.subs, classes.next_multiple_of(TILE)];
+            let (name, args) = self.logits("margin_lse", args, &subs);
             kernels.launch(stream, &name, self.product([n.div_ceil(TILE), tiles.splits, 1]), args)?;
         }
 
@@ -60,6 +68,8 @@ impl MarginSoftmax {
             .read(&work.sums, stream)
             .read(&work.targets, stream)
             .optional(batch.weights, stream)
+            .read(batch.labels, stream)
+            .optional(batch.class_weights, stream)
             .write(&mut work.lse, stream)
             .write(&mut work.losses, stream)
             .write(&mut work.sigma, stream)
@@ -67,6 +77,7 @@ impl MarginSoftmax {
             .write(&mut work.stats, stream)
             .read(&work.bad_row, stream)
             .int(n)
+            .int(self.classes)
             .int(tiles.splits)
             .arg(Arg::Double(self.options.scale))
             .flag(self.options.sphere())

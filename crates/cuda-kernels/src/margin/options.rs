@@ -75,6 +75,9 @@ impl Precision {
     }
 }
 
+/// The kernels keep the nearest centre's place in 4 bits.
+const MOST_SUB_CENTRES: usize = 16;
+
 /// Options of [`MarginSoftmax`](super::MarginSoftmax), checked by its constructor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MarginOptions {
@@ -82,6 +85,8 @@ pub struct MarginOptions {
     pub margin: Margin,
     /// Factor on every logit, above 0 and at most 1e6.
     pub scale: f64,
+    /// Centres of each class, 1 to 16; the nearest counts (Deng et al. 2020, "Sub-center ArcFace"). Default 1.
+    pub sub_centers: usize,
     /// Default [`Precision::F32`].
     pub precision: Precision,
     /// Device memory for tiles of classes. Default 48 MiB, so that they stay in a large GPU's second-level cache.
@@ -89,9 +94,9 @@ pub struct MarginOptions {
 }
 
 impl MarginOptions {
-    /// With this margin, scale 64, f32-accurate products and tiles of 48 MiB.
+    /// With this margin, scale 64, one centre a class, f32-accurate products and tiles of 48 MiB.
     pub fn new(margin: Margin) -> Self {
-        Self { margin, scale: 64.0, precision: Precision::F32, tile_bytes: 48 << 20 }
+        Self { margin, scale: 64.0, sub_centers: 1, precision: Precision::F32, tile_bytes: 48 << 20 }
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -101,6 +106,13 @@ impl MarginOptions {
                 "scale",
                 self.scale.to_string(),
                 "give a number above 0, at most 1e6; 16 to 64 is usual",
+            );
+        }
+        if !(1..=MOST_SUB_CENTRES).contains(&self.sub_centers) {
+            return fail(
+                "sub_centers",
+                self.sub_centers.to_string(),
+                "a whole number from 1 to 16; 3 is usual",
             );
         }
         match self.margin {

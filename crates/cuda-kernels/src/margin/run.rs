@@ -8,7 +8,8 @@ use super::tiles::Tiles;
 use crate::optimizer::{Adam, Sgd};
 use crate::{Error, Kernels, Result, Storage, Write, check};
 
-/// A margin-softmax loss over `classes` centres of `dim` dimensions, on one context. One centre a class.
+/// A margin-softmax loss over `classes` classes of `dim` dimensions, on one context. Class `c` owns the centres
+/// `c * sub_centers ..`.
 pub struct MarginSoftmax {
     pub(super) kernels: Arc<Kernels>,
     pub(super) classes: usize,
@@ -25,15 +26,17 @@ pub struct Batch<'a> {
     pub labels: &'a CudaView<'a, u32>,
     /// Factors of the samples' losses, `[batch]`; the divisor stays the batch.
     pub weights: Option<&'a CudaView<'a, f32>>,
+    /// Factors of the losses of each class's samples, `[classes]`.
+    pub class_weights: Option<&'a CudaView<'a, f32>>,
     /// The gradient of whatever the loss goes into; 1 for the loss itself.
     pub upstream: f64,
 }
 
-/// The class centres, `[classes, dim]`, and what becomes of them.
+/// The class centres, `[classes * sub_centers, dim]`, and what becomes of them.
 pub enum Centres<'a, 'b, W> {
     /// They stay, and need no gradient.
     Frozen(&'a CudaView<'b, W>),
-    /// Their gradient is written, `[classes, dim]`.
+    /// Their gradient is written, of their shape.
     Gradient(&'a CudaView<'b, W>, &'a mut CudaViewMut<'b, f32>, Write),
     /// They move, tile by tile, with a momentum buffer of their shape if there is momentum. f32 only.
     Sgd(&'a mut CudaViewMut<'b, f32>, Option<&'a mut CudaViewMut<'b, f32>>, Sgd),
@@ -65,7 +68,8 @@ impl MarginSoftmax {
     /// [`Error::Option`], [`Error::Size`].
     pub fn new(kernels: Arc<Kernels>, classes: usize, dim: usize, options: MarginOptions) -> Result<Self> {
         options.check()?;
-        check::size("class centres [classes, dim]", &[classes, dim])?;
+        check::size("class centres [classes x sub_centers, dim]", &[classes, options.sub_centers, dim])?;
+        check::size("class centres [classes x sub_centers]", &[classes * options.sub_centers])?;
         if classes == 0 || dim == 0 {
             return Err(Error::Size { what: "class centres [classes, dim]", sizes: vec![classes, dim] });
         }
@@ -73,7 +77,7 @@ impl MarginSoftmax {
     }
 
     pub(super) fn tiles(&self, batch: usize) -> Tiles {
-        Tiles::new(batch, self.dim, self.classes, self.options.precision, self.options.tile_bytes)
+        Tiles::new(batch, self.dim, self.classes, &self.options)
     }
 
     /// Device memory that a call holds beside its arguments.
@@ -81,8 +85,8 @@ impl MarginSoftmax {
         let tiles = self.tiles(batch);
         let half = 2 * self.options.precision.parts();
         let rows = batch * (half * tiles.padded * 2 + 8 * TARGET_FIELDS + 4 * 5 + 8 * tiles.splits + 8);
-        let forward = tiles.forward * (half * tiles.padded + 4);
-        let backward = tiles.backward * (half * (tiles.padded + batch) + 4 * tiles.padded + 4);
+        let forward = tiles.forward * tiles.subs * (half * tiles.padded + 4);
+        let backward = tiles.backward * tiles.subs * (half * (tiles.padded + batch) + 4 * tiles.padded + 4);
         rows + forward.max(backward + 4 * tiles.parts * batch * tiles.padded) + 8 * STATS + 4
     }
 
@@ -141,10 +145,13 @@ impl MarginSoftmax {
         per_sample: Option<&CudaViewMut<'_, f32>>,
     ) -> Result<()> {
         let values = check::size("embeddings [batch, dim]", &[n, self.dim])?;
-        let all = self.classes * self.dim;
+        let all = self.classes * self.options.sub_centers * self.dim;
         check::length("the embeddings", batch.embeddings.len(), values)?;
         if let Some(weights) = batch.weights {
             check::length("the sample weights", weights.len(), n)?;
+        }
+        if let Some(weights) = batch.class_weights {
+            check::length("the class weights", weights.len(), self.classes)?;
         }
         if let Some(got) = gradient {
             check::length("the embeddings' gradient", got, values)?;

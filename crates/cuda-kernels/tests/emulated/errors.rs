@@ -98,8 +98,13 @@ fn every_allocation_fails_cleanly() {
     let triplet = TripletMargin::new(device.kernels.clone(), TripletOptions::default()).unwrap();
     let before = memory_used();
     let mut margin = || {
-        let batch =
-            Batch { embeddings: &x.as_view(), labels: &labels.as_view(), weights: None, upstream: 1.0 };
+        let batch = Batch {
+            embeddings: &x.as_view(),
+            labels: &labels.as_view(),
+            weights: None,
+            class_weights: None,
+            upstream: 1.0,
+        };
         let centres = Centres::Gradient(&w.as_view(), &mut dw.as_view_mut(), Write::Overwrite);
         let gradient = Some((&mut dx.as_view_mut(), Write::Overwrite));
         loss.forward_backward(&device.stream, batch, centres, gradient, None).map(drop)
@@ -152,6 +157,10 @@ fn buffers_and_options_are_checked() {
     let cos = Margin::Cos { cosine: 0.1 };
     assert!(refused(MarginOptions { scale: 0.0, ..MarginOptions::new(cos) }).starts_with("scale = 0"));
     assert!(refused(MarginOptions::new(Margin::Cos { cosine: 3.0 })).starts_with("margin = 3"));
+    for sub_centers in [0, 17] {
+        let message = refused(MarginOptions { sub_centers, ..MarginOptions::new(cos) });
+        assert!(message.starts_with(&format!("sub_centers = {sub_centers}: ")), "{message}");
+    }
     assert!(refused(MarginOptions::new(Margin::Sphere { multiplier: 9 })).contains("1 to 8"));
     assert!(MarginSoftmax::new(kernels(), usize::MAX, 2, MarginOptions::new(cos)).is_err());
     let cosine = TripletOptions { distance: Distance::Cosine, normalize: false, ..TripletOptions::default() };
@@ -161,7 +170,13 @@ fn buffers_and_options_are_checked() {
 
     let loss = MarginSoftmax::new(kernels(), 3, 2, MarginOptions::new(cos)).unwrap();
     let (x, w, labels) = (device.zeros::<f32>(4), device.zeros::<f32>(6), device.zeros::<u32>(3));
-    let batch = Batch { embeddings: &x.as_view(), labels: &labels.as_view(), weights: None, upstream: 1.0 };
+    let batch = Batch {
+        embeddings: &x.as_view(),
+        labels: &labels.as_view(),
+        weights: None,
+        class_weights: None,
+        upstream: 1.0,
+    };
     let frozen = Centres::Frozen(&w.as_view());
     let refused = loss.forward_backward(&device.stream, batch, frozen, None, None);
     assert_eq!(refused, Err(Error::Length { what: "the embeddings", expected: 6, got: 4 }));

@@ -19,6 +19,7 @@ struct Case {
     w: Vec<f32>,
     labels: Vec<u32>,
     weights: Vec<f32>,
+    class_weights: Vec<f32>,
     upstream: f64,
     options: MarginOptions,
     sizes: [usize; 3],
@@ -27,18 +28,20 @@ struct Case {
 impl Case {
     fn new(options: MarginOptions, n: usize, dim: usize, classes: usize) -> Self {
         let mut random = Random((n * dim + classes) as u64);
-        let w = random.normals(classes * dim);
+        let subs = options.sub_centers;
+        let w = random.normals(classes * subs * dim);
         let labels = random.labels(n, classes);
         // Half the rows lie near their own centre, where the loss is nearly 0 and its gradient must stay exact.
         let x = (0..n)
             .flat_map(|i| {
-                let own = &w[labels[i] as usize * dim..][..dim];
+                let own = &w[(labels[i] as usize * subs + i / 2 % subs) * dim..][..dim];
                 let noise = if i % 2 == 0 { 3.0 } else { 0.3 };
                 own.iter().map(|&w| w + noise * random.normal()).collect::<Vec<_>>()
             })
             .collect();
         let weights = (0..n).map(|_| random.uniform() as f32 + 0.5).collect();
-        Self { x, w, labels, weights, upstream: 2.0, options, sizes: [n, dim, classes] }
+        let class_weights = (0..classes).map(|_| random.uniform() as f32 + 0.5).collect();
+        Self { x, w, labels, weights, class_weights, upstream: 2.0, options, sizes: [n, dim, classes] }
     }
 
     fn answer(&self) -> Answer {
@@ -50,10 +53,12 @@ impl Case {
             n,
             dim,
             classes,
+            subs: self.options.sub_centers,
             x: wide(&self.x),
             w: wide(&self.w),
             labels: self.labels.clone(),
             weights: wide(&self.weights),
+            class_weights: wide(&self.class_weights),
             upstream: self.upstream,
         }
         .solve()
@@ -69,15 +74,18 @@ impl Case {
         let [n, dim, classes] = self.sizes;
         let (x, w) = (device.upload(&self.x), device.upload(w));
         let (labels, weights) = (device.upload(&self.labels), device.upload(&self.weights));
+        let class_weights = device.upload(&self.class_weights);
         let fill = |len: usize| match write {
             Write::Overwrite => device.poisoned(len),
             Write::Add => device.upload(&vec![1.0f32; len]),
         };
-        let (mut dx, mut dw, mut losses) = (fill(n * dim), fill(classes * dim), device.poisoned(n));
+        let all = classes * self.options.sub_centers * dim;
+        let (mut dx, mut dw, mut losses) = (fill(n * dim), fill(all), device.poisoned(n));
         let batch = Batch {
             embeddings: &x.as_view(),
             labels: &labels.as_view(),
             weights: Some(&weights.as_view()),
+            class_weights: Some(&class_weights.as_view()),
             upstream: self.upstream,
         };
         let stats = self
@@ -143,6 +151,47 @@ fn sizes_that_fill_no_tile() {
             };
             check(&case, &device, &what, tolerances);
         }
+    }
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn of_several_centres_the_nearest_counts() {
+    let device = Device::new();
+    for (margin, precision, sub_centers, [n, dim, classes]) in [
+        (ARC, Precision::F32, 3, [20, 40, 150]),
+        (ARC, Precision::F16, 3, [20, 40, 150]),
+        (COS, Precision::F32, 2, [130, 20, 300]),
+        (SPHERE, Precision::F32, 16, [5, 33, 130]),
+        (ARC, Precision::F32, 3, [3, 8, 1]),
+    ] {
+        let options = MarginOptions { sub_centers, tile_bytes: 400_000, ..options(margin, precision) };
+        let case = Case::new(options, n, dim, classes);
+        let tolerances = match precision {
+            Precision::F32 => [4e-6, 1e-5, 1e-5],
+            Precision::F16 => [3e-3, 1e-2, 1e-2],
+        };
+        check(
+            &case,
+            &device,
+            &format!("{margin:?} {precision:?}, {sub_centers} centres a class"),
+            tolerances,
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn a_centre_that_is_no_number_shows_among_others() {
+    let device = Device::new();
+    let options = MarginOptions { sub_centers: 3, ..options(ARC, Precision::F32) };
+    // A centre of a class without rows, and one of a class that has some; the first and the last of their classes.
+    for centre in [3 * 139, 3 * 139 + 2, 0, 2] {
+        let mut case = Case::new(options, 6, 16, 140);
+        case.labels = vec![0, 1, 2, 3, 4, 5];
+        case.w[centre * 16 + 5] = f32::NAN;
+        let (stats, _) = case.run(&device, &case.w, Write::Overwrite);
+        assert!(stats.value.is_nan(), "centre {centre}: {stats:?}");
     }
 }
 
@@ -232,7 +281,13 @@ fn a_label_that_is_no_class_is_named_and_moves_nothing() {
     case.labels[5] = u32::MAX;
     let (x, labels) = (device.upload(&case.x), device.upload(&case.labels));
     let mut w = device.upload(&case.w);
-    let batch = Batch { embeddings: &x.as_view(), labels: &labels.as_view(), weights: None, upstream: 1.0 };
+    let batch = Batch {
+        embeddings: &x.as_view(),
+        labels: &labels.as_view(),
+        weights: None,
+        class_weights: None,
+        upstream: 1.0,
+    };
     let sgd = Sgd {
         rate: 0.1,
         weight_decay: 0.1,
@@ -256,7 +311,13 @@ fn a_loss_that_is_no_number_moves_nothing() {
     let (x, labels) = (device.upload(&case.x), device.upload(&case.labels));
     let zeros = vec![0.0f32; case.w.len()];
     let (mut w, mut m, mut v) = (device.upload(&case.w), device.upload(&zeros), device.upload(&zeros));
-    let batch = Batch { embeddings: &x.as_view(), labels: &labels.as_view(), weights: None, upstream: 1.0 };
+    let batch = Batch {
+        embeddings: &x.as_view(),
+        labels: &labels.as_view(),
+        weights: None,
+        class_weights: None,
+        upstream: 1.0,
+    };
     let adam =
         Adam { rate: 0.1, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.1, decoupled: true, step: 1 };
     let moments = [&mut m.as_view_mut(), &mut v.as_view_mut()];
@@ -271,14 +332,18 @@ fn a_loss_that_is_no_number_moves_nothing() {
 #[ignore = "needs the emulated device or a GPU"]
 fn fused_sgd_is_the_gradient_then_sgd() {
     let device = Device::new();
-    for (momentum, dampening, nesterov) in [(0.0, 0.0, false), (0.9, 0.1, false), (0.9, 0.0, true)] {
-        let mut case = Case::new(options(ARC, Precision::F32), 9, 24, 300);
+    for (momentum, dampening, nesterov, sub_centers) in
+        [(0.0, 0.0, false, 1), (0.9, 0.1, false, 3), (0.9, 0.0, true, 1)]
+    {
+        let margin = MarginOptions { sub_centers, ..options(ARC, Precision::F32) };
+        let mut case = Case::new(margin, 9, 24, 300);
         let mut exact: Vec<f64> = case.w.iter().map(|&v| f64::from(v)).collect();
         let mut exact_buffer = vec![0.0; case.w.len()];
         let mut w = device.upload(&case.w);
         let mut buffer = device.poisoned(case.w.len());
         let (x, labels, weights) =
             (device.upload(&case.x), device.upload(&case.labels), device.upload(&case.weights));
+        let class_weights = device.upload(&case.class_weights);
         for step in 0..3 {
             let options =
                 Sgd { rate: 0.3, weight_decay: 1e-2, momentum, dampening, nesterov, first_step: step == 0 };
@@ -290,6 +355,7 @@ fn fused_sgd_is_the_gradient_then_sgd() {
                 embeddings: &x.as_view(),
                 labels: &labels.as_view(),
                 weights: Some(&weights.as_view()),
+                class_weights: Some(&class_weights.as_view()),
                 upstream: case.upstream,
             };
             let mut dx = device.poisoned(case.x.len());
@@ -309,14 +375,18 @@ fn fused_sgd_is_the_gradient_then_sgd() {
 #[ignore = "needs the emulated device or a GPU"]
 fn fused_adam_is_the_gradient_then_adam() {
     let device = Device::new();
-    for (decoupled, amsgrad) in [(false, false), (true, false), (false, true), (true, true)] {
-        let mut case = Case::new(options(SPHERE, Precision::F32), 9, 24, 300);
+    for (decoupled, amsgrad, sub_centers) in
+        [(false, false, 1), (true, false, 3), (false, true, 1), (true, true, 2)]
+    {
+        let margin = MarginOptions { sub_centers, ..options(SPHERE, Precision::F32) };
+        let mut case = Case::new(margin, 9, 24, 300);
         let mut exact: Vec<f64> = case.w.iter().map(|&v| f64::from(v)).collect();
         let [mut m, mut v, mut top] = [0; 3].map(|_| vec![0.0; case.w.len()]);
         let mut w = device.upload(&case.w);
         let [mut first, mut second, mut largest] = [0; 3].map(|_| device.zeros::<f32>(case.w.len()));
         let (x, labels, weights) =
             (device.upload(&case.x), device.upload(&case.labels), device.upload(&case.weights));
+        let class_weights = device.upload(&case.class_weights);
         for step in 1..=3 {
             let options =
                 Adam { rate: 0.02, betas: (0.9, 0.99), eps: 1e-3, weight_decay: 0.05, decoupled, step };
@@ -330,6 +400,7 @@ fn fused_adam_is_the_gradient_then_adam() {
                 embeddings: &x.as_view(),
                 labels: &labels.as_view(),
                 weights: Some(&weights.as_view()),
+                class_weights: Some(&class_weights.as_view()),
                 upstream: case.upstream,
             };
             let moments = [&mut first.as_view_mut(), &mut second.as_view_mut()];
@@ -353,11 +424,13 @@ fn frozen_centres_give_the_same_loss_and_gradient() {
     let (stats, fresh) = case.run(&device, &case.w, Write::Overwrite);
     let (x, w) = (device.upload(&case.x), device.upload(&case.w));
     let (labels, weights) = (device.upload(&case.labels), device.upload(&case.weights));
+    let class_weights = device.upload(&case.class_weights);
     let mut dx = device.poisoned(case.x.len());
     let batch = Batch {
         embeddings: &x.as_view(),
         labels: &labels.as_view(),
         weights: Some(&weights.as_view()),
+        class_weights: Some(&class_weights.as_view()),
         upstream: case.upstream,
     };
     let gradient = Some((&mut dx.as_view_mut(), Write::Overwrite));
@@ -371,9 +444,12 @@ fn frozen_centres_give_the_same_loss_and_gradient() {
 fn the_workspace_is_what_is_stated() {
     let device = Device::new();
     let Some(before) = memory_used() else { return };
-    for (precision, margin) in [(Precision::F32, ARC), (Precision::F16, SPHERE)] {
-        let case = Case::new(options(margin, precision), 40, 24, 700);
-        let arguments = 4 * (2 * case.x.len() + 2 * case.w.len() + 3 * case.labels.len());
+    for (precision, margin, sub_centers) in
+        [(Precision::F32, ARC, 1), (Precision::F16, SPHERE, 1), (Precision::F32, ARC, 3)]
+    {
+        let case = Case::new(MarginOptions { sub_centers, ..options(margin, precision) }, 40, 24, 700);
+        let arguments =
+            4 * (2 * case.x.len() + 2 * case.w.len() + 3 * case.labels.len() + case.class_weights.len());
         memory_peak();
         case.run(&device, &case.w, Write::Overwrite);
         let (held, stated) =

@@ -8,10 +8,12 @@ pub(crate) struct Problem {
     pub(crate) n: usize,
     pub(crate) dim: usize,
     pub(crate) classes: usize,
+    pub(crate) subs: usize,
     pub(crate) x: Vec<f64>,
     pub(crate) w: Vec<f64>,
     pub(crate) labels: Vec<u32>,
     pub(crate) weights: Vec<f64>,
+    pub(crate) class_weights: Vec<f64>,
     pub(crate) upstream: f64,
 }
 
@@ -53,19 +55,31 @@ fn target(margin: Margin, cosine: f64) -> (f64, f64) {
 
 impl Problem {
     pub(crate) fn solve(&self) -> Answer {
-        let (n, dim, classes) = (self.n, self.dim, self.classes);
+        let (n, dim, classes, subs) = (self.n, self.dim, self.classes, self.subs);
         let sphere = matches!(self.margin, Margin::Sphere { .. });
         let rows = |values: &[f64], count: usize| -> Vec<(Vec<f64>, f64)> {
             (0..count).map(|i| unit(&values[i * dim..(i + 1) * dim])).collect()
         };
-        let (x, w) = (rows(&self.x, n), rows(&self.w, classes));
-        let mut answer =
-            Answer { value: 0.0, losses: vec![], dx: vec![0.0; n * dim], dw: vec![0.0; classes * dim] };
+        let (x, w) = (rows(&self.x, n), rows(&self.w, classes * subs));
+        let mut answer = Answer {
+            value: 0.0,
+            losses: vec![],
+            dx: vec![0.0; n * dim],
+            dw: vec![0.0; classes * subs * dim],
+        };
         for i in 0..n {
             let label = self.labels[i] as usize;
             let norm = if sphere { x[i].1 } else { 1.0 };
-            let cosines: Vec<f64> =
+            let all: Vec<f64> =
                 w.iter().map(|(w, _)| w.iter().zip(&x[i].0).map(|(a, b)| a * b).sum()).collect();
+            // Of a class's centres the nearest, the first of equals.
+            let nearest: Vec<usize> = (0..classes)
+                .map(|j| {
+                    (j * subs..(j + 1) * subs)
+                        .fold(j * subs, |best, r| if all[r] > all[best] { r } else { best })
+                })
+                .collect();
+            let cosines: Vec<f64> = nearest.iter().map(|&row| all[row]).collect();
             let with_margin: Vec<(f64, f64)> = cosines
                 .iter()
                 .enumerate()
@@ -75,7 +89,7 @@ impl Problem {
             let top = logits.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
             let sum: f64 = logits.iter().map(|z| (z - top).exp()).sum();
             let loss = top + sum.ln() - logits[label];
-            let weight = self.weights[i] / n as f64;
+            let weight = self.weights[i] * self.class_weights[label] / n as f64;
             answer.losses.push(loss);
             answer.value += loss * weight;
             for j in 0..classes {
@@ -84,12 +98,13 @@ impl Problem {
                 // d logit / scale = norm f'(c) dc + f(c) d norm.
                 let along_cosine = along_logit * norm * with_margin[j].1;
                 for d in 0..dim {
-                    let (xu, wu) = (x[i].0[d], w[j].0[d]);
+                    let (xu, wu) = (x[i].0[d], w[nearest[j]].0[d]);
                     answer.dx[i * dim + d] += along_cosine * (wu - cosines[j] * xu) / x[i].1.max(1e-12);
                     if sphere {
                         answer.dx[i * dim + d] += along_logit * with_margin[j].0 * xu;
                     }
-                    answer.dw[j * dim + d] += along_cosine * (xu - cosines[j] * wu) / w[j].1.max(1e-12);
+                    answer.dw[nearest[j] * dim + d] +=
+                        along_cosine * (xu - cosines[j] * wu) / w[nearest[j]].1.max(1e-12);
                 }
             }
         }
@@ -100,11 +115,14 @@ impl Problem {
 #[test]
 fn the_reference_is_the_gradient_of_its_value() {
     let mut random = crate::random::Random(3);
-    for margin in [
+    for (margin, subs) in [
         Margin::Arc { radians: 0.5, edge: Edge::Jump, straight_through: false },
         Margin::Cos { cosine: 0.35 },
         Margin::Sphere { multiplier: 4 },
-    ] {
+    ]
+    .into_iter()
+    .flat_map(|margin| [(margin, 1), (margin, 3)])
+    {
         let (n, dim, classes) = (3, 5, 4);
         let mut wide = |len| random.normals(len).into_iter().map(f64::from).collect::<Vec<f64>>();
         let mut problem = Problem {
@@ -113,10 +131,12 @@ fn the_reference_is_the_gradient_of_its_value() {
             n,
             dim,
             classes,
+            subs,
             x: wide(n * dim),
-            w: wide(classes * dim),
+            w: wide(classes * subs * dim),
             labels: vec![0, 3, 3],
             weights: vec![1.0, 0.5, 2.0],
+            class_weights: vec![2.0, 1.0, 1.0, 0.5],
             upstream: 1.0,
         };
         let answer = problem.solve();
@@ -130,7 +150,7 @@ fn the_reference_is_the_gradient_of_its_value() {
             problem.x[at] = before;
             assert!((slope - answer.dx[at]).abs() < 1e-7, "{margin:?} x[{at}]: {slope} {}", answer.dx[at]);
         }
-        for at in 0..classes * dim {
+        for at in 0..classes * subs * dim {
             let before = problem.w[at];
             problem.w[at] = before + h;
             let above = problem.solve().value;

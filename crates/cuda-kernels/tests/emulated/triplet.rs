@@ -61,13 +61,19 @@ fn reference(case: &Case) -> (f64, u64, u64, Vec<f64>) {
     let (mut sum, mut active) = (0.0, 0u64);
     let mut gradient = vec![0.0; n * dim];
     for &(a, p, i) in &kept {
-        let loss = d(a, p) + options.margin - d(a, i);
+        // Whom the negative is measured from.
+        let from = if options.swap && d(p, i) < d(a, i) { p } else { a };
+        let v = d(a, p) + options.margin - d(from, i);
+        let (loss, slope) = match options.smooth {
+            true => (v.max(0.0) + (-v.abs()).exp().ln_1p(), 1.0 / (1.0 + (-v).exp())),
+            false => (v, 1.0),
+        };
         if loss <= 0.0 {
             continue;
         }
         sum += loss;
         active += 1;
-        for (other, sign) in [(p, 1.0), (i, -1.0)] {
+        for (a, other, sign) in [(a, p, slope), (from, i, -slope)] {
             let factor = match options.distance {
                 Distance::L2 if d(a, other) > 0.0 => 1.0 / d(a, other),
                 Distance::L2 => 0.0,
@@ -162,6 +168,71 @@ fn every_miner_and_distance_is_its_definition() {
             let case = Case::new(33, 20, 5, 1.5, options);
             check(&case, &device, &format!("{miner:?}, {distance:?}"));
         }
+    }
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn swapped_and_softened_triplets_are_their_definition() {
+    let device = Device::new();
+    for (swap, smooth) in [(true, false), (false, true), (true, true)] {
+        for miner in [Miner::None, Miner::All(0.2), Miner::Hard, Miner::Semihard(0.2), Miner::Easy(0.01)] {
+            for distance in [Distance::L2, Distance::SquaredL2, Distance::Cosine] {
+                let options = TripletOptions {
+                    margin: 0.3,
+                    distance,
+                    miner,
+                    swap,
+                    smooth,
+                    ..TripletOptions::default()
+                };
+                let case = Case::new(33, 20, 5, 1.5, options);
+                check(&case, &device, &format!("swap {swap}, smooth {smooth}, {miner:?}, {distance:?}"));
+            }
+        }
+    }
+    // Anchors in blocks, where that can be; and rows as they are.
+    let smooth = TripletOptions { smooth: true, normalize: false, ..TripletOptions::default() };
+    let blocks = TripletOptions { block_bytes: 2 * 4 * 150 * 64, ..smooth };
+    check(&Case::new(150, 17, 30, 1.0, blocks), &device, "smooth, blocks");
+    let case = Case::new(150, 17, 30, 1.0, TripletOptions { swap: true, ..blocks });
+    let (x, labels) = (device.upload(&case.x), device.upload(&case.labels));
+    let loss = TripletMargin::new(device.kernels.clone(), case.options).unwrap();
+    let refused = loss.forward_backward(&device.stream, &x.as_view(), &labels.as_view(), 17, 1.0, None);
+    assert!(refused.unwrap_err().to_string().starts_with("block_bytes = 76800: with swap"));
+    let hardest = TripletOptions { miner: Miner::BatchHard, ..smooth };
+    let refused = TripletMargin::new(device.kernels.clone(), hardest).err().unwrap().to_string();
+    assert!(refused.starts_with("smooth = true: not with the hardest"), "{refused}");
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn swap_and_smooth_of_special_batches() {
+    let device = Device::new();
+    for (swap, smooth) in [(true, false), (true, true)] {
+        let options = TripletOptions { margin: 0.25, swap, smooth, ..TripletOptions::default() };
+        // A class larger than one round.
+        let n = 1100;
+        let mut large = Case::new(n, 4, 2, 1.0, options);
+        large.labels = (0..n).map(|i| u32::from(i >= 1060)).collect();
+        let (value, triplets, active, gradient) = reference(&large);
+        let (stats, dx) = large.run(&device);
+        assert_eq!(stats.triplets, triplets);
+        assert!(stats.active.abs_diff(active) <= active / 100_000, "{} {active}", stats.active);
+        assert!((stats.value - value).abs() <= 1e-5 * value, "{} {value}", stats.value);
+        assert_near("a large class", &dx, &gradient, 2e-5);
+        // No triplets; and no direction.
+        let mut none = Case::new(6, 8, 2, 1.0, options);
+        none.labels = vec![3; 6];
+        let (stats, dx) = none.run(&device);
+        assert_eq!((stats.value, stats.triplets, stats.active), (0.0, 0, 0));
+        assert!(dx.iter().all(|&v| v == 0.0));
+        let mut collapsed = Case::new(12, 8, 3, 0.0, options);
+        collapsed.x = vec![0.5; 12 * 8];
+        let (stats, dx) = collapsed.run(&device);
+        let margin = if smooth { 0.25f64.exp().ln_1p() } else { 0.25 };
+        assert!((stats.value - margin).abs() < 1e-7 && stats.active == stats.triplets);
+        assert!(dx.iter().all(|&v| v == 0.0));
     }
 }
 

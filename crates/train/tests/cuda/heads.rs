@@ -149,6 +149,7 @@ fn every_margin_is_that_of_the_cpu() {
     for options in [
         MarginOptions::cosface(),
         MarginOptions::sphereface(),
+        MarginOptions::sub_center_arcface(),
         arc(Edge::Continuous, MarginGradient::Exact),
         arc(Edge::None, MarginGradient::Exact),
         arc(Edge::Jump, MarginGradient::StraightThrough),
@@ -306,6 +307,9 @@ fn triplets_are_those_of_the_cpu() {
         mined(TripletKind::Semihard),
         mined(TripletKind::Hard).distance(Distance::SquaredL2),
         all.clone().miner(Miner::BatchHard),
+        all.clone().swap(true),
+        all.clone().smooth(true),
+        mined(TripletKind::Semihard).swap(true).smooth(true),
     ] {
         let loss = options.build().unwrap();
         let mut host = HostHead::new(Box::new(loss.clone()), None, INIT, 3).unwrap();
@@ -336,10 +340,13 @@ fn what_the_kernels_lack_is_refused() {
         assert!(matches!(error, Error::Unsupported(_)), "{error}");
         error.to_string()
     };
-    let swap = refused(TripletMargin::builder().swap(true).build().unwrap().into());
+    let hard = TripletMargin::builder().miner(Miner::BatchHard);
+    let swap = refused(hard.clone().swap(true).build().unwrap().into());
     assert!(swap.starts_with("device = cuda: TripletMarginLoss with swap = true: "), "{swap}");
-    let smooth = refused(TripletMargin::builder().smooth(true).build().unwrap().into());
+    let smooth = refused(hard.smooth(true).build().unwrap().into());
     assert!(smooth.contains("smooth = true"), "{smooth}");
+    let many = refused(margin(MarginOptions { sub_centers: 17, ..MarginOptions::arcface() }).into());
+    assert!(many.contains("sub_centers = 17: a whole number from 1 to 16"), "{many}");
     let mined = TripletMargin::builder()
         .distance(Distance::SquaredL2)
         .miner(Miner::triplet_margin(TripletKind::Semihard));

@@ -39,7 +39,7 @@ fn near(gpu: &[f64], cpu: &[f64]) {
 #[ignore = "needs the emulated device or a GPU"]
 fn a_run_on_the_gpu_is_the_run_on_the_cpu() {
     let split = noisy_vectors(12);
-    for loss in [LossKind::ArcFaceLoss, LossKind::CosFaceLoss, LossKind::TripletMarginLoss] {
+    for loss in [LossKind::ArcFaceLoss, LossKind::SubCenterArcFaceLoss, LossKind::TripletMarginLoss] {
         for gradient_accumulation_steps in [1, 2] {
             let on = |device| RunOptions { gradient_accumulation_steps, ..options(loss, device) };
             let gpu = trained(on(Device::Cuda), &split);
@@ -78,8 +78,10 @@ fn what_the_gpu_cannot_do_is_refused_or_done_on_the_cpu() {
         (arc(|o| o.centers = CentreSpace::UnitSphere), "centers = unit_sphere: "),
         (arc(|o| (o.loss, o.memory_size) = (LossKind::TripletMarginLoss, 64)), "memory_size = 64: "),
         (
-            arc(|o| (o.loss, o.loss_options.swap) = (LossKind::TripletMarginLoss, Some(true))),
-            "TripletMarginLoss with swap = true: ",
+            arc(|o| {
+                (o.loss, o.loss_options.sub_centers) = (LossKind::SubCenterArcFaceLoss, Some(17));
+            }),
+            "SubCenterArcFaceLoss with sub_centers = 17: ",
         ),
     ] {
         let error = builder(options.clone()).build(&split).err().unwrap();

@@ -37,7 +37,7 @@ pub struct CudaHead {
 /// A loss that the kernels may compute.
 #[derive(Debug, Clone)]
 pub enum CudaLoss {
-    /// ArcFace, CosFace, SphereFace.
+    /// ArcFace, CosFace, SphereFace, sub-centre ArcFace.
     Margin(MarginSoftmax),
     /// Triplet margin.
     Triplet(TripletMargin),
@@ -163,8 +163,13 @@ impl LossHead for CudaHead {
                         Some(values) => Some(self.factors.fill(gpu, &values)?.slice(..values.len())),
                         None => None,
                     };
-                    let batch =
-                        Batch { embeddings: &x, labels: &labels, weights: factors.as_ref(), upstream: 1.0 };
+                    let batch = Batch {
+                        embeddings: &x,
+                        labels: &labels,
+                        weights: factors.as_ref(),
+                        class_weights: None,
+                        upstream: 1.0,
+                    };
                     let call = |centres: Centres<'_, '_, f32>| -> Result<Stats> {
                         let gradient = view.map(|dx| (dx, Write::Overwrite));
                         Ok(loss.forward_backward(&gpu.stream, batch, centres, gradient, None)?.into())
