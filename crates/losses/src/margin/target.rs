@@ -90,13 +90,15 @@ impl Target {
         }
         let (row, cosine, w_norm) = best;
         let (sx, sw) = (1.0 / x_norm.max(FLOOR), 1.0 / w_norm.max(FLOOR));
-        let sine = x
-            .iter()
-            .zip(w.row(row))
-            .map(|(&x, &w)| (f64::from(w) * sw - cosine * f64::from(x) * sx).powi(2))
-            .sum::<f64>()
-            .sqrt();
-        let theta = sine.atan2(cosine);
+        let (sine, theta) = if x_norm <= FLOOR || w_norm <= FLOOR {
+            // Rows that are shorter than 1 once they are divided by the floor: only the cosine says what the angle is.
+            let cosine = cosine.clamp(-1.0, 1.0);
+            ((1.0 - cosine * cosine).sqrt(), cosine.acos())
+        } else {
+            let tangent = |(&x, &w)| (f64::from(w) * sw - cosine * f64::from(x) * sx).powi(2);
+            let sine = x.iter().zip(w.row(row)).map(tangent).sum::<f64>().sqrt();
+            (sine, sine.atan2(cosine))
+        };
         let [value, slope, along] = loss.options.margin.target_at(theta, cosine, sine, x_norm);
         let logit = loss.options.scale * value;
         Self { row, cosine, logit, along, slope, norms: [x_norm, w_norm], sine }
@@ -113,7 +115,7 @@ impl Target {
         let [sx, sw] = self.inverse_norms();
         // d theta / d x = -t / |x|; SphereFace's logit carries |x|, which cancels it.
         let slope = factor * self.slope * if sphere { 1.0 } else { sx } * self.tangent();
-        let (cosine, along) = (self.cosine, factor * self.along);
+        let (cosine, along) = (self.projected(0), factor * self.along);
         x.into_iter().zip(w).map(move |(&x, &w)| {
             let (x, w) = (f64::from(x) * sx, f64::from(w) * sw);
             slope * (w - cosine * x) + along * x
@@ -130,11 +132,17 @@ impl Target {
     ) -> impl Iterator<Item = f64> + use<'a> {
         let [sx, sw] = self.inverse_norms();
         let slope = factor * self.slope * sw * if sphere { self.norms[0] } else { 1.0 } * self.tangent();
-        let cosine = self.cosine;
+        let cosine = self.projected(1);
         x.into_iter().zip(w).map(move |(&x, &w)| {
             let (x, w) = (f64::from(x) * sx, f64::from(w) * sw);
             slope * (x - cosine * w)
         })
+    }
+
+    /// The share of a row's own direction in the other row that its gradient leaves out; none for a row that is divided by
+    /// the floor instead of its length, of which the cosine is linear.
+    fn projected(&self, row: usize) -> f64 {
+        if self.norms[row] > FLOOR { self.cosine } else { 0.0 }
     }
 
     fn inverse_norms(&self) -> [f64; 2] {

@@ -175,21 +175,33 @@ fn weights_upstream_and_accumulation() {
 #[test]
 fn the_same_bits_for_any_number_of_threads() {
     let x = Array2::from_shape_fn((70, 33), |(i, j)| ((i * 7 + j * 3) as f32 * 0.37).sin());
-    let w = Array2::from_shape_fn((600, 33), |(i, j)| ((i * 5 + j * 11) as f32 * 0.23).cos());
+    let plain = Array2::from_shape_fn((600, 33), |(i, j)| ((i * 5 + j * 11) as f32 * 0.23).cos());
+    // Some tiles with centres of extreme norm, one centre without any.
+    let mut mixed = plain.clone();
+    for (i, factor) in [(3, 1e20), (77, 1e-11), (310, 0.0), (599, 1e-30)] {
+        mixed.row_mut(i).mapv_inplace(|v| v * factor);
+    }
     let labels: Vec<u32> = (0..70).map(|i| i * 3 % 300).collect();
-    for logits_budget_bytes in [usize::MAX, 0] {
-        let options = MarginOptions { sub_centers: 2, logits_budget_bytes, ..MarginOptions::arcface() };
-        let loss = MarginSoftmax::new(300, 33, options).unwrap();
-        let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let out = pool.install(|| loss.value_and_grad(x.view(), w.view(), &labels).unwrap());
-            let bits: Vec<u32> =
-                out.d_embeddings.iter().chain(&out.d_weights.unwrap()).map(|v| v.to_bits()).collect();
-            (out.stats.value.to_bits(), bits)
-        };
-        let one = run(1);
-        for threads in [2, 3, 5] {
-            assert!(run(threads) == one, "{threads} threads");
+    for (options, w) in [
+        (MarginOptions { sub_centers: 2, ..MarginOptions::arcface() }, &plain),
+        (MarginOptions::arcface(), &mixed),
+        (MarginOptions::cosface(), &mixed),
+        (MarginOptions::sphereface(), &plain),
+    ] {
+        for logits_budget_bytes in [usize::MAX, 0] {
+            let options = MarginOptions { logits_budget_bytes, ..options };
+            let loss = MarginSoftmax::new(600 / options.sub_centers, 33, options).unwrap();
+            let run = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let out = pool.install(|| loss.value_and_grad(x.view(), w.view(), &labels).unwrap());
+                let bits: Vec<u32> =
+                    out.d_embeddings.iter().chain(&out.d_weights.unwrap()).map(|v| v.to_bits()).collect();
+                (out.stats.value.to_bits(), bits)
+            };
+            let one = run(1);
+            for threads in [2, 3, 5] {
+                assert!(run(threads) == one, "{:?} on {threads} threads", options.margin);
+            }
         }
     }
 }

@@ -15,7 +15,9 @@ pub(crate) fn naive(
     let mut total = 0.0;
     for (i, x) in x.rows().into_iter().enumerate() {
         let norm = x.dot(&x).sqrt();
-        let cosine = |row: usize| x.dot(&w.row(row)) / norm / w.row(row).dot(&w.row(row)).sqrt();
+        // Shorter rows are divided by 1e-12, as PyTorch's `normalize` does.
+        let unit = |row: usize| w.row(row).dot(&w.row(row)).sqrt().max(1e-12);
+        let cosine = |row: usize| x.dot(&w.row(row)) / norm.max(1e-12) / unit(row);
         let logits: Vec<f64> = (0..classes)
             .map(|c| {
                 let cosine = (c * k..(c + 1) * k).map(cosine).fold(f64::MIN, f64::max);

@@ -3,6 +3,7 @@
 mod basic;
 mod definition;
 mod edge;
+mod floor;
 mod golden;
 
 /// Every test of this file once more on the narrower paths.
