@@ -55,8 +55,9 @@ fn a_folder_of_jpegs_becomes_an_exported_model() {
     assert_eq!(read_vectors(&at.join("all.npy")).unwrap().dim(), (40, 64));
     run(at, "embed --run R --out evaluated.csv").done();
     assert_eq!(std::fs::read_to_string(at.join("evaluated.csv")).unwrap().lines().count(), 1 + 8);
-    let said = run(at, "export --run R --format onnx --out model.onnx").done();
-    assert!(said.contains("embeddings of length 64"), "{said}");
+    let said = run(at, "export --run R --out model.onnx").done();
+    assert!(said.contains("embeddings of length 64") && said.contains("pixels [batch, 3, 16, 16]"), "{said}");
+    run(at, "export --run R --out model.pt").refused(1, &["out = model.pt", ".onnx or .safetensors"]);
     run(at, "export --run R --format safetensors --out weights.safetensors").done();
     assert!(std::fs::read(at.join("weights.safetensors")).unwrap().len() > 1000);
 
@@ -70,6 +71,9 @@ fn a_folder_of_jpegs_becomes_an_exported_model() {
         .refused(1, &["0.jpg: not a complete PNG or JPEG image", "repair it"]);
     std::fs::write(&one, b"GIF89a").unwrap();
     run(at, "fit --data photos --out B").refused(1, &["0.jpg: not a complete PNG or JPEG image"]);
+    std::fs::create_dir(at.join("loose")).unwrap();
+    std::fs::copy(at.join("photos/class 1/0.jpg"), at.join("loose/0.jpg")).unwrap();
+    run(at, "fit --data loose --out B").refused(1, &["loose: holds images", "one for each class"]);
     std::fs::create_dir(at.join("photos/none")).unwrap();
     std::fs::write(&one, whole).unwrap();
     run(at, "fit --data photos --out B").refused(1, &["photos/none: no .png, .jpg or .jpeg image"]);

@@ -7,6 +7,8 @@ use ndarray::{Array4, Axis};
 use rayon::prelude::*;
 
 use super::DataOptions;
+#[cfg(feature = "images")]
+use super::decode;
 use crate::{Error, Result};
 
 /// PNG and JPEG files, decoded and resized when they are read.
@@ -110,58 +112,6 @@ impl ImageFiles {
             .collect();
         results.into_iter().collect::<Result<()>>()?;
         Ok(images)
-    }
-}
-
-#[cfg(feature = "images")]
-mod decode {
-    use std::path::Path;
-
-    use image::imageops::FilterType;
-    use image::{ImageReader, Limits};
-
-    use crate::{Error, Result};
-
-    /// More than any photograph: a header that asks for more is damaged.
-    const MOST_SIDE: u32 = 1 << 15;
-
-    fn open(path: &Path) -> Result<ImageReader<std::io::BufReader<std::fs::File>>> {
-        let mut reader = ImageReader::open(path)
-            .and_then(|reader| reader.with_guessed_format())
-            .map_err(Error::io(path, "opening"))?;
-        let mut limits = Limits::default();
-        (limits.max_image_width, limits.max_image_height) = (Some(MOST_SIDE), Some(MOST_SIDE));
-        reader.limits(limits);
-        Ok(reader)
-    }
-
-    fn broken(path: &Path, error: &image::ImageError) -> Error {
-        let detail =
-            format!("not a complete PNG or JPEG image ({error}); repair it or take it out of the folder");
-        Error::data(path, detail)
-    }
-
-    pub(super) fn check(path: &Path) -> Result<()> {
-        let (width, height) = open(path)?.into_dimensions().map_err(|e| broken(path, &e))?;
-        if width == 0 || height == 0 || width > MOST_SIDE || height > MOST_SIDE {
-            let detail =
-                format!("its header promises {width} x {height} pixels; 1 to {MOST_SIDE} a side are read");
-            return Err(Error::data(path, detail));
-        }
-        Ok(())
-    }
-
-    /// Pixels, row by row, a pixel's channels together.
-    pub(super) fn read(path: &Path, [channels, height, width]: [usize; 3]) -> Result<Vec<u8>> {
-        let image = open(path)?.decode().map_err(|e| broken(path, &e))?;
-        // Sides are at most 1024.
-        let (width, height) = (width as u32, height as u32);
-        let image = if (image.width(), image.height()) == (width, height) {
-            image
-        } else {
-            image.resize_exact(width, height, FilterType::Triangle)
-        };
-        Ok(if channels == 1 { image.into_luma8().into_raw() } else { image.into_rgb8().into_raw() })
     }
 }
 

@@ -76,6 +76,11 @@ fn classes(folder: &Path) -> Result<Option<Classes>> {
     }
 }
 
+/// Whether images lie in `folder` itself.
+pub(super) fn holds_images(folder: &Path) -> Result<bool> {
+    Ok(entries(folder)?.iter().any(|path| is_image(path)))
+}
+
 /// All images in and below `folder`, in the order of their paths.
 pub(super) fn images(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut images = Vec::new();

@@ -104,6 +104,11 @@ impl Split {
         if let Some(split) = folders::load(folder.path, options)? {
             return Ok(split);
         }
+        if folders::holds_images(folder.path)? {
+            let detail = "holds images, but their classes are not known: move them into folders, one for each class, whose \
+                          names are the classes";
+            return Err(Error::data(folder.path, detail));
+        }
         Err(Error::data(
             folder.path,
             "no data found: expected train-images-idx3-ubyte[.gz] and its companions; images-idx3 + labels-idx1 + \

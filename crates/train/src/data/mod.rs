@@ -1,5 +1,7 @@
 //! Labelled items: images, vectors, sequences of token vectors, or text.
 
+#[cfg(feature = "images")]
+mod decode;
 mod exact;
 mod files;
 mod folders;
@@ -9,6 +11,8 @@ mod load;
 mod npy;
 mod options;
 mod pairs;
+#[cfg(feature = "images")]
+mod resize;
 mod sequences;
 mod stream;
 pub mod tensors;

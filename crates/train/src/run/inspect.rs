@@ -28,6 +28,8 @@ struct Item<'a> {
     class: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
 }
 
 /// Writes the items of the batch that `error` happened in: their rows, classes and texts to `nonfinite.json`, vectors and
@@ -42,6 +44,7 @@ pub(super) fn save(folder: &RunFolder, data: &Dataset, rows: &[usize], error: Er
             .and_then(|&label| data.classes.get(label as usize))
             .map_or("", String::as_str),
         text: text(&data.items, row),
+        file: file(&data.items, row),
     };
     let found =
         Batch { what, value: value.to_string(), epoch, batch, items: rows.iter().map(item).collect() };
@@ -62,6 +65,14 @@ pub(super) fn save(folder: &RunFolder, data: &Dataset, rows: &[usize], error: Er
 fn text(items: &Items, row: usize) -> Option<&str> {
     match items {
         Items::Text(texts) => texts.get(row).map(String::as_str),
+        _ => None,
+    }
+}
+
+/// The file that an item is read from, if it has one of its own.
+pub(super) fn file(items: &Items, row: usize) -> Option<String> {
+    match items {
+        Items::Files(files) => files.paths().nth(row).map(|path| path.display().to_string()),
         _ => None,
     }
 }
@@ -116,7 +127,8 @@ pub(super) fn outliers(
     found
 }
 
-/// Writes `outliers.csv` with columns `row`, `class`, `angle_degrees` and, for texts, `text`.
+/// Writes `outliers.csv` with columns `row` (from 0, of the training items), `class`, `angle_degrees`, `file` (of an image
+/// file) and `text`.
 pub(super) fn write_outliers(
     folder: &RunFolder,
     data: &Dataset,
@@ -126,12 +138,13 @@ pub(super) fn write_outliers(
     let path = folder.path().join("outliers.csv");
     let mut writer = csv::Writer::from_writer(Vec::new());
     let broken = |e: csv::Error| Error::data(&path, e.to_string());
-    writer.write_record(["row", "class", "angle_degrees", "text"]).map_err(broken)?;
+    writer.write_record(["row", "class", "angle_degrees", "file", "text"]).map_err(broken)?;
     for outlier in found {
         let (row, angle) = (outlier.row.to_string(), format!("{:.2}", outlier.angle));
         let class = classes.get(outlier.class).map_or("", String::as_str);
         let text = text(&data.items, outlier.row).unwrap_or_default();
-        writer.write_record([row.as_str(), class, &angle, text]).map_err(broken)?;
+        let file = file(&data.items, outlier.row).unwrap_or_default();
+        writer.write_record([row.as_str(), class, &angle, &file, text]).map_err(broken)?;
     }
     let bytes = writer.into_inner().map_err(|e| Error::data(&path, e.to_string()))?;
     io::write_atomically(&path, &bytes)?;

@@ -346,11 +346,11 @@ impl<'a> Trainer<'a> {
             None => "give the run a folder to list them".to_owned(),
         };
         let message = format!(
-            "{} of {} training items are more than 75 degrees from the main centre of their class, item {} of class {} by \
+            "{} of {} training items are more than 75 degrees from the main centre of their class, {} of class {} by \
              {:.1}; {place}: check their labels",
             found.len(),
             rows.len(),
-            worst.row,
+            inspect::file(&train.items, worst.row).unwrap_or_else(|| format!("item {}", worst.row)),
             self.classes.get(worst.class).map_or("?", String::as_str),
             worst.angle
         );

@@ -1,0 +1,115 @@
+//! PNG and JPEG files as pixels of one size.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek};
+use std::path::Path;
+
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+use super::resize::resize;
+use crate::{Error, Result};
+
+/// More than any photograph: a header that asks for more is damaged.
+const MOST_SIDE: usize = 1 << 15;
+/// Bytes that a PNG's lines and chunks may take beside its pixels.
+const PNG_BYTES: usize = 1 << 29;
+
+/// Pixels, row by row, a pixel's channels together.
+pub(super) struct Pixels {
+    pub(super) width: usize,
+    pub(super) height: usize,
+    /// 1 (grey), 2 (grey, alpha), 3 or 4 (red, green, blue, alpha).
+    pub(super) channels: usize,
+    pub(super) bytes: Vec<u8>,
+}
+
+type Reader = BufReader<File>;
+
+/// A file whose header has been read.
+enum Open {
+    Png(Box<png::Reader<Reader>>),
+    Jpeg(Box<JpegDecoder<Reader>>),
+}
+
+fn open(path: &Path) -> Result<(Open, usize, usize)> {
+    let mut from = BufReader::new(File::open(path).map_err(Error::io(path, "opening"))?);
+    // The first bytes tell, not the name.
+    let start = from.fill_buf().map_err(Error::io(path, "reading"))?;
+    let is_png = start.starts_with(b"\x89PNG\r\n\x1a\n");
+    from.rewind().map_err(Error::io(path, "reading"))?;
+    let (open, width, height) = if is_png {
+        let mut decoder = png::Decoder::new_with_limits(from, png::Limits { bytes: PNG_BYTES });
+        // Palettes and fewer bits become bytes, 16 bits the upper 8.
+        decoder.set_transformations(png::Transformations::normalize_to_color8());
+        let reader = decoder.read_info().map_err(|e| broken(path, &e))?;
+        let (width, height) = reader.info().size();
+        (Open::Png(Box::new(reader)), width as usize, height as usize)
+    } else {
+        let options = DecoderOptions::new_safe()
+            .set_max_width(MOST_SIDE)
+            .set_max_height(MOST_SIDE)
+            // A photograph that ends early has grey where the rest was: nothing to learn from.
+            .set_strict_mode(true)
+            .jpeg_set_out_colorspace(ColorSpace::RGB);
+        let mut decoder = JpegDecoder::new_with_options(from, options);
+        decoder.decode_headers().map_err(|e| broken(path, &e))?;
+        let (width, height) = decoder.dimensions().unwrap_or((0, 0));
+        (Open::Jpeg(Box::new(decoder)), width, height)
+    };
+    if width == 0 || height == 0 || width > MOST_SIDE || height > MOST_SIDE {
+        let detail =
+            format!("its header promises {width} x {height} pixels; 1 to {MOST_SIDE} a side are read");
+        return Err(Error::data(path, detail));
+    }
+    Ok((open, width, height))
+}
+
+fn broken(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    let detail =
+        format!("not a complete PNG or JPEG image ({error}); repair it or take it out of the folder");
+    Error::data(path, detail)
+}
+
+/// Looks at a file's header.
+pub(super) fn check(path: &Path) -> Result<()> {
+    open(path).map(drop)
+}
+
+fn decode(path: &Path) -> Result<Pixels> {
+    let (open, width, height) = open(path)?;
+    let (channels, bytes) = match open {
+        Open::Png(mut reader) => {
+            let size = reader.output_buffer_size().ok_or_else(|| broken(path, &"too many pixels"))?;
+            let mut bytes = vec![0; size];
+            let frame = reader.next_frame(&mut bytes).map_err(|e| broken(path, &e))?;
+            bytes.truncate(frame.buffer_size());
+            (frame.color_type.samples(), bytes)
+        }
+        Open::Jpeg(mut decoder) => (3, decoder.decode().map_err(|e| broken(path, &e))?),
+    };
+    if bytes.len() != width * height * channels {
+        return Err(broken(path, &format!("{} bytes for {width} x {height} pixels", bytes.len())));
+    }
+    Ok(Pixels { width, height, channels, bytes })
+}
+
+/// A file's pixels, row by row, a pixel's channels together: `channels` is 1 or 3. Transparency is left out, colours become
+/// grey by their luminance (ITU-R BT.709).
+pub(super) fn read(path: &Path, [channels, height, width]: [usize; 3]) -> Result<Vec<u8>> {
+    let pixels = resize(decode(path)?, width, height);
+    let colours = pixels.channels;
+    Ok(match (colours, channels) {
+        (1, 1) | (3, 3) => pixels.bytes,
+        (2, 1) => pixels.bytes.chunks_exact(colours).map(|pixel| pixel[0]).collect(),
+        (1 | 2, _) => pixels.bytes.chunks_exact(colours).flat_map(|pixel| [pixel[0]; 3]).collect(),
+        (_, 1) => pixels.bytes.chunks_exact(colours).map(luminance).collect(),
+        _ => pixels.bytes.chunks_exact(colours).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect(),
+    })
+}
+
+fn luminance(pixel: &[u8]) -> u8 {
+    let [red, green, blue] = [pixel[0], pixel[1], pixel[2]].map(u32::from);
+    ((2126 * red + 7152 * green + 722 * blue + 5000) / 10_000) as u8
+}
