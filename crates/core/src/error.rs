@@ -39,7 +39,7 @@ pub enum Error {
         rows: usize,
     },
     /// Two variables of different tapes were combined.
-    #[error("{op}: the variables belong to different tapes")]
+    #[error("{op}: the variables belong to different tapes; make all leaves of a step on one tape")]
     ForeignVar {
         /// The operation.
         op: &'static str,

@@ -134,7 +134,7 @@ fn product(
 /// A zero row stays zero. Returns the norms (not clamped). `unit` may have any strides.
 ///
 /// # Errors
-/// [`Error::Shape`] if `unit` and `x` differ in shape.
+/// [`Error::Shape`] if `unit` and `x` differ in shape, [`Error::Parameter`] for an `eps` that is not above 0.
 pub fn normalize_rows(
     x: ArrayView2<'_, f32>,
     eps: f32,
@@ -145,6 +145,14 @@ pub fn normalize_rows(
             op: "normalize_rows",
             expected: format!("{:?}, the input's shape", x.shape()),
             got: unit.shape().to_vec(),
+        });
+    }
+    if !(eps > 0.0 && eps.is_finite()) {
+        return Err(Error::Parameter {
+            op: "normalize_rows",
+            name: "eps",
+            value: eps.to_string(),
+            expected: "a number above 0, or a zero row would be NaN; 1e-12 is usual".to_owned(),
         });
     }
     const BLOCK: usize = 64;

@@ -4,6 +4,24 @@ use ndarray::ArrayView2;
 
 use crate::{Error, GradsMut, Input, Result};
 
+/// Embeddings `[batch, dim]` of finite values, with a label for each row.
+pub(crate) fn batch(
+    what: &'static str,
+    x: &ArrayView2<'_, f32>,
+    labels: (&'static str, &[u32]),
+    dim: usize,
+) -> Result<()> {
+    shaped(what, x, None, dim)?;
+    if labels.1.len() != x.nrows() {
+        return Err(Error::Shape {
+            what: labels.0,
+            expected: format!("[{}], one for each row of the {what}", x.nrows()),
+            got: vec![labels.1.len()],
+        });
+    }
+    finite(what, x)
+}
+
 /// A matrix of finite values with `dim` columns and, if given, `rows` rows.
 pub(crate) fn matrix(
     what: &'static str,
@@ -23,8 +41,11 @@ pub(crate) fn shaped(
     dim: usize,
 ) -> Result<()> {
     if x.ncols() != dim || rows.is_some_and(|rows| rows != x.nrows()) {
+        let turned = x.nrows() == dim && x.ncols() != dim && rows.is_none_or(|rows| rows == x.ncols());
         let rows = rows.map_or("n".to_owned(), |rows| rows.to_string());
-        return Err(Error::Shape { what, expected: format!("[{rows}, {dim}]"), got: x.shape().to_vec() });
+        let remedy = if turned { ": transpose it, rows are items or classes" } else { "" };
+        let expected = format!("[{rows}, {dim}]{remedy}");
+        return Err(Error::Shape { what, expected, got: x.shape().to_vec() });
     }
     Ok(())
 }
@@ -62,17 +83,22 @@ pub(crate) fn outputs(grads: &GradsMut<'_>, x: (usize, usize), w: Option<(usize,
     let fail =
         |what, expected: String, got: &[usize]| Err(Error::Shape { what, expected, got: got.to_vec() });
     if let Some(dx) = grads.embeddings.as_ref().filter(|dx| dx.dim() != x) {
-        return fail("the embeddings' gradient", format!("{x:?}"), dx.shape());
+        return fail("the embeddings' gradient", format!("[{}, {}]", x.0, x.1), dx.shape());
     }
     if let Some(dw) = grads.weights.as_ref().filter(|dw| Some(dw.dim()) != w) {
-        let expected = w.map_or("none: this loss has no centres".to_owned(), |w| format!("{w:?}"));
+        let expected =
+            w.map_or("none: this loss has no centres".to_owned(), |w| format!("[{}, {}]", w.0, w.1));
         return fail("the centres' gradient", expected, dw.shape());
     }
     if let Some(out) = grads.per_sample.as_ref().filter(|out| out.len() != x.0) {
         return fail("per_sample", format!("[{}]", x.0), &[out.len()]);
     }
     if !grads.upstream.is_finite() {
-        return Err(Error::NotFinite { what: "upstream", row: 0, column: 0, value: grads.upstream });
+        return Err(Error::Option {
+            option: "upstream",
+            value: grads.upstream.to_string(),
+            reason: "the factor on the gradients has to be finite; 1 leaves them as they are".to_owned(),
+        });
     }
     Ok(())
 }
@@ -99,15 +125,26 @@ pub(crate) fn factors(input: &Input<'_>) -> Result<Vec<f32>> {
         });
     }
     let check = |what, i: usize, v: f32| {
-        if v.is_finite() { Ok(v) } else { Err(Error::NotFinite { what, row: i, column: 0, value: v }) }
+        if !v.is_finite() {
+            return Err(Error::NotFinite { what, row: i, column: 0, value: v });
+        }
+        if v < 0.0 {
+            let reason =
+                "a weight below 0 would push a row from its own class; use 0 to leave it out".to_owned();
+            return Err(Error::Option { option: what, value: format!("{v} in row {i}"), reason });
+        }
+        Ok(v)
     };
     (0..batch)
         .map(|i| {
             let sample = input.sample_weights.map_or(Ok(1.0), |w| check("sample_weights", i, w[i]))?;
             let Some(classes) = input.class_weights else { return Ok(sample) };
             let label = input.labels[i];
-            let class =
-                *classes.get(label as usize).ok_or(Error::Label { row: i, label, classes: classes.len() })?;
+            let class = *classes.get(label as usize).ok_or_else(|| Error::Shape {
+                what: "class_weights",
+                expected: format!("a weight for every class, also for label {label} in row {i}"),
+                got: vec![classes.len()],
+            })?;
             Ok(sample * check("class_weights", label as usize, class)?)
         })
         .collect()

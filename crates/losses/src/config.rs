@@ -293,10 +293,10 @@ pub fn build(
         let loss = TripletMarginOptions { miner: miner_of(miner)?, ..triplet_options(options)? };
         return Ok(Box::new(loss.build()?));
     }
-    if miner.is_some() {
+    if let Some((miner, _)) = miner {
         return Err(Error::Option {
             option: "miner",
-            value: "given".to_owned(),
+            value: format!("{miner:?}"),
             reason: format!(
                 "{kind} compares items with class centres and takes no triplets; leave the miner out"
             ),

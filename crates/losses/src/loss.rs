@@ -63,14 +63,14 @@ pub struct Input<'a> {
     pub embeddings: ArrayView2<'a, f32>,
     /// The class of each row, `[batch]`.
     pub labels: &'a [u32],
-    /// Class centres, [`Loss::weight_shape`], for losses that have them.
+    /// Class centres, [`Loss::weight_shape`], for losses that have them; refused by the others.
     pub weights: Option<ArrayView2<'a, f32>>,
     /// More positives and negatives (a memory bank); refused by losses with centres. Anchors always come from the batch; with a reference,
     /// positives and negatives come from the reference alone.
     pub reference: Option<Reference<'a>>,
-    /// A factor on each row's loss, `[batch]`.
+    /// A factor on each row's loss, `[batch]`, 0 or above.
     pub sample_weights: Option<&'a [f32]>,
-    /// A factor on the loss of each row (anchor) of a class, `[classes]`.
+    /// A factor on the loss of each row (anchor) of a class, `[classes]`, 0 or above.
     pub class_weights: Option<&'a [f32]>,
 }
 
@@ -85,7 +85,7 @@ impl<'a> Input<'a> {
     /// # Errors
     /// [`Error::Shape`] if the length is not `labels.len() * dim`.
     pub fn from_slices(embeddings: &'a [f32], dim: usize, labels: &'a [u32]) -> Result<Self> {
-        Ok(Self::new(rows("embeddings", embeddings, labels.len(), dim)?, labels))
+        Ok(Self::new(rows("embeddings", embeddings, labels.len(), dim, ", one row for each label")?, labels))
     }
 
     /// Adds the class centres, `[classes * sub_centres, dim]`.
@@ -102,15 +102,24 @@ impl<'a> Input<'a> {
     pub fn with_weight_slice(self, weights: &'a [f32]) -> Result<Self> {
         let dim = self.embeddings.ncols();
         let count = weights.len().checked_div(dim).unwrap_or(0);
-        Ok(self.with_weights(rows("class centres", weights, count, dim)?))
+        Ok(self.with_weights(rows("class centres", weights, count, dim, ", as the embeddings' rows")?))
     }
 }
 
-fn rows<'a>(what: &'static str, data: &'a [f32], count: usize, dim: usize) -> Result<ArrayView2<'a, f32>> {
+fn rows<'a>(
+    what: &'static str,
+    data: &'a [f32],
+    count: usize,
+    dim: usize,
+    remedy: &'static str,
+) -> Result<ArrayView2<'a, f32>> {
     ArrayView2::from_shape((count, dim), data).ok().filter(|_| count * dim == data.len()).ok_or_else(|| {
         Error::Shape {
             what,
-            expected: format!("{count} rows x {dim} columns, row-major"),
+            expected: format!(
+                "[{}]: {count} rows of {dim} values, row-major{remedy}",
+                count.saturating_mul(dim)
+            ),
             got: vec![data.len()],
         }
     })

@@ -61,7 +61,7 @@ impl CrossBatchMemory {
     /// An empty queue for `capacity` embeddings of `dim` columns. pytorch-metric-learning's default capacity is 1024.
     ///
     /// # Errors
-    /// [`Error::Option`] for a capacity of 0, or one that `u32` cannot index.
+    /// [`Error::Option`] for a capacity of 0, or one that `u32` cannot index; for a dimension of 0.
     pub fn new(capacity: usize, dim: usize) -> Result<Self> {
         Self::from_state(MemoryState { capacity, dim, next: 0, embeddings: Vec::new(), labels: Vec::new() })
     }
@@ -78,6 +78,13 @@ impl CrossBatchMemory {
                 option: "capacity",
                 value: capacity.to_string(),
                 reason: format!("a memory holds between 1 and {} rows", u32::MAX - 1),
+            });
+        }
+        if dim == 0 {
+            return Err(Error::Option {
+                option: "dim",
+                value: "0".to_owned(),
+                reason: "give the embeddings' dimension, at least 1".to_owned(),
             });
         }
         let filled = labels.len();
@@ -127,7 +134,7 @@ impl CrossBatchMemory {
     /// [`Error::Shape`] if a row has no label or not `dim` columns, [`Error::NotFinite`] for a value that is not finite;
     /// the queue stays as it was.
     pub fn push(&mut self, embeddings: ArrayView2<'_, f32>, labels: &[u32]) -> Result<()> {
-        check::matrix("embeddings", &embeddings, Some(labels.len()), self.embeddings.ncols())?;
+        check::batch("embeddings", &embeddings, ("labels", labels), self.embeddings.ncols())?;
         self.latest.clear();
         self.latest.resize(labels.len(), u32::MAX);
         let gone = labels.len().saturating_sub(self.capacity);

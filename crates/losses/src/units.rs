@@ -31,6 +31,12 @@ impl Angle {
     pub const fn as_degrees(self) -> f64 {
         self.radians * (180.0 / std::f64::consts::PI)
     }
+
+    /// For messages: whoever mistook the unit finds the number that was written.
+    pub(crate) fn in_both(self) -> String {
+        let short = |v: f64| (v * 1e4).round() / 1e4;
+        format!("{}rad ({}deg)", short(self.radians), short(self.as_degrees()))
+    }
 }
 
 impl std::fmt::Display for Angle {

@@ -34,14 +34,37 @@ pub enum Pooling<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Saved {
     pub(crate) rows: Vec<Pooled>,
+    /// What made them.
+    by: Option<Kind>,
+}
+
+/// What a backward pass has to share with the forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Average,
+    Maximum,
+    GeM { learnable: bool },
 }
 
 impl Saved {
-    pub(crate) fn resize(&mut self, rows: usize) {
+    pub(crate) fn begin(&mut self, rows: usize, pooling: &Pooling<'_>) {
         self.rows.resize(rows, Pooled::EMPTY);
+        self.by = Some(pooling.kind());
     }
 
-    pub(crate) fn check(&self, rows: usize) -> Result<()> {
+    pub(crate) fn check(&self, rows: usize, pooling: &Pooling<'_>) -> Result<()> {
+        // A forward pass that also prepared for the gradient of p will do where that is not asked for.
+        let (by, now) = (self.by, pooling.kind());
+        let fits = by == Some(now)
+            || (by, now) == (Some(Kind::GeM { learnable: true }), Kind::GeM { learnable: false });
+        if let Some(by) = by.filter(|_| !fits) {
+            return Err(Error::Parameter {
+                op: "pooling",
+                name: "saved",
+                value: format!("values of {by:?}"),
+                expected: format!("{now:?} needs those of its own forward pass"),
+            });
+        }
         if self.rows.len() == rows {
             return Ok(());
         }
@@ -65,18 +88,31 @@ impl Saved {
 }
 
 impl Pooling<'_> {
+    fn kind(&self) -> Kind {
+        match *self {
+            Self::GeM { learnable, .. } => Kind::GeM { learnable },
+            Self::Avg => Kind::Average,
+            Self::Max => Kind::Maximum,
+        }
+    }
+
     /// Checks the powers against the number of channels.
     pub(crate) fn check(&self, channels: usize) -> Result<()> {
         let Self::GeM { p, .. } = self else { return Ok(()) };
         if p.is_empty() || (p.len() != 1 && p.len() != channels) {
             return Err(shape(format!("one power, or one for each of the {channels} channels"), &[p.len()]));
         }
-        if let Some((at, bad)) = p.iter().enumerate().find(|(_, v)| !v.is_finite()) {
+        // One between 0 and the least power is taken as that: an optimizer may have left it there. Others are slips.
+        if let Some((at, bad)) = p.iter().enumerate().find(|(_, v)| !(v.is_finite() && **v > 0.0)) {
             return Err(Error::Parameter {
                 op: "gem",
                 name: "p",
                 value: format!("{bad} at position {at}"),
-                expected: format!("a finite power of at least {}", crate::MIN_P),
+                expected: format!(
+                    "a finite power above 0: 1 is the average, 3 is usual; call keep_powers after each step of an \
+                     optimizer, which keeps them at {} or above",
+                    crate::MIN_P
+                ),
             });
         }
         Ok(())

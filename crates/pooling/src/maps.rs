@@ -30,7 +30,7 @@ pub fn forward(
     let y = row_major(y.as_slice_mut(), "the pooled values", &got)?;
     let x = x.as_standard_layout();
     let data = row_major(x.as_slice(), "the maps", x.shape())?;
-    saved.resize(batch * channels);
+    saved.begin(batch * channels, &pooling);
     let block = rows_per_block(length);
     let blocks = y.par_chunks_mut(block).zip(saved.rows.par_chunks_mut(block)).enumerate();
     blocks.for_each_init(Scratch::default, |scratch, (at, (y, saved))| {
@@ -46,7 +46,8 @@ pub fn forward(
 /// that of the pooled values, `dy`, `[batch, channels]`. `x`, `pooling` and `saved` are the forward pass's.
 ///
 /// # Errors
-/// Shapes that do not fit, `dx` with gaps, `d_p` for a pooling that was not `learnable`.
+/// Shapes that do not fit, `dx` with gaps, `d_p` for a pooling that was not `learnable`, `saved` of another
+/// pooling.
 pub fn backward(
     x: ArrayView3<'_, f32>,
     pooling: Pooling<'_>,
@@ -58,7 +59,7 @@ pub fn backward(
     let (batch, channels, length) = x.dim();
     pooling.check(channels)?;
     pooling.check_d_p(d_p.as_deref())?;
-    saved.check(batch * channels)?;
+    saved.check(batch * channels, &pooling)?;
     if dy.dim() != (batch, channels) {
         return Err(shape(
             format!("[{batch}, {channels}] for the gradient of the pooled values"),

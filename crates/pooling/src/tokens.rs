@@ -3,7 +3,7 @@
 //! A token that the mask leaves out changes nothing, whatever it holds (NaN too), and its gradient is 0. An item
 //! without any token gives zeros and takes no gradient.
 
-use embedtune_core::Result;
+use embedtune_core::{Error, Result};
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3};
 use rayon::prelude::*;
 
@@ -67,7 +67,12 @@ impl Valid {
                 }
                 if let Some((row, &length)) = lengths.iter().enumerate().find(|(_, length)| **length > tokens)
                 {
-                    return Err(shape(format!("a length of at most {tokens} in row {row}"), &[length]));
+                    return Err(Error::Parameter {
+                        op: "pooling",
+                        name: "length",
+                        value: format!("{length} in row {row}"),
+                        expected: format!("an item has at most {tokens} tokens"),
+                    });
                 }
                 for &length in lengths {
                     valid.tokens.extend(0..length);
@@ -151,7 +156,7 @@ pub fn forward(
     let y = row_major(y.as_slice_mut(), "the pooled values", &got)?;
     let x = x.as_standard_layout();
     let data = row_major(x.as_slice(), "the tokens", x.shape())?;
-    saved.resize(batch * dim);
+    saved.begin(batch * dim, &pooling);
     if dim == 0 {
         return Ok(());
     }
@@ -175,7 +180,8 @@ pub fn forward(
 /// that of the pooled values, `dy`, `[batch, dim]`. The other arguments are the forward pass's.
 ///
 /// # Errors
-/// Shapes that do not fit, `dx` with gaps, `d_p` for a pooling that was not `learnable`.
+/// Shapes that do not fit, `dx` with gaps, `d_p` for a pooling that was not `learnable`, `saved` of another
+/// pooling.
 pub fn backward(
     x: ArrayView3<'_, f32>,
     valid: &Valid,
@@ -189,7 +195,7 @@ pub fn backward(
     pooling.check(dim)?;
     pooling.check_d_p(d_p.as_deref())?;
     valid.check(batch, tokens)?;
-    saved.check(batch * dim)?;
+    saved.check(batch * dim, &pooling)?;
     if dy.dim() != (batch, dim) {
         return Err(shape(format!("[{batch}, {dim}] for the gradient of the pooled values"), dy.shape()));
     }

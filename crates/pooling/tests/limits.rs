@@ -162,7 +162,7 @@ fn what_does_not_fit_is_named() {
         maps::backward(x.view(), Pooling::Max, &Saved::default(), Array2::zeros((2, 3)).view(), None, None);
     assert!(error.unwrap_err().to_string().contains("forward pass"));
     let lengths = Valid::new(Mask::Lengths(&[1, 5]), 2, 4).unwrap_err().to_string();
-    assert!(lengths.contains("at most 4 in row 1"), "{lengths}");
+    assert!(lengths.contains("length = 5 in row 1"), "{lengths}");
     assert!(
         Valid::new(Mask::Lengths(&[1]), 2, 4).is_err() && Valid::new(Mask::Tokens(&[true; 7]), 2, 4).is_err()
     );

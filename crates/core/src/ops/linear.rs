@@ -64,7 +64,11 @@ impl<'t> Var<'t> {
     pub fn bias(self, bias: Var<'t>) -> Result<Var<'t>> {
         let (x, b) = (self.value(), bias.value());
         if x.ndim() < 2 || b.shape() != [x.shape()[1]] {
-            return Err(shape_error("bias", "[n, channels, ..] and a bias [channels]", b.shape()));
+            let expected = match x.shape() {
+                [_, channels, ..] => format!("[{channels}], a value for each channel of {:?}", x.shape()),
+                _ => format!("[channels] beside a value [n, channels, ..], which {:?} is not", x.shape()),
+            };
+            return Err(shape_error("bias", expected, b.shape()));
         }
         let mut y = x.into_owned();
         for (mut channel, &b) in y.axis_iter_mut(Axis(1)).zip(b.iter()) {

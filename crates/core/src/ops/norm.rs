@@ -45,13 +45,22 @@ fn lanes(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f64 {
     sums.iter().map(|&v| f64::from(v)).sum::<f64>() + tail
 }
 
+/// Added to a variance: below 0 it would make NaN of a channel that hardly varies.
+fn not_negative(op: &'static str, eps: f32) -> Result<()> {
+    if eps >= 0.0 && eps.is_finite() {
+        return Ok(());
+    }
+    let expected = "a number of at least 0; 1e-5 is usual".to_owned();
+    Err(Error::Parameter { op, name: "eps", value: eps.to_string(), expected })
+}
+
 impl<'t> Var<'t> {
     /// Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167) of `[n, channels]` or
     /// `[n, channels, height, width]` with `gamma` and `beta` `[channels]`. In training mode the batch's
     /// statistics come back beside the value.
     ///
     /// # Errors
-    /// Shapes that do not fit; fewer than two values a channel in training mode.
+    /// Shapes that do not fit; fewer than two values a channel in training mode; `eps` below 0.
     pub fn batch_norm(
         self,
         gamma: Var<'t>,
@@ -65,6 +74,7 @@ impl<'t> Var<'t> {
         if !matches!(shape.len(), 2 | 4) {
             return Err(shape_error(OP, "[n, channels] or [n, channels, height, width]", &shape));
         }
+        not_negative(OP, eps)?;
         let (batch, channels) = (shape[0], shape[1]);
         let plane: usize = shape[2..].iter().product();
         let (g, b) = (gamma.value(), beta.value());
@@ -195,14 +205,17 @@ impl<'t> Var<'t> {
     /// `gamma` and `beta` `[dim]`.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Shapes that do not fit; `eps` below 0.
     pub fn layer_norm(self, gamma: Var<'t>, beta: Var<'t>, eps: f32) -> Result<Var<'t>> {
         const OP: &str = "layer_norm";
         let x = matrix(OP, self)?;
+        not_negative(OP, eps)?;
         let dim = x.ncols();
         let (g, b) = (gamma.value(), beta.value());
-        if g.shape() != [dim] || b.shape() != [dim] || dim == 0 {
-            return Err(shape_error(OP, format!("[{dim}] for gamma and beta, not empty"), g.shape()));
+        for p in [&g, &b] {
+            if p.shape() != [dim] || dim == 0 {
+                return Err(shape_error(OP, format!("[{dim}] for gamma and beta, not empty"), p.shape()));
+            }
         }
         let mut unit = Array2::<f32>::zeros(x.dim());
         let mut inverse = Vec::with_capacity(x.nrows());
@@ -249,7 +262,7 @@ impl<'t> Var<'t> {
     /// Rows divided by `max(|x|, eps)`; the gradient of a row shorter than `eps` is `dy / eps`.
     ///
     /// # Errors
-    /// Not a matrix.
+    /// Not a matrix; `eps` that is not above 0.
     pub fn normalize_rows(self, eps: f32) -> Result<Var<'t>> {
         const OP: &str = "normalize_rows";
         let x = matrix(OP, self)?;

@@ -23,7 +23,7 @@ pub(super) fn run(
     let w = input
         .weights
         .ok_or(Error::Missing { loss: "a margin loss", what: "class centres in `Input::weights`" })?;
-    check::matrix("embeddings", &x, Some(input.labels.len()), loss.dim)?;
+    check::batch("embeddings", &x, ("labels", input.labels), loss.dim)?;
     check::shaped("class centres", &w, Some(loss.rows()), loss.dim)?;
     check::labels(input.labels, loss.classes)?;
     check::no_reference(&input)?;

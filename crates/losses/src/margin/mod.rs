@@ -125,11 +125,16 @@ pub struct MarginSoftmax {
     options: MarginOptions,
 }
 
+/// The smallest ArcFace margin beside none. One below it is 0.5 radians given as degrees: the losses of the literature
+/// use 0.2 radians, 11 degrees, and more.
+const LEAST_DEGREES: f64 = 1.0;
+
 impl MarginSoftmax {
     /// Checks the options.
     ///
     /// # Errors
-    /// [`Error::Option`] naming the option: no classes, no dimensions, a margin or scale out of range.
+    /// [`Error::Option`] naming the option: fewer than two classes, no dimensions, a margin or scale out of range. An
+    /// angle is out of range too where it is above 0 and below 1 degree, as radians given for degrees are.
     pub fn new(classes: usize, dim: usize, options: MarginOptions) -> Result<Self> {
         let fail = |option, value: String, reason: &str| {
             Err(Error::Option { option, value, reason: reason.to_owned() })
@@ -140,6 +145,9 @@ impl MarginSoftmax {
                 format!("{classes} x {dim}"),
                 "a margin loss needs classes and dimensions",
             );
+        }
+        if classes == 1 {
+            return fail("classes", "1".into(), "one class leaves nothing to tell apart; at least 2");
         }
         if !(options.scale.is_finite() && options.scale > 0.0 && options.scale <= 1e6) {
             return fail(
@@ -163,9 +171,17 @@ impl MarginSoftmax {
         match options.margin {
             Margin::Arc { angle, .. } if !(0.0..std::f64::consts::PI).contains(&angle.as_radians()) => fail(
                 "margin",
-                format!("{} degrees", angle.as_degrees()),
-                "an angle from 0deg to below 180deg; 28.6deg is usual",
+                angle.in_both(),
+                "an angle from 0deg to below 180deg; 28.6deg, which is 0.5rad, is usual",
             ),
+            Margin::Arc { angle, .. } if angle.as_radians() > 0.0 && angle.as_degrees() < LEAST_DEGREES => {
+                fail(
+                    "margin",
+                    angle.in_both(),
+                    "less than a degree is hardly a margin: if radians were meant, write Angle::radians or \"0.5rad\"; \
+                 0 is no margin",
+                )
+            }
             Margin::Cos { cosine } if !(0.0..=2.0).contains(&cosine) => {
                 fail("margin", cosine.to_string(), "a cosine from 0 to 2; 0.35 is usual")
             }

@@ -4,8 +4,8 @@ mod list;
 
 pub use list::{Triplets, mine};
 
-use crate::Result;
 use crate::triplet::check_margin;
+use crate::{Error, Result};
 
 /// A choice of triplets. Mining measures the L2 distance of unit vectors, whatever the loss measures.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -19,7 +19,7 @@ pub enum Miner {
     /// The triplets whose `d(a, n) - d(a, p)` lies where `kind` says.
     #[cfg_attr(feature = "serde", serde(rename = "TripletMarginMiner"))]
     TripletMargin {
-        /// The mining margin, apart from the loss's; 0 to 1e15. Default 0.2.
+        /// The mining margin, apart from the loss's; 0 to 2. Default 0.2.
         #[cfg_attr(feature = "serde", serde(default = "default_margin"))]
         margin: f64,
         /// Default [`TripletKind::All`].
@@ -58,7 +58,19 @@ impl Miner {
 
     pub(crate) fn check(&self) -> Result<()> {
         match *self {
-            Self::TripletMargin { margin, .. } => check_margin("miner margin", margin),
+            Self::TripletMargin { margin, .. } => {
+                check_margin("miner margin", margin)?;
+                if margin <= 2.0 {
+                    return Ok(());
+                }
+                Err(Error::Option {
+                    option: "miner margin",
+                    value: margin.to_string(),
+                    reason: "miners measure unit vectors, which are at most 2 apart: nothing lies beyond; \
+                             0.05 to 0.5 is usual"
+                        .to_owned(),
+                })
+            }
             Self::All | Self::BatchHard => Ok(()),
         }
     }

@@ -1,6 +1,6 @@
 //! The inputs, checked once at the boundary.
 
-use crate::check::{factors, matrix, outputs};
+use crate::check::{batch, factors, outputs};
 use crate::{Error, GradsMut, Input, Result};
 
 /// Counts of negatives are kept in `f32` coefficients, which hold integers to 2^24.
@@ -9,10 +9,17 @@ const MOST_ROWS: usize = 1 << 24;
 /// Checks shapes, indices and finiteness of everything that the loss reads and writes. Returns each row's weight.
 pub(crate) fn check(input: &Input<'_>, grads: &GradsMut<'_>) -> Result<Vec<f32>> {
     let dim = input.embeddings.ncols();
-    matrix("embeddings", &input.embeddings, Some(input.labels.len()), dim)?;
+    batch("embeddings", &input.embeddings, ("labels", input.labels), dim)?;
+    if let Some(centres) = &input.weights {
+        return Err(Error::Shape {
+            what: "class centres",
+            expected: "none: this loss compares rows with rows; leave Input::weights out".to_owned(),
+            got: centres.shape().to_vec(),
+        });
+    }
     let mut rows = input.labels.len();
     if let Some(reference) = &input.reference {
-        matrix("reference embeddings", &reference.embeddings, Some(reference.labels.len()), dim)?;
+        batch("reference embeddings", &reference.embeddings, ("reference labels", reference.labels), dim)?;
         same_item(reference.same_item, input.labels.len(), reference.labels.len())?;
         rows = rows.max(reference.labels.len());
     }

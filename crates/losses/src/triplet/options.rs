@@ -122,10 +122,21 @@ impl TripletMarginOptions {
     /// The loss with these options.
     ///
     /// # Errors
-    /// [`Error::Option`] for a margin (the loss's or the miner's) that is not finite or out of range, and for
-    /// [`Distance::Cosine`] without `normalize`.
+    /// [`Error::Option`] for a margin (the loss's or the miner's) that is not finite or out of range, for one that no
+    /// triplet of unit vectors can meet, and for [`Distance::Cosine`] without `normalize`.
     pub fn build(self) -> Result<TripletMargin> {
         check_margin("margin", self.margin)?;
+        // Of unit vectors no distance is larger, and none smaller than 0.
+        let most = if self.distance == Distance::SquaredL2 { 4.0 } else { 2.0 };
+        if self.normalize && !self.smooth && self.margin > most {
+            return Err(Error::Option {
+                option: "margin",
+                value: self.margin.to_string(),
+                reason: format!(
+                    "distances of unit vectors are at most {most}, so no triplet could ever be met; 0.05 to 0.5 is usual"
+                ),
+            });
+        }
         self.miner.check()?;
         if self.distance == Distance::Cosine && !self.normalize {
             return Err(Error::Option {

@@ -72,7 +72,7 @@ fn any_finite_float_anywhere() {
     };
     for _ in 0..200 {
         for options in all() {
-            for (batch, classes) in [(1, 1), (1, 3), (5, 1), (5, 2)] {
+            for (batch, classes) in [(1, 2), (1, 3), (5, 2), (5, 3)] {
                 let (x, w) = (draw(batch), draw(classes * options.sub_centers));
                 let labels: Vec<u32> = (0..batch).map(|i| (i % classes) as u32).collect();
                 for factors in [(1.0, 1.0), (f32::MAX, 1.0), (1e-30, -f32::MAX), (1e-45, 1e-45), (0.0, 1.0)] {
@@ -224,11 +224,11 @@ fn errors_name_the_row_and_leave_the_gradients_alone() {
     assert!(matches!(loss.evaluate(input), Err(Error::Shape { what: "sample_weights", .. })));
     input.sample_weights = None;
     input.class_weights = Some(&weights[..2]);
-    assert!(matches!(loss.evaluate(input), Err(Error::Label { row: 1, label: 299, .. })));
+    assert!(matches!(loss.evaluate(input), Err(Error::Shape { what: "class_weights", .. })));
     input.class_weights = None;
     let grads = GradsMut { upstream: f32::NAN, ..GradsMut::default() };
     let error = loss.forward_backward(input, grads, &mut Workspace::default()).unwrap_err();
-    assert!(matches!(error, Error::NotFinite { what: "upstream", .. }), "{error}");
+    assert!(matches!(error, Error::Option { option: "upstream", .. }), "{error}");
 }
 
 #[test]

@@ -164,7 +164,11 @@ fn wrong_inputs_name_the_row() {
     let fails =
         |input: Input<'_>| (loss.evaluate(input).unwrap_err(), miner::mine(&Miner::All, input).unwrap_err());
     let (error, mined) = fails(Input { class_weights: Some(&[1.0]), ..base });
-    assert!(matches!(error, Error::Label { row: 2, label: 1, classes: 1 }), "{error}");
+    assert!(
+        error.to_string().contains("class_weights has shape [1]; expected a weight for every class"),
+        "{error}"
+    );
+    assert!(error.to_string().contains("label 1 in row 2"), "{error}");
     assert_eq!(error, mined);
     let (error, _) = fails(Input { sample_weights: Some(&[1.0, f32::INFINITY, 1.0]), ..base });
     assert!(matches!(error, Error::NotFinite { what: "sample_weights", row: 1, .. }), "{error}");
