@@ -89,13 +89,30 @@
 //! | scale 64 | by the number of classes | `preset = "finetuner"` gives 64 back |
 //! | `loss_optimizer`, `loss_optimizer_options` | the same | rate 1e-2 where none is given; centres start short, not at N(0, 1) |
 //! | `sampler`, `num_items_per_class` | the same | with too few classes 0.4.1 made no batch and said nothing; here the [rule](super::samplers) is written down and said |
-//! | `scheduler`, `scheduler_options` | the same | |
-//! | `val_split`, `output_dim` | the same | |
+//! | `scheduler`, `scheduler_options` with `num_warmup_steps`, `scheduler_step` | the same | `num_training_steps` is the run's own and no option |
+//! | `learning_rate` in `[0, 1)`, over that in `optimizer_options` | above 0 and below 1; refused in `optimizer_options` | a rate of 0 trains nothing |
+//! | `layer_wise_lr_decay` | the same, in `optimizer_options` | each layer that share of the rate above it |
+//! | `batch_size=None`: chosen by the service; a warning from 256 | 128; a notice from 256 | |
+//! | `epochs` below 50 | at most 1,000,000 | |
+//! | `val_split`, `output_dim` | the same | `val_split_by = "class"` holds classes out |
 //! | `freeze`, a model to start from | `freeze`, `init_from` | the same head; `freeze` without `init_from` would keep random weights and is refused |
-//! | `EarlyStopping`, `BestModelCheckpoint`, `TrainingCheckpoint`, `WiSEFTCallback` | `[callbacks]`: `patience`, `best_model`, `last_k_epochs`, `wise_ft_alpha` |  |
+//! | `EarlyStopping`, `BestModelCheckpoint`, `TrainingCheckpoint`, `WiSEFTCallback` | `[callbacks]`: `patience`, `min_delta`, `baseline`; `best_model`; `last_k_epochs`; `wise_ft_alpha` | a checkpoint there lacks the loss's parameters and their optimizer; here it continues to the same bits |
+//! | `monitor="val_loss"`, `mode` | `monitor`: `recall_at_1`, `map_at_r`, `loss` | the direction follows from it; with NaN a run ends by itself |
+//! | `WandBLogger` | `callbacks.tensorboard`, `metrics.jsonl` | nothing is sent anywhere |
+//! | hooks `on_fit_begin` to `on_exception` | [`Observer`](crate::run::Observer) | |
 //! | `model_options={'pooler': 'GeM', 'pooler_options': {...}}` | `pooler`, `pooler_options` | text: masked, and signed instead of clamped; an encoder without pooling refuses it instead of warning |
-//! | `EvaluationCallback(query_data, index_data)` | every run | hit@k is what papers call Recall@k; both names are kept |
-//! | two-column CSV pairs, a pair at a time | labelled columns | there `(A,B), (C,B)` and `(A,B), (C,D), (A,D)` end in too many classes |
+//! | `EvaluationCallback(query_data, index_data)` | every run, and `embedtune evaluate` with `--k`, `--distance`, `--metrics` | hit@k is what papers call Recall@k; both names are kept. an item never finds itself |
+//! | two-column CSV, pairs `(item, item)` | the same, with a header (`text1,text2`) | classes are the connected components: there, read a pair at a time, `(A,B), (C,D), (A,D)` ends in too many classes |
+//! | three columns, `(item, item, score)` | the same (`text1,text2,score`) | pairs of `data_options.score_threshold` or more join; the score itself is no target |
+//! | `(item, label)`, `CSVOptions(is_labeled=True)` | labelled columns, by their names in the header | |
+//! | `CSVOptions`: `size`, `sampling_rate`, `dialect`, `encoding` | none: the whole file, commas, UTF-8 | other bytes are refused with their line |
+//! | `convert_to_blob`, `create_point_clouds`, `point_cloud_size`; image-text pairs | none | images come from folders by class; there is one encoder, so no `CLIPLoss` |
+//! | `CosineSimilarityLoss`, `MarginMSELoss` | refused | they fit scores of a teacher; here classes are what is told apart |
+//! | the other losses and miners of pytorch-metric-learning, by name | refused, with the list of those there are | |
+//! | `num_workers`, `device` | none; `device = "auto"`, `"cpu"` or `"cuda"` | all cores, with the same bits on any number |
+//! | `to_onnx` | `embedtune export` | a finished run, at any time |
+//! | `model_artifact` | `init_from` | a run's folder |
+//! | `login`, experiments, `run.status()`, `public` | none | a run is a process and a folder on your machine |
 //!
 //! # InsightFace (`arcface_torch`)
 //!
