@@ -67,8 +67,10 @@ fn open(path: &Path) -> Result<(Open, usize, usize)> {
 }
 
 fn broken(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    // Some decoders' words end with a line break.
+    let reason = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
     let detail =
-        format!("not a complete PNG or JPEG image ({error}); repair it or take it out of the folder");
+        format!("not a complete PNG or JPEG image ({reason}); repair it or take it out of the folder");
     Error::data(path, detail)
 }
 

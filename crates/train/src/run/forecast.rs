@@ -103,8 +103,8 @@ impl Costs {
         let initial = if callbacks.wise_ft_alpha.is_some() { state } else { 0 };
         let best = if callbacks.best_model { state.saturating_add(centres) } else { 0 };
         let trials = [trial(encoder, &split.train, TRIALS[0])?, trial(encoder, &split.train, TRIALS[1])?];
-        // A checkpoint is gathered as a copy of all state, which is laid out as a file of the same size.
-        // ... tensor by tensor, each once more on its way.
+        // A checkpoint is gathered as a copy of all state, which is laid out as a file of the same size, tensor by tensor,
+        // each once more on its way.
         let all = [state, encoder_state, centres, centre_state, bank, initial];
         let all = all.into_iter().fold(0, usize::saturating_add);
         let saving = if saves { all.saturating_mul(2).saturating_add(centres.max(largest)) } else { 0 };

@@ -394,7 +394,7 @@ impl<'a> Trainer<'a> {
         let epoch = self.progress.epoch;
         let batches = self.batches.of(epoch);
         if self.progress.batch == 0 {
-            let centres = self.watched_centres()?;
+            let centres = watched_centres(self.head.as_ref())?;
             self.telemetry.begin(centres.as_ref().map(|centres| centres.view()));
         }
         let done = self.progress.batch;
@@ -406,7 +406,7 @@ impl<'a> Trainer<'a> {
         let split = self.split;
         feed::with(&split.train.items, &rows, |feed| self.batches(&batches, epoch, feed, observer))?;
         let factor = self.schedule.factor(self.progress.updates.saturating_sub(1), epoch);
-        let centres = self.watched_centres()?;
+        let centres = watched_centres(self.head.as_ref())?;
         let watched = self.telemetry.watched(centres.as_ref().map(|centres| centres.view()));
         let mut record = self.progress.finish_epoch();
         let last = record.epoch == self.options.epochs;
@@ -461,16 +461,6 @@ impl<'a> Trainer<'a> {
             }
         }
         Ok(())
-    }
-
-    /// The centres, where they are few enough to be watched: a device would copy them.
-    fn watched_centres(&self) -> Result<Option<CowArray<'static, f32, Ix2>>> {
-        match self.head.loss().weight_shape() {
-            Some([rows, dim]) if rows.saturating_mul(dim) <= MOST_VALUES => {
-                Ok(self.head.weights()?.map(|centres| centres.into_owned().into()))
-            }
-            _ => Ok(None),
-        }
     }
 
     /// A divergence with its batch saved.
@@ -550,6 +540,14 @@ fn began(folder: &RunFolder) -> f64 {
     let written = std::fs::metadata(folder.run_file()).and_then(|m| m.modified()).ok();
     let since = written.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     since.map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// The centres, where they are few enough to be watched: a device would copy them.
+fn watched_centres(head: &dyn LossHead) -> Result<Option<CowArray<'_, f32, Ix2>>> {
+    match head.loss().weight_shape() {
+        Some([rows, dim]) if rows.saturating_mul(dim) <= MOST_VALUES => head.weights(),
+        _ => Ok(None),
+    }
 }
 
 /// Replaces the centres and keeps their optimizer.
