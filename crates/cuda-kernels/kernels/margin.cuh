@@ -55,3 +55,9 @@ struct SubCentres {
 
 // Below this length the tangent has no direction; its gradient is then 0.
 constexpr double NO_TANGENT = 1e-12;
+
+// The share of a row's own direction in the other row that its gradient leaves out; none for a row that is divided by
+// SHORTEST instead of its length, of which the cosine is linear.
+__device__ __forceinline__ double projected(double norm, double cosine) {
+  return norm > (double)SHORTEST ? cosine : 0.0;
+}

@@ -61,8 +61,8 @@ __device__ __forceinline__ void centre_gradient(const Centres& of, int row, cons
       const double pull = (double)of.sigma[i] * of.scale * target[TARGET_SLOPE] / target[TARGET_SINE] * sw *
                           (of.sphere ? x_norm : 1.0);
       const double xu = (double)of.x[(long long)i * of.dim + d] * sx;
-      const double unit = (double)to_f32(w[d]) / fmax(target[TARGET_W_NORM], (double)SHORTEST);
-      gradient -= (float)(pull * (xu - target[TARGET_COSINE] * unit));
+      const double w_norm = target[TARGET_W_NORM], unit = (double)to_f32(w[d]) / fmax(w_norm, (double)SHORTEST);
+      gradient -= (float)(pull * (xu - projected(w_norm, target[TARGET_COSINE]) * unit));
     }
     use(d, gradient);
   }

@@ -68,12 +68,15 @@ __device__ __forceinline__ void margin_target(const float* x, const T* w, const 
     }
   }
   wr += (long long)nearest * dim;
+  // Rows that are shorter than 1 once they are divided by SHORTEST: only the cosine says what the angle is.
+  const bool floored = x_norm <= (double)SHORTEST || w_norm <= (double)SHORTEST;
   double squares = 0.0;
   for (int d = lane; d < dim; d += 32) {
     const double t = (double)to_f32(wr[d]) * sw - cosine * (double)xr[d] * sx;
     squares = fma(t, t, squares);
   }
-  const double sine = sqrt(warp_sum(squares));
+  const double clamped = fmin(fmax(cosine, -1.0), 1.0);
+  const double sine = sqrt(floored ? 1.0 - clamped * clamped : warp_sum(squares));
   if (lane == 0) {
     double value = 0.0, slope = 0.0, along = 0.0;
     if (valid) apply_margin(margin, cosine, sine, x_norm, value, slope, along);
@@ -107,7 +110,8 @@ __device__ __forceinline__ void margin_target_gradient(const float* x, const T* 
   const T* wr = w + ((long long)label * subs + (int)target[TARGET_SUB]) * dim;
   const double sx = 1.0 / fmax(target[TARGET_X_NORM], (double)SHORTEST);
   const double sw = 1.0 / fmax(target[TARGET_W_NORM], (double)SHORTEST);
-  const double cosine = target[TARGET_COSINE], sine = target[TARGET_SINE], strength = (double)sigma[row] * scale;
+  const double cosine = projected(target[TARGET_X_NORM], target[TARGET_COSINE]), sine = target[TARGET_SINE];
+  const double strength = (double)sigma[row] * scale;
   const double tangent = sine < NO_TANGENT ? 0.0 : target[TARGET_SLOPE] / sine * (sphere ? 1.0 : sx);
   for (int d = lane; d < dim; d += 32) {
     const double xu = (double)xr[d] * sx, wu = (double)to_f32(wr[d]) * sw;

@@ -156,6 +156,35 @@ fn sizes_that_fill_no_tile() {
 
 #[test]
 #[ignore = "needs the emulated device or a GPU"]
+fn rows_shorter_than_the_floor_are_linear() {
+    let device = Device::new();
+    let (n, dim, classes) = (6, 24, 140);
+    for (margin, sub_centers) in [(ARC, 1), (COS, 1), (ARC, 3)] {
+        let mut case =
+            Case::new(MarginOptions { sub_centers, ..options(margin, Precision::F32) }, n, dim, classes);
+        case.labels = vec![0, 1, 2, 3, 4, 5];
+        // An embedding, the centres of another embedding's class, and those of a class without rows.
+        let centres = |class: usize| class * sub_centers * dim..(class + 1) * sub_centers * dim;
+        case.x[..dim].iter_mut().for_each(|v| *v *= 1e-14);
+        for class in [1, 77] {
+            case.w[centres(class)].iter_mut().for_each(|v| *v *= 1e-14);
+        }
+        let (answer, what) = (case.answer(), format!("{margin:?}, {sub_centers} centres a class"));
+        let (_, results) = case.run(&device, &case.w, Write::Overwrite);
+        assert_near(&format!("{what}, losses"), &results[0], &answer.losses, 4e-6);
+        // Gradients of floored rows are 1e12 times the others': each part on its own scale.
+        for (part, range) in [("short", 0..dim), ("others", dim..n * dim)] {
+            assert_near(&format!("{what}, dx, {part}"), &results[1][range.clone()], &answer.dx[range], 1e-5);
+        }
+        for range in [centres(0), centres(1), centres(77), centres(2).start..centres(76).end] {
+            let what = format!("{what}, dw {range:?}");
+            assert_near(&what, &results[2][range.clone()], &answer.dw[range], 1e-5);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
 fn of_several_centres_the_nearest_counts() {
     let device = Device::new();
     for (margin, precision, sub_centers, [n, dim, classes]) in [

@@ -29,6 +29,11 @@ fn unit(row: &[f64]) -> (Vec<f64>, f64) {
     (row.iter().map(|v| v / norm.max(1e-12)).collect(), norm)
 }
 
+/// What of a row's own direction its gradient leaves out: nothing where the row is divided by the floor.
+fn projected(norm: f64, cosine: f64) -> f64 {
+    if norm > 1e-12 { cosine } else { 0.0 }
+}
+
 /// The target's logit before the scale (and the norm), and its derivative in the cosine.
 fn target(margin: Margin, cosine: f64) -> (f64, f64) {
     let theta = cosine.clamp(-1.0, 1.0).acos();
@@ -99,12 +104,14 @@ impl Problem {
                 let along_cosine = along_logit * norm * with_margin[j].1;
                 for d in 0..dim {
                     let (xu, wu) = (x[i].0[d], w[nearest[j]].0[d]);
-                    answer.dx[i * dim + d] += along_cosine * (wu - cosines[j] * xu) / x[i].1.max(1e-12);
+                    let (x_norm, w_norm) = (x[i].1, w[nearest[j]].1);
+                    answer.dx[i * dim + d] +=
+                        along_cosine * (wu - projected(x_norm, cosines[j]) * xu) / x_norm.max(1e-12);
                     if sphere {
                         answer.dx[i * dim + d] += along_logit * with_margin[j].0 * xu;
                     }
                     answer.dw[nearest[j] * dim + d] +=
-                        along_cosine * (xu - cosines[j] * wu) / w[nearest[j]].1.max(1e-12);
+                        along_cosine * (xu - projected(w_norm, cosines[j]) * wu) / w_norm.max(1e-12);
                 }
             }
         }

@@ -29,9 +29,9 @@ impl Buffer {
         buffer
     }
 
-    /// Bytes of a buffer of `len` values.
+    /// Bytes of a buffer of `len` values; saturates.
     pub(crate) fn bytes(len: usize) -> usize {
-        size_of::<f32>() * (len + LINE)
+        size_of::<f32>().saturating_mul(len.saturating_add(LINE))
     }
 }
 

@@ -60,18 +60,13 @@ pub(crate) struct Tally {
     pub(crate) active: u64,
 }
 
-/// Rows are scaled so that the longest is of order 1. Nearer than this two rows differ by rounding at most, and the
-/// reciprocal could leave `f32`: such a pair has no direction and counts as coincident.
-const NO_DIRECTION: f32 = 1e-30;
-
 /// How a coefficient of a dissimilarity becomes one of a difference of rows: `1/d` for L2 (0 for rows that
-/// coincide), 2 for the
-/// square, 1 for the cosine.
+/// coincide, which have no direction), 2 for the square, 1 for the cosine.
 #[inline(always)]
 pub(crate) fn chain(distance: Distance, d: f32) -> f32 {
     match distance {
         Distance::L2 => {
-            if d > NO_DIRECTION {
+            if d > 0.0 {
                 1.0 / d
             } else {
                 0.0

@@ -14,7 +14,7 @@ use super::buffer::Buffer;
 use super::count::{Mining, Tally, chain};
 use super::groups::{Anchor, Groups};
 use super::rows::{Rows, line};
-use super::softplus::softplus;
+use super::softplus::{Unit, softplus};
 
 /// Positives whose distances are at hand at a time.
 pub(crate) const POSITIVES: usize = 32;
@@ -29,6 +29,8 @@ pub(crate) struct Dense<'a> {
     pub(crate) mine_rows: Option<&'a Rows>,
     pub(crate) distance: Distance,
     pub(crate) margin: f32,
+    /// Of the distances and the margin.
+    pub(crate) unit: Unit,
     pub(crate) mining: Option<Mining>,
     pub(crate) swap: bool,
     pub(crate) smooth: bool,
@@ -44,6 +46,7 @@ pub(crate) struct Dense<'a> {
 /// One positive of one anchor.
 struct Pair {
     threshold: f32,
+    unit: Unit,
     interval: (f32, f32),
     /// Of the anchor, and of the positive as the mirrored triplet's anchor (0 where there is none).
     weights: (f32, f32),
@@ -145,6 +148,7 @@ impl Dense<'_> {
                     };
                     let pair = Pair {
                         threshold: near[column] + self.margin,
+                        unit: self.unit,
                         interval: self.mining.map_or((0.0, 0.0), |m| m.interval(mine_near[column])),
                         weights: (self.weights[first + i], if self.own { self.weights[at] } else { 0.0 }),
                     };
@@ -221,7 +225,7 @@ fn kernel<const SWAP: bool, const SMOOTH: bool, const MINED: bool>(
         let mine = (&lines.mine_anchor[columns.clone()], &lines.mine_positive[columns]);
         // Three short loops rather than a long one: the compiler turns each into vector instructions.
         arguments::<SWAP>(pair.threshold, an, pn, losses);
-        terms::<SMOOTH>(losses, slopes);
+        terms::<SMOOTH>(pair.unit, losses, slopes);
         let (mined, active) = coefficients_of::<SWAP, MINED>(pair, an, pn, mine, losses, slopes, out);
         sums.mined += u64::from(mined);
         sums.active += u64::from(active);
@@ -241,10 +245,13 @@ fn arguments<const SWAP: bool>(threshold: f32, an: &[f32], pn: &[f32], out: &mut
 
 /// From arguments to losses and slopes.
 #[inline(always)]
-fn terms<const SMOOTH: bool>(values: &mut [f32], slopes: &mut [f32]) {
+fn terms<const SMOOTH: bool>(unit: Unit, values: &mut [f32], slopes: &mut [f32]) {
     for (value, slope) in values.iter_mut().zip(slopes) {
-        (*value, *slope) =
-            if SMOOTH { softplus(*value) } else { (value.max(0.0), if *value > 0.0 { 1.0 } else { 0.0 }) };
+        (*value, *slope) = if SMOOTH {
+            softplus(*value, unit)
+        } else {
+            (value.max(0.0), if *value > 0.0 { 1.0 } else { 0.0 })
+        };
     }
 }
 

@@ -29,7 +29,7 @@ impl Sums {
     }
 
     pub(crate) fn bytes(batch: usize, dim: usize) -> usize {
-        Buffer::bytes(batch * stride(dim)) + size_of::<f64>() * batch
+        Buffer::bytes(batch.saturating_mul(stride(dim))).saturating_add(size_of::<f64>() * batch)
     }
 
     /// Adds `coefficient * row` to row `at`.

@@ -5,7 +5,7 @@ use super::count::{Tally, chain};
 use super::gradient::Sums;
 use super::groups::Groups;
 use super::rows::{LANES, Rows};
-use super::softplus::softplus;
+use super::softplus::{Unit, softplus};
 
 /// Positions of an anchor's farthest positive and nearest negative, by squared distances of unit vectors: the order
 /// of the distances, without the ties that a root makes. The first row on ties; `None` without either.
@@ -36,13 +36,13 @@ pub(crate) fn hardest(groups: &Groups, anchor: usize, squares: &mut [f32]) -> Op
     Some((positive?.0, negative))
 }
 
-/// The losses of one triplet an anchor, and what they add to `sums`.
+/// The losses (in units of `unit`) of one triplet an anchor, and what they add to `sums`.
 pub(crate) fn losses(
     options: &TripletMarginOptions,
     rows: &Rows,
     margin: f32,
     triplets: &[Option<(usize, usize)>],
-    (weights, own): (&[f32], bool),
+    (weights, own, unit): (&[f32], bool, Unit),
     tallies: &mut [Tally],
     mut sums: Option<&mut Sums>,
 ) {
@@ -55,7 +55,7 @@ pub(crate) fn losses(
         let pn = if options.swap { rows.dissimilarity(distance, reference(p), reference(n)) } else { an };
         let v = ap + margin - an.min(pn);
         let (loss, rise) = match options.smooth {
-            true => softplus(v),
+            true => softplus(v, unit),
             false => (v.max(0.0), if v > 0.0 { 1.0 } else { 0.0 }),
         };
         tallies[a] = Tally { loss: f64::from(loss), triplets: 1, active: u64::from(loss > 0.0) };

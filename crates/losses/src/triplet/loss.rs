@@ -6,19 +6,26 @@ use super::count::Tally;
 use super::gradient::Sums;
 use super::groups::Groups;
 use super::rows::{Frame, Rows, prepared_bytes};
+use super::softplus::Unit;
 use super::stream::{self, Path, Stream};
 use super::{Distance, Reduction, TripletMarginOptions, check, gradient, hardest};
 use crate::{GradsMut, Input, Result, Stats};
 
-/// A bound on the bytes of scratch.
+/// More rows or columns than this never reach the loss: rows are counted in 32 bits.
+const MOST: usize = u32::MAX as usize;
+
+/// A bound on the bytes of scratch. Saturates.
 pub(super) fn workspace_bytes(o: &TripletMarginOptions, batch: usize, reference: usize, dim: usize) -> usize {
+    let (batch, reference, dim) = (batch.min(MOST), reference.min(MOST), dim.min(MOST));
     let (other, own) = if reference == 0 { (batch, 0) } else { (reference, batch) };
     let prepared = prepared_bytes(own, other, dim);
     let sets = 1 + usize::from(stream::needs_mine_rows(o));
     let sums = Sums::bytes(batch, dim);
     // Orders, anchors, weights, tallies, hardest triplets; the means' partial sums.
-    let lists = 96 * batch + 12 * other + 8 * (other.div_ceil(256) + 1) * dim;
-    sets * prepared + sums + lists + stream::strip_bytes(o, batch, other)
+    let means = (other.div_ceil(256) + 1).saturating_mul(8 * (dim + 1));
+    let lists = (96 * batch + 12 * other).saturating_add(means);
+    let strips = stream::strip_bytes(o, batch, other);
+    [prepared.saturating_mul(sets), sums, lists, strips].into_iter().fold(0, usize::saturating_add)
 }
 
 pub(super) fn forward_backward(
@@ -33,7 +40,7 @@ pub(super) fn forward_backward(
     let weights: Vec<f32> = groups.batch.iter().map(|&row| factors[row as usize]).collect();
     let reference = input.reference.map(|r| (r.embeddings, groups.reference()));
     let prepare = |frame| Rows::new(frame, (input.embeddings, &groups.batch), reference, pool);
-    let rows = prepare(Frame::of(options.distance, options.normalize));
+    let rows = prepare(Frame::of(options));
     let mine_rows = stream::needs_mine_rows(options).then(|| prepare(Frame::CentredUnit));
     let unit = match options.distance {
         Distance::L2 => rows.scale,
@@ -41,15 +48,24 @@ pub(super) fn forward_backward(
         Distance::Cosine => 1.0,
     };
     let margin = (options.margin * unit) as f32;
+    let soft = Unit::new(unit);
     let mut tallies = vec![Tally::default(); batch];
     let mut sums = grads.embeddings.as_ref().map(|_| Sums::new(batch, dim, pool));
     let own = input.reference.is_none();
     if Path::of(options) == Path::Hardest {
         let triplets = stream::hardest_triplets(&groups, mine_rows.as_ref().unwrap_or(&rows), pool);
-        hardest::losses(options, &rows, margin, &triplets, (&weights, own), &mut tallies, sums.as_mut());
+        hardest::losses(
+            options,
+            &rows,
+            margin,
+            &triplets,
+            (&weights, own, soft),
+            &mut tallies,
+            sums.as_mut(),
+        );
     } else {
         let (mine_rows, weights) = (mine_rows.as_ref(), &weights);
-        Stream { options, groups: &groups, rows: &rows, mine_rows, margin, weights, own, pool }
+        Stream { options, groups: &groups, rows: &rows, mine_rows, margin, unit: soft, weights, own, pool }
             .run(&mut tallies, sums.as_mut());
     }
 

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Distance {
-    /// `d = |a - b|`.
+    /// `d = |a - b|`. Rows nearer than 1e-14 of the longest row's length coincide: their distance is 0, without a gradient.
     #[default]
     L2,
     /// `d = |a - b|^2` (FaceNet's).

@@ -2,8 +2,10 @@
 //!
 //! `|a - b|^2 = |a|^2 + |b|^2 - 2 a.b` turns all distances into one matrix product, but loses all digits where
 //! `a` and `b` are close beside their length (at 128 dimensions in `f32`: 15% of a distance of 1e-3). Two measures
-//! restore them: rows are centred (a distance does not change, and a batch far from the origin or collapsed to a
-//! point keeps its digits), and a pair with `d^2 < 1e-3 (|a|^2 + |b|^2)` is computed from the differences.
+//! restore them: rows far from the origin beside their spread are centred (a distance does not change, and a batch
+//! collapsed to a point keeps its digits), and a pair with `d^2 < 1e-3 (|a|^2 + |b|^2)` is computed from the
+//! differences. Where it gains nothing rows are not centred: distances that are equal for simple reasons (one-hot
+//! rows, say) would differ by rounding, and a miner would take that for an order.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -12,34 +14,43 @@ use embedtune_core::{Pool, parallel};
 use ndarray::{ArrayView1, ArrayView2};
 use rayon::prelude::*;
 
-use super::Distance;
 use super::buffer::Buffer;
 use super::product::{self, Matrix, PANEL, UNIT};
+use super::{Distance, TripletMarginOptions};
 
 /// Columns of a distance row that one step of a kernel takes.
 pub(crate) const LANES: usize = PANEL;
 /// `torch.nn.functional.normalize`'s: rows are divided by at least this.
 pub(crate) const NORM_FLOOR: f64 = 1e-12;
 const NEAR: f32 = 1e-3;
+/// Rows are scaled so that the longest is of order 1. Nearer than the root of this two of them differ by the
+/// rounding of their preparation at most (`f64`): they count as coincident.
+const COINCIDENT: f32 = 1e-28;
 
 /// What happens to the rows before their distances are taken.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Frame {
     /// Unit rows, for cosines.
     Unit,
-    /// Unit rows minus their mean.
+    /// Unit rows minus their mean (where that is worth it).
     CentredUnit,
-    /// Rows minus their mean.
-    Centred,
+    /// Rows minus their mean. Scaled first so that the largest value is of order 1, but by no more than `most`.
+    Centred { most: f64 },
 }
 
 impl Frame {
-    /// The frame in which `distance` is measured.
-    pub(crate) fn of(distance: Distance, normalize: bool) -> Self {
-        match (distance, normalize) {
+    /// The frame in which the loss measures.
+    pub(crate) fn of(options: &TripletMarginOptions) -> Self {
+        match (options.distance, options.normalize) {
             (Distance::Cosine, _) => Self::Unit,
             (_, true) => Self::CentredUnit,
-            (_, false) => Self::Centred,
+            (distance, false) => {
+                // Tiny rows are blown up, and the margin and the soft hinge's bend with them, which must stay far
+                // inside `f32`'s range.
+                let bend = if options.smooth { 1.0 } else { 0.0 };
+                let unit = 2.0f64.powi(100) / options.margin.max(bend);
+                Self::Centred { most: if distance == Distance::L2 { unit } else { unit.sqrt() } }
+            }
         }
     }
 }
@@ -51,7 +62,7 @@ pub(crate) struct Rows {
     /// The reference transposed, `[panels, dim, PANEL]`.
     panels: Buffer,
     dim: usize,
-    /// Rows were multiplied by this power of two so that no square overflows; 1 but for huge values.
+    /// Rows were multiplied by this power of two so that no square leaves `f32`'s range; 1 for unit rows.
     pub(crate) scale: f64,
 }
 
@@ -78,10 +89,13 @@ pub(crate) fn line(reference: usize) -> usize {
     padded(reference) + UNIT
 }
 
-/// Bytes that [`Rows`] hold; `batch` is 0 where the batch is the reference.
+/// Bytes that [`Rows`] hold; `batch` is 0 where the batch is the reference. Saturates.
 pub(crate) fn prepared_bytes(batch: usize, reference: usize, dim: usize) -> usize {
-    let side = |rows| Buffer::bytes(rows * stride(dim)) + Buffer::bytes(padded(rows));
-    side(batch) + side(reference) + Buffer::bytes(padded(reference) * dim)
+    let side = |rows: usize| {
+        Buffer::bytes(rows.saturating_mul(stride(dim))).saturating_add(Buffer::bytes(padded(rows)))
+    };
+    let panels = Buffer::bytes(padded(reference).saturating_mul(dim));
+    side(batch).saturating_add(side(reference)).saturating_add(panels)
 }
 
 impl Rows {
@@ -95,34 +109,47 @@ impl Rows {
         let dim = batch.0.ncols();
         let largest = |x: ArrayView2<'_, f32>| x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         let scale = match frame {
-            Frame::Centred => {
-                let largest = largest(batch.0).max(reference.map_or(0.0, |r| largest(r.0)));
-                if largest > 2.0f32.powi(40) { 2.0f64.powi(-(largest.log2().ceil() as i32)) } else { 1.0 }
+            Frame::Centred { most } => {
+                let largest = f64::from(largest(batch.0).max(reference.map_or(0.0, |r| largest(r.0))));
+                let wanted = if largest > 0.0 { largest.recip().min(most) } else { 1.0 };
+                2.0f64.powi(wanted.log2().floor() as i32)
             }
             Frame::Unit | Frame::CentredUnit => 1.0,
         };
         let factor = |row: &[f32]| match frame {
-            Frame::Centred => scale,
+            Frame::Centred { .. } => scale,
             Frame::Unit | Frame::CentredUnit => 1.0 / norm(row).max(NORM_FLOOR),
         };
         let mut mean = vec![0.0; dim];
         if frame != Frame::Unit {
             let (x, _) = reference.unwrap_or(batch);
             let share = 1.0 / x.nrows().max(1) as f64;
+            let mut square = 0.0;
             parallel::map_reduce(
                 x.nrows(),
                 256,
                 |block| {
-                    let mut sum = vec![0.0; dim];
+                    let (mut sum, mut square) = (vec![0.0; dim], 0.0);
                     for i in block {
                         let row = contiguous(x.row(i));
-                        let factor = factor(&row) * share;
-                        sum.iter_mut().zip(row.iter()).for_each(|(s, &v)| *s += f64::from(v) * factor);
+                        let factor = factor(&row);
+                        for (s, &v) in sum.iter_mut().zip(row.iter()) {
+                            let v = f64::from(v) * factor;
+                            *s += v * share;
+                            square += v * v * share;
+                        }
                     }
-                    sum
+                    (sum, square)
                 },
-                |part| mean.iter_mut().zip(part).for_each(|(m, p)| *m += p),
+                |(part, of_part)| {
+                    mean.iter_mut().zip(part).for_each(|(m, p)| *m += p);
+                    square += of_part;
+                },
             );
+            // Centring divides the squares by less than two: it would not restore a digit.
+            if mean.iter().map(|m| m * m).sum::<f64>() <= 0.5 * square {
+                mean.fill(0.0);
+            }
         }
         let side = |(x, order): (ArrayView2<'_, f32>, &[u32])| Side::new(x, order, &factor, &mean, pool);
         let (batch, reference) = match reference {
@@ -201,11 +228,12 @@ impl Rows {
     /// The dissimilarity of two prepared rows (of either side), from their differences.
     pub(crate) fn dissimilarity(&self, distance: Distance, a: &[f32], b: &[f32]) -> f32 {
         let pairs = a.iter().zip(b).map(|(&a, &b)| (f64::from(a), f64::from(b)));
-        match distance {
-            Distance::L2 => pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt() as f32,
-            Distance::SquaredL2 => pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f64>() as f32,
-            Distance::Cosine => -pairs.map(|(a, b)| a * b).sum::<f64>() as f32,
+        if distance == Distance::Cosine {
+            return -pairs.map(|(a, b)| a * b).sum::<f64>() as f32;
         }
+        let square = pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f64>();
+        let square = if square < f64::from(COINCIDENT) { 0.0 } else { square };
+        if distance == Distance::L2 { square.sqrt() as f32 } else { square as f32 }
     }
 
     /// From products to dissimilarities, for one row and one panel.
@@ -228,14 +256,15 @@ impl Rows {
         for (v, &other) in products.iter_mut().zip(squares) {
             let scale = square + other;
             *v = scale - 2.0 * *v;
-            near |= u32::from(*v < NEAR * scale);
+            near |= u32::from(*v < near_square(scale));
         }
         if near != 0 {
             for (lane, v) in products.iter_mut().enumerate() {
                 let at = panel * PANEL + lane;
-                if at < self.reference.rows && *v < NEAR * (square + squares[lane]) {
+                if at < self.reference.rows && *v < near_square(square + squares[lane]) {
                     let row = side.row(position, self.dim);
-                    *v = squared_difference(row, self.reference.row(at, self.dim));
+                    let square = squared_difference(row, self.reference.row(at, self.dim));
+                    *v = if square < COINCIDENT { 0.0 } else { square };
                 }
             }
         }
@@ -304,6 +333,12 @@ impl Side {
     fn row(&self, position: usize, dim: usize) -> &[f32] {
         &self.values[position * stride(dim)..][..dim]
     }
+}
+
+/// Below this a squared distance is taken from the differences; `scale` is the sum of the squared lengths.
+#[inline(always)]
+fn near_square(scale: f32) -> f32 {
+    NEAR * scale + COINCIDENT
 }
 
 #[inline(always)]

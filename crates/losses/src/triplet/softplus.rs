@@ -1,12 +1,27 @@
 //! `log(1 + exp(v))` and its slope, without a branch, so that a loop over them becomes vector instructions.
 
-/// `(log(1 + exp(v)), 1 / (1 + exp(-v)))`. Relative error below 3e-7 for `v` above -87; below that both stay at
-/// about 1e-38 and never reach 0.
+/// The unit in which arguments and values are measured, and its reciprocal. Distances of scaled rows come in another
+/// unit than 1, and the soft hinge's bend is 1 wide.
+#[derive(Clone, Copy)]
+pub(crate) struct Unit {
+    unit: f32,
+    inverse: f32,
+}
+
+impl Unit {
+    /// `unit` is a power of two.
+    pub(crate) fn new(unit: f64) -> Self {
+        Self { unit: unit as f32, inverse: unit.recip().min(2.0f64.powi(127)) as f32 }
+    }
+}
+
+/// For `v` in units of `u`: `(u log(1 + exp(v / u)), 1 / (1 + exp(-v / u)))`. Relative error below 3e-7 for `v / u`
+/// above -87; below that both stay at about 1e-38 and never reach 0.
 #[inline(always)]
-pub(crate) fn softplus(v: f32) -> (f32, f32) {
-    let e = exp_negative(-v.abs());
+pub(crate) fn softplus(v: f32, u: Unit) -> (f32, f32) {
+    let e = exp_negative(-(v.abs() * u.inverse));
     let inverse = 1.0 / (1.0 + e);
-    (v.max(0.0) + ln_1p_unit(e), if v >= 0.0 { inverse } else { e * inverse })
+    (v.max(0.0) + u.unit * ln_1p_unit(e), if v >= 0.0 { inverse } else { e * inverse })
 }
 
 /// `exp(x)` for `x <= 0`, at least `exp(-87.3)`: `2^k exp(r)` with `|r| <= ln(2) / 2`; the polynomial is Cephes'
@@ -56,14 +71,14 @@ fn ln_1p_unit(e: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::softplus;
+    use super::{Unit, softplus};
 
     #[test]
     fn agrees_with_f64_everywhere() {
         for i in -87_000..=90_000i32 {
             let v = i as f32 * 1e-3;
             let x = f64::from(v);
-            let (value, slope) = softplus(v);
+            let (value, slope) = softplus(v, Unit::new(1.0));
             let expected = x.max(0.0) + (-x.abs()).exp().ln_1p();
             let expected_slope = if x >= 0.0 { 1.0 / (1.0 + (-x).exp()) } else { x.exp() / (1.0 + x.exp()) };
             assert!(
@@ -77,7 +92,7 @@ mod tests {
     #[test]
     fn is_finite_at_the_extremes() {
         for v in [f32::MIN, -1e30, -100.0, 100.0, 1e30, f32::MAX] {
-            let (value, slope) = softplus(v);
+            let (value, slope) = softplus(v, Unit::new(1.0));
             assert!(value.is_finite() && value > 0.0 && value >= v, "{v}: {value}");
             assert!((0.0..=1.0).contains(&slope), "{v}: {slope}");
         }

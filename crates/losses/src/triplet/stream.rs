@@ -14,6 +14,7 @@ use super::groups::Groups;
 use super::hardest::hardest;
 use super::product::{self, Matrix, SUMMED};
 use super::rows::{Frame, Rows, line};
+use super::softplus::Unit;
 use super::{Distance, TripletMarginOptions};
 use crate::Miner;
 
@@ -58,22 +59,25 @@ pub(crate) fn mines_apart(options: &TripletMarginOptions) -> bool {
     matches!(options.miner, Miner::TripletMargin { .. }) && !unit
 }
 
-/// Bytes of the strips and of what the tasks on one strip hold at most.
+/// Bytes of the strips and of what the tasks on one strip hold at most. Saturates.
 pub(crate) fn strip_bytes(options: &TripletMarginOptions, batch: usize, reference: usize) -> usize {
     let (width, rows) = (line(reference), strip_rows(batch, reference));
     let strips = 1 + usize::from(mines_apart(options));
     let tasks = rows.div_ceil(TASK);
     // Per positive of an anchor: bounds, hits and search tables, or distances and slopes.
-    let positives = 192 * width;
+    let positives = width.saturating_mul(192);
     let task = match Path::of(options) {
         Path::Hardest => 0,
         Path::Count => positives,
         Path::Dense => {
-            let between = usize::from(options.swap) * strips * Buffer::bytes(POSITIVES * width);
-            Buffer::bytes(TASK * width) + between + 16 * TASK * width
+            let between = Buffer::bytes(width.saturating_mul(POSITIVES));
+            let between = between.saturating_mul(usize::from(options.swap) * strips);
+            let lists = width.saturating_mul(16 * TASK);
+            Buffer::bytes(width.saturating_mul(TASK)).saturating_add(between).saturating_add(lists)
         }
     };
-    strips * Buffer::bytes(rows * width) + tasks * task
+    let strips = Buffer::bytes(rows.saturating_mul(width)).saturating_mul(strips);
+    strips.saturating_add(task.saturating_mul(tasks))
 }
 
 /// What all strips share.
@@ -84,6 +88,8 @@ pub(crate) struct Stream<'a> {
     pub(crate) mine_rows: Option<&'a Rows>,
     /// The loss's margin in the scale of `rows`.
     pub(crate) margin: f32,
+    /// That scale.
+    pub(crate) unit: Unit,
     pub(crate) weights: &'a [f32],
     pub(crate) own: bool,
     pub(crate) pool: &'a Pool,
@@ -166,6 +172,7 @@ impl Stream<'_> {
                 mine_rows: self.mine_rows,
                 distance,
                 margin: self.margin,
+                unit: self.unit,
                 mining,
                 swap: self.options.swap,
                 smooth: self.options.smooth,
@@ -235,7 +242,7 @@ pub(crate) fn distances(rows: &Rows, position: usize, pool: &Pool) -> Buffer {
 /// Rows to mine on where those of the loss do not serve.
 pub(crate) fn needs_mine_rows(options: &TripletMarginOptions) -> bool {
     match options.miner {
-        Miner::BatchHard => Frame::of(options.distance, options.normalize) != Frame::CentredUnit,
+        Miner::BatchHard => Frame::of(options) != Frame::CentredUnit,
         _ => mines_apart(options),
     }
 }

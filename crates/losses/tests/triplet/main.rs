@@ -9,6 +9,7 @@ mod golden;
 mod memory;
 mod naive;
 mod support;
+mod ties;
 
 /// Every test of this file once more on the narrower paths.
 #[test]
