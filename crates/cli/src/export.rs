@@ -79,5 +79,6 @@ fn inputs(model: &Model) -> String {
         InputSpec::Text(_) => {
             "ids and weights [batch, tokens], made as the metadata `tokens` says".to_owned()
         }
+        ref other => format!("{other:?}"),
     }
 }

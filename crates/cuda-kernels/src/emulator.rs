@@ -23,6 +23,7 @@ use std::{env, fs};
 
 /// What [`build`] makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Kind {
     /// A shared library.
     Library,

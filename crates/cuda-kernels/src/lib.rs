@@ -21,11 +21,12 @@ pub use cudarc;
 pub use error::{Error, Result};
 pub use half;
 pub use kernels::Kernels;
-pub use probe::{Device, devices, is_available};
+pub use probe::{Device, context, devices, is_available};
 pub use storage::Storage;
 
 /// Whether a gradient replaces what is there or is added to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Write {
     /// Replaces it.
     #[default]

@@ -10,6 +10,7 @@ use crate::{Error, Kernels, Result, Storage, check};
 
 /// What GeM does with values that have no real power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Sign {
     /// Values below `eps` count as `eps` and have no gradient.
     #[default]
@@ -22,6 +23,7 @@ pub enum Sign {
 
 /// A pooling and its options.
 #[derive(Clone, Copy)]
+#[non_exhaustive]
 pub enum Pooling<'a> {
     /// Generalised mean.
     Gem {
@@ -71,6 +73,7 @@ pub struct Saved {
 
 /// Feature maps or tokens.
 #[derive(Clone, Copy)]
+#[non_exhaustive]
 pub enum Layout<'a> {
     /// `[batch, channels, length]`, pooled to `[batch, channels]`.
     Maps {

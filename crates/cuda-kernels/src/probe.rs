@@ -1,7 +1,7 @@
 use std::any::Any;
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::error::Error as _;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::{CudaContext, result};
 
@@ -31,6 +31,19 @@ pub fn devices() -> Result<&'static [Device]> {
         Ok(devices) => Ok(devices),
         Err(error) => Err(error.clone()),
     }
+}
+
+/// The GPU of this number, as [`devices`] counts them. Where there is no driver, `CudaContext::new` panics; this says
+/// what is missing.
+///
+/// # Errors
+/// Those of [`devices`]; [`Error::Option`] for a number beyond the last GPU; what the driver says of it.
+pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
+    if ordinal >= devices()?.len() {
+        let reason = "there are fewer GPUs; 0 is the first, and `devices` lists them";
+        return Err(Error::Option { option: "ordinal", value: ordinal.to_string(), reason });
+    }
+    CudaContext::new(ordinal).map_err(Error::driver("opening the GPU"))
 }
 
 /// The names under which drivers install their library; each is among those that cudarc tries.
@@ -101,6 +114,7 @@ mod tests {
                 assert!(!devices.is_empty() && devices.iter().enumerate().all(|(i, d)| d.ordinal == i));
             }
             Err(error) => {
+                assert_eq!(context(0).map(drop), Err(error.clone()));
                 println!("no GPU here: {error}");
                 assert!(std::env::var_os("EMBEDTUNE_REQUIRE_GPU").is_none(), "a GPU was required: {error}");
                 assert!(matches!(

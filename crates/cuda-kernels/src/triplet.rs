@@ -13,6 +13,7 @@ use crate::{Error, Kernels, Result, check};
 
 /// How far two embeddings are from each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Distance {
     /// `|a - b|`.
     #[default]
@@ -25,6 +26,7 @@ pub enum Distance {
 
 /// How the losses of the triplets become one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Reduction {
     /// Mean over all triplets, after mining.
     Mean,
@@ -37,6 +39,7 @@ pub enum Reduction {
 
 /// Which triplets take part, by `d(a, n)`: its tie with `d(a, p)` counts as hard, with `d(a, p) + margin` as semi-hard.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
 pub enum Miner {
     /// Every one.
     #[default]

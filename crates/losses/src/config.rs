@@ -256,7 +256,7 @@ impl LossOptions {
             Some(MarginValue::Number(number)) => Ok(number),
             Some(MarginValue::Angle(angle)) => Err(Error::Option {
                 option: "margin",
-                value: angle.to_string(),
+                value: angle.in_both(),
                 reason: format!("this loss's margin is {unit}: write a plain number"),
             }),
         }

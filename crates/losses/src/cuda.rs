@@ -8,12 +8,10 @@
 //! use std::sync::Arc;
 //!
 //! use embedtune_losses::cuda::kernels::Kernels;
-//! use embedtune_losses::cuda::kernels::cudarc::driver::CudaContext;
 //! use embedtune_losses::cuda::kernels::margin::{Batch, Centres, Precision};
 //! use embedtune_losses::{MarginOptions, MarginSoftmax, Stats};
 //!
-//! embedtune_losses::cuda::kernels::devices()?; // no driver, no GPU: an error that says so
-//! let context = CudaContext::new(0)?;
+//! let context = embedtune_losses::cuda::kernels::context(0)?; // no driver, no GPU: an error that says so
 //! let stream = context.new_stream()?;
 //! let kernels = Arc::new(Kernels::new(&context)?);
 //! let loss = MarginSoftmax::new(1000, 128, MarginOptions::arcface())?.on_gpu(kernels, Precision::F32)?;

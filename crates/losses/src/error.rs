@@ -26,7 +26,10 @@ pub enum Error {
         classes: usize,
     },
     /// A value that is NaN or infinite.
-    #[error("{what} holds {value} in row {row}, column {column}; losses need finite values")]
+    #[error(
+        "{what} holds {value} in row {row}, column {column}; losses need finite values: repair the item, \
+             or lower the learning rate if training made it"
+    )]
     NotFinite {
         /// Which array.
         what: &'static str,

@@ -20,7 +20,7 @@ pub use config::{
     LossKind, LossOptions, MarginValue, MinerKind, MinerOptions, build, margin_options, miner_of,
     triplet_options,
 };
-pub use embedtune_core::Pool;
+pub use embedtune_core::{self as core, Pool};
 pub use error::{Error, Result};
 pub use loss::{GradsMut, Input, Loss, Output, Reference, Sampling, Stats, Workspace, Write};
 pub use margin::{Edge, Margin, MarginGradient, MarginOptions, MarginSoftmax};

@@ -21,6 +21,7 @@ pub trait Loss: Send + Sync {
     /// Bytes of scratch that [`forward_backward`](Self::forward_backward) needs at most for a batch of `batch`
     /// rows, `reference` rows of reference embeddings (0 without) and `dim` columns, beyond the arrays in its
     /// arguments. The matrix products' own packing, 3 to 4 MiB a thread that is kept for the next product, is not counted.
+    /// Sizes beyond any memory saturate.
     fn workspace_bytes(&self, batch: usize, reference: usize, dim: usize) -> usize;
 
     /// Computes the value and writes the gradients that `grads` asks for.
@@ -101,9 +102,13 @@ impl<'a> Input<'a> {
     /// [`Error::Shape`] if its length is not a multiple of the embeddings' dimension.
     pub fn with_weight_slice(self, weights: &'a [f32]) -> Result<Self> {
         let dim = self.embeddings.ncols();
-        let count = weights.len().checked_div(dim).unwrap_or(0);
-        Ok(self.with_weights(rows("class centres", weights, count, dim, ", as the embeddings' rows")?))
+        Ok(self.with_weights(whole_rows("class centres", weights, dim)?))
     }
+}
+
+/// As many rows of `dim` values as `data` holds.
+pub(crate) fn whole_rows<'a>(what: &'static str, data: &'a [f32], dim: usize) -> Result<ArrayView2<'a, f32>> {
+    rows(what, data, data.len().checked_div(dim).unwrap_or(0), dim, ", as the loss's or the embeddings' rows")
 }
 
 fn rows<'a>(
@@ -139,6 +144,7 @@ pub struct Reference<'a> {
 
 /// How a gradient is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Write {
     /// Replace what is there.
     #[default]

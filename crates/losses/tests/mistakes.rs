@@ -114,6 +114,23 @@ fn what_a_loss_does_not_take() {
     );
 }
 
+/// A forecast of what no memory could hold is no overflow.
+#[test]
+fn sizes_beyond_any_memory() {
+    for size in [1 << 40, usize::MAX] {
+        for miner in [Miner::All, Miner::BatchHard, Miner::triplet_margin(TripletKind::Semihard)] {
+            let loss = TripletMargin::builder().swap(miner == Miner::All).miner(miner).build().unwrap();
+            for [batch, reference, dim] in [[size, 0, 8], [8, size, 8], [8, 8, size], [size; 3]] {
+                assert!(loss.workspace_bytes(batch, reference, dim) > 1 << 36);
+            }
+        }
+        for [batch, dim] in [[size, 8], [8, size], [size, size]] {
+            assert!(five().workspace_bytes(batch, 0, dim) > 1 << 30);
+        }
+    }
+    says(MarginSoftmax::new(1 << 62, 3, MarginOptions::arcface()), &["fewer classes"]);
+}
+
 /// No error, but said in the result: a batch that teaches nothing.
 #[test]
 fn batches_that_teach_nothing() {

@@ -41,6 +41,20 @@ fn a_loss_with_centres_agrees_with_arrays_and_accumulates() {
 }
 
 #[test]
+fn logits_of_slices_are_those_of_arrays() {
+    let (x, w) = (embeddings(), [0.3, -0.2, 0.9, -0.5, 0.4, 0.1]);
+    let loss = MarginSoftmax::new(2, 3, MarginOptions::cosface()).unwrap();
+    let x_view = ArrayView2::from_shape((4, 3), &x).unwrap();
+    let w_view = ArrayView2::from_shape((2, 3), &w).unwrap();
+    let expected = loss.logits(x_view, w_view).unwrap();
+    assert!(expected.is_standard_layout());
+    assert_eq!(loss.logits_of_slices(&x, &w).unwrap(), expected.into_raw_vec_and_offset().0);
+    let error = loss.logits_of_slices(&x[1..], &w).unwrap_err().to_string();
+    assert!(error.contains("embeddings has shape [11]") && error.contains("rows of 3 values"), "{error}");
+    assert!(loss.logits_of_slices(&x, &w[..3]).unwrap_err().to_string().contains("expected [2, 3]"));
+}
+
+#[test]
 fn a_miner_and_a_memory_take_slices() {
     let x = embeddings();
     let mut memory = CrossBatchMemory::new(8, 3).unwrap();

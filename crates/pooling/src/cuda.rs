@@ -5,12 +5,10 @@
 //!
 //! ```no_run
 //! use embedtune_pooling::GemOptions;
-//! use embedtune_pooling::cuda::kernels::cudarc::driver::CudaContext;
 //! use embedtune_pooling::cuda::kernels::pooling::{Layout, backward, forward};
-//! use embedtune_pooling::cuda::kernels::{Kernels, devices};
+//! use embedtune_pooling::cuda::kernels::{Kernels, context};
 //!
-//! devices()?; // no driver, no GPU: an error that says so
-//! let context = CudaContext::new(0)?;
+//! let context = context(0)?; // no driver, no GPU: an error that says so
 //! let (stream, kernels) = (context.new_stream()?, Kernels::new(&context)?);
 //! let (x, p) = (stream.clone_htod(&vec![0.5f32; 8 * 16 * 49])?, stream.clone_htod(&[3.0f32])?);
 //! let (x, p) = (x.as_view(), p.as_view());

@@ -34,8 +34,8 @@ pub enum Pooling<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Saved {
     pub(crate) rows: Vec<Pooled>,
-    /// What made them.
-    by: Option<Kind>,
+    /// What made them, and the shape of its input.
+    by: Option<(Kind, [usize; 3])>,
 }
 
 /// What a backward pass has to share with the forward pass.
@@ -47,17 +47,18 @@ enum Kind {
 }
 
 impl Saved {
-    pub(crate) fn begin(&mut self, rows: usize, pooling: &Pooling<'_>) {
+    pub(crate) fn begin(&mut self, rows: usize, input: [usize; 3], pooling: &Pooling<'_>) {
         self.rows.resize(rows, Pooled::EMPTY);
-        self.by = Some(pooling.kind());
+        self.by = Some((pooling.kind(), input));
     }
 
-    pub(crate) fn check(&self, rows: usize, pooling: &Pooling<'_>) -> Result<()> {
+    pub(crate) fn check(&self, input: [usize; 3], pooling: &Pooling<'_>) -> Result<()> {
+        let now = pooling.kind();
+        let Some((by, from)) = self.by else {
+            return Err(shape(format!("the saved values of the forward pass of {input:?}"), &[0]));
+        };
         // A forward pass that also prepared for the gradient of p will do where that is not asked for.
-        let (by, now) = (self.by, pooling.kind());
-        let fits = by == Some(now)
-            || (by, now) == (Some(Kind::GeM { learnable: true }), Kind::GeM { learnable: false });
-        if let Some(by) = by.filter(|_| !fits) {
+        if by != now && (by, now) != (Kind::GeM { learnable: true }, Kind::GeM { learnable: false }) {
             return Err(Error::Parameter {
                 op: "pooling",
                 name: "saved",
@@ -65,13 +66,10 @@ impl Saved {
                 expected: format!("{now:?} needs those of its own forward pass"),
             });
         }
-        if self.rows.len() == rows {
+        if from == input {
             return Ok(());
         }
-        Err(shape(
-            format!("the saved values of {rows} rows, from the forward pass of the same input"),
-            &[self.rows.len()],
-        ))
+        Err(shape(format!("the saved values of the forward pass of {input:?}, the same input"), &from))
     }
 
     /// `d_p = sum over rows of upstream * d value / d p`, in `f64` and in row order.

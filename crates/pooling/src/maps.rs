@@ -30,7 +30,7 @@ pub fn forward(
     let y = row_major(y.as_slice_mut(), "the pooled values", &got)?;
     let x = x.as_standard_layout();
     let data = row_major(x.as_slice(), "the maps", x.shape())?;
-    saved.begin(batch * channels, &pooling);
+    saved.begin(batch * channels, [batch, channels, length], &pooling);
     let block = rows_per_block(length);
     let blocks = y.par_chunks_mut(block).zip(saved.rows.par_chunks_mut(block)).enumerate();
     blocks.for_each_init(Scratch::default, |scratch, (at, (y, saved))| {
@@ -59,7 +59,7 @@ pub fn backward(
     let (batch, channels, length) = x.dim();
     pooling.check(channels)?;
     pooling.check_d_p(d_p.as_deref())?;
-    saved.check(batch * channels, &pooling)?;
+    saved.check([batch, channels, length], &pooling)?;
     if dy.dim() != (batch, channels) {
         return Err(shape(
             format!("[{batch}, {channels}] for the gradient of the pooled values"),

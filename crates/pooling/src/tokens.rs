@@ -57,7 +57,7 @@ impl Valid {
     /// The tokens of `mask` in `[batch, tokens]`.
     ///
     /// # Errors
-    /// A mask of another shape; a length beyond `tokens`, with its row.
+    /// A mask of another shape; a length beyond `tokens`, with its row; more tokens than memory can list.
     pub fn new(mask: Mask<'_>, batch: usize, tokens: usize) -> Result<Self> {
         let mut valid = Self { starts: vec![0], tokens: Vec::new(), width: tokens };
         match mask {
@@ -74,18 +74,21 @@ impl Valid {
                         expected: format!("an item has at most {tokens} tokens"),
                     });
                 }
+                let total = lengths.iter().try_fold(0usize, |sum, &length| sum.checked_add(length));
+                valid.reserve(batch, total)?;
                 for &length in lengths {
                     valid.tokens.extend(0..length);
                     valid.starts.push(valid.tokens.len());
                 }
             }
             Mask::Tokens(mask) => {
-                if mask.len() != batch * tokens {
+                if batch.checked_mul(tokens) != Some(mask.len()) {
                     return Err(shape(
                         format!("{batch} x {tokens} flags, one for each token"),
                         &[mask.len()],
                     ));
                 }
+                valid.reserve(batch, Some(0))?;
                 for row in 0..batch {
                     let mask = &mask[row * tokens..(row + 1) * tokens];
                     valid
@@ -96,6 +99,21 @@ impl Valid {
             }
         }
         Ok(valid)
+    }
+
+    /// Room for `batch` items of `tokens` tokens together; an error where there is none.
+    fn reserve(&mut self, batch: usize, tokens: Option<usize>) -> Result<()> {
+        let room = tokens.is_some_and(|tokens| self.tokens.try_reserve(tokens).is_ok());
+        if room && self.starts.try_reserve(batch).is_ok() {
+            return Ok(());
+        }
+        let value = tokens.map_or_else(|| "more than usize::MAX".to_owned(), |tokens| tokens.to_string());
+        Err(Error::Parameter {
+            op: "pooling",
+            name: "tokens",
+            value: format!("{value} in {batch} items"),
+            expected: "a mask that memory can list; pool fewer items at once".to_owned(),
+        })
     }
 
     fn item(&self, item: usize) -> &[usize] {
@@ -156,7 +174,7 @@ pub fn forward(
     let y = row_major(y.as_slice_mut(), "the pooled values", &got)?;
     let x = x.as_standard_layout();
     let data = row_major(x.as_slice(), "the tokens", x.shape())?;
-    saved.begin(batch * dim, &pooling);
+    saved.begin(batch * dim, [batch, tokens, dim], &pooling);
     if dim == 0 {
         return Ok(());
     }
@@ -195,7 +213,7 @@ pub fn backward(
     pooling.check(dim)?;
     pooling.check_d_p(d_p.as_deref())?;
     valid.check(batch, tokens)?;
-    saved.check(batch * dim, &pooling)?;
+    saved.check([batch, tokens, dim], &pooling)?;
     if dy.dim() != (batch, dim) {
         return Err(shape(format!("[{batch}, {dim}] for the gradient of the pooled values"), dy.shape()));
     }

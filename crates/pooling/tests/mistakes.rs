@@ -24,6 +24,11 @@ fn the_message_names_what_is_wrong() {
         says(pooled, &["p =", part, "position 1", "keep_powers"]);
     }
     says(Valid::new(Mask::Lengths(&[3, 9]), 2, 4).map(|_| ()), &["length = 9 in row 1", "at most 4 tokens"]);
+    let most = usize::MAX;
+    says(Valid::new(Mask::Tokens(&[true; 7]), most, 4).map(|_| ()), &["shape [7]", "x 4 flags"]);
+    says(Valid::new(Mask::Tokens(&[]), most, 0).map(|_| ()), &["tokens = 0 in", "fewer items"]);
+    says(Valid::new(Mask::Lengths(&[most, 2]), 2, most).map(|_| ()), &["tokens = more than usize::MAX in 2"]);
+    says(Valid::new(Mask::Lengths(&[most / 2]), 1, most).map(|_| ()), &["tokens = 9223", "in 1 items"]);
 
     let [fixed, learnt] = [false, true].map(|learnable| Pooling::GeM { p: &[3.0], options: &gem, learnable });
     // The values that one pooling saved mean nothing to another.
@@ -40,4 +45,11 @@ fn the_message_names_what_is_wrong() {
     );
     maps::forward(x.view(), learnt, y.view_mut(), &mut saved).unwrap();
     maps::backward(x.view(), fixed, &saved, dy.view(), None, None).unwrap();
+    // Nor those of maps of another size, whose rows are as many.
+    let smaller = Array3::<f32>::ones((2, 4, 3));
+    says(maps::backward(smaller.view(), fixed, &saved, dy.view(), None, None), &["[2, 4, 9]", "[2, 4, 3]"]);
+    says(
+        maps::backward(x.view(), fixed, &Saved::default(), dy.view(), None, None),
+        &["saved values of the forward"],
+    );
 }

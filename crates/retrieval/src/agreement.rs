@@ -22,10 +22,10 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// Of two labels for each item.
+    /// Of two labels for each item, any numbers. Two partitions that divide nothing agree: both figures are 1.
     ///
     /// # Errors
-    /// Another number of labels in `b` than in `a`.
+    /// No items, on which there is nothing to agree; another number of labels in `b` than in `a`.
     pub fn new(a: &[u32], b: &[u32]) -> Result<Self> {
         if a.len() != b.len() {
             return Err(Error::Shape {
@@ -33,6 +33,10 @@ impl Agreement {
                 expected: format!("[{}], as the first", a.len()),
                 got: vec![b.len()],
             });
+        }
+        if a.is_empty() {
+            let expected = "[n], a label for each of at least one item".to_owned();
+            return Err(Error::Shape { what: "the first partition", expected, got: vec![0] });
         }
         let (sizes_a, sizes_b) = (sizes(a), sizes(b));
         // Nothing is divided, on neither side.
@@ -64,9 +68,13 @@ impl Agreement {
     /// unit vectors are clustered, otherwise the vectors as they are.
     ///
     /// # Errors
-    /// As [`kmeans`]; another number of labels than of items.
+    /// As [`kmeans`]; another number of labels than of items, or none.
     pub fn of_kmeans(items: &dyn Rows, labels: &[u32], metric: Metric, options: &KMeans) -> Result<Self> {
         crate::relevant::check_labels("labels", items.shape().0, labels)?;
+        if labels.is_empty() {
+            let expected = "[n], a label for each of at least one item".to_owned();
+            return Err(Error::Shape { what: "labels", expected, got: vec![0] });
+        }
         let options = KMeans { clusters: sizes(labels).len(), ..*options };
         let found = match metric {
             Metric::Cosine => kmeans(&Units(items), &options)?,

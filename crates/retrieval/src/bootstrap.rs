@@ -12,7 +12,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bootstrap {
-    /// How many times, at least 1; default 1,000.
+    /// How many times, from 1 to 10,000,000; default 1,000.
     pub resamples: usize,
     /// Which random numbers; default 0.
     pub seed: u64,
@@ -25,6 +25,9 @@ impl Default for Bootstrap {
         Self { resamples: 1000, seed: 0, level: 0.95 }
     }
 }
+
+/// The means of all resamples are held, and more of them say nothing more.
+const MOST: usize = 10_000_000;
 
 /// The confidence interval of a mean.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -43,14 +46,14 @@ impl Evaluation {
     /// same; not what another training run would. The same seed gives the same bits for any number of threads.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for no resamples or a level that is not between 0 and 1.
+    /// [`Error::Parameter`] for no resamples or too many, or a level that is not between 0 and 1.
     pub fn intervals(&self, bootstrap: &Bootstrap) -> Result<Vec<(Measure, Interval)>> {
         let &Bootstrap { resamples, seed, level } = bootstrap;
-        if resamples == 0 {
+        if !(1..=MOST).contains(&resamples) {
             return Err(Error::Parameter {
                 name: "resamples",
-                value: "0".to_owned(),
-                remedy: "at least 1 is needed, and 1,000 for two digits",
+                value: resamples.to_string(),
+                remedy: "from 1 to 10,000,000; 1,000 give two digits",
             });
         }
         if !(level > 0.0 && level < 1.0) {

@@ -85,6 +85,13 @@ impl Frame {
                 got: vec![rows, dim],
             });
         }
+        if u32::try_from(rows).is_err() {
+            return Err(Error::Parameter {
+                name: "query rows",
+                value: rows.to_string(),
+                remedy: "at most 4,294,967,295 can be asked; ask in parts",
+            });
+        }
         survey("query vectors", queries).map(|_| ())
     }
 
@@ -199,6 +206,11 @@ impl Columns {
         })
         .fold(0.0, f64::max)
     }
+}
+
+/// Refuses values that are not finite under the name that the caller knows the array by.
+pub(crate) fn check_values(what: &'static str, rows: &dyn Rows) -> Result<()> {
+    survey(what, rows).map(drop)
 }
 
 /// Reads all rows once, in blocks of fixed size: every value is finite.

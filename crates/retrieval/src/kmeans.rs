@@ -4,7 +4,7 @@ use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::frame::{Metric, READ, squares};
+use crate::frame::{Metric, READ, check_values, squares};
 use crate::knn::{Exclude, Index};
 use crate::random::{below, generator, unit};
 use crate::rows::Rows;
@@ -35,7 +35,7 @@ impl Default for KMeans {
 pub struct Clusters {
     /// Each item's cluster.
     pub assignment: Vec<u32>,
-    /// Their means, `[clusters, dim]`.
+    /// Their means, `[clusters, dim]`, in standard layout.
     pub centres: Array2<f32>,
     /// Sum of the items' squared distances from their centres.
     pub inertia: f64,
@@ -55,10 +55,12 @@ pub fn kmeans(items: &dyn Rows, options: &KMeans) -> Result<Clusters> {
     if options.restarts == 0 {
         return Err(Error::Parameter { name: "restarts", value: "0".to_owned(), remedy: "write 1 or more" });
     }
+    check(options.clusters, items.shape())?;
+    check_values("items", items)?;
     let mut best: Option<Clusters> = None;
     for restart in 0..options.restarts as u64 {
         let centres = plus_plus(items, options.clusters, options.seed, restart)?;
-        let found = kmeans_from(items, centres.view(), options.iterations)?;
+        let found = rounds(items, centres.view(), options.iterations)?;
         if best.as_ref().is_none_or(|best| found.inertia < best.inertia) {
             best = Some(found);
         }
@@ -74,7 +76,7 @@ pub fn kmeans(items: &dyn Rows, options: &KMeans) -> Result<Clusters> {
 /// As [`kmeans`], and centres of another dimension than the items.
 pub fn kmeans_from(items: &dyn Rows, centres: ArrayView2<'_, f32>, iterations: usize) -> Result<Clusters> {
     let (len, dim) = items.shape();
-    check(centres.nrows(), len)?;
+    check(centres.nrows(), (len, dim))?;
     if centres.ncols() != dim {
         return Err(Error::Shape {
             what: "centres",
@@ -82,6 +84,14 @@ pub fn kmeans_from(items: &dyn Rows, centres: ArrayView2<'_, f32>, iterations: u
             got: centres.shape().to_vec(),
         });
     }
+    check_values("centres", &centres)?;
+    check_values("items", items)?;
+    rounds(items, centres, iterations)
+}
+
+/// [`kmeans_from`] of what has been checked.
+fn rounds(items: &dyn Rows, centres: ArrayView2<'_, f32>, iterations: usize) -> Result<Clusters> {
+    let len = items.shape().0;
     let mut found = Clusters {
         assignment: vec![u32::MAX; len],
         centres: centres.to_owned(),
@@ -108,7 +118,18 @@ pub fn kmeans_from(items: &dyn Rows, centres: ArrayView2<'_, f32>, iterations: u
     }
 }
 
-fn check(clusters: usize, items: usize) -> Result<()> {
+fn check(clusters: usize, (items, dim): (usize, usize)) -> Result<()> {
+    if dim == 0 {
+        let expected = "[items, dim] with dim at least 1".to_owned();
+        return Err(Error::Shape { what: "items", expected, got: vec![items, dim] });
+    }
+    if u32::try_from(items).is_err() {
+        return Err(Error::Parameter {
+            name: "items",
+            value: items.to_string(),
+            remedy: "at most 4,294,967,295 can be clustered; cluster a part",
+        });
+    }
     if clusters >= 1 && clusters <= items {
         return Ok(());
     }
@@ -163,7 +184,6 @@ fn means(
 /// nearest centre drawn before; the first uniformly.
 fn plus_plus(items: &dyn Rows, clusters: usize, seed: u64, restart: u64) -> Result<Array2<f32>> {
     let (len, dim) = items.shape();
-    check(clusters, len)?;
     let mut random = generator(seed, restart);
     let mut centres = Array2::<f32>::zeros((clusters, dim));
     let mut nearest = vec![f64::INFINITY; len];

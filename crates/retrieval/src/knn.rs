@@ -17,7 +17,8 @@ pub enum Exclude<'a> {
     None,
     /// Query `i` is gallery row `i`.
     SameRow,
-    /// For each query the gallery row that is the same item; `u32::MAX` for a query that is not in the gallery.
+    /// For each query the gallery row that is the same item; `u32::MAX` for a query that is not in the gallery. A row
+    /// beyond the gallery's is an error.
     SelfById(&'a [u32]),
 }
 
@@ -51,7 +52,7 @@ impl Neighbours {
 
     /// The neighbours of a query, nearest first: `k`, or all there are if that is fewer. Empty beyond the last query.
     pub fn row(&self, query: usize) -> &[Hit] {
-        let count = self.counts.get(query).copied().unwrap_or(0);
+        let Some(&count) = self.counts.get(query) else { return &[] };
         self.hits.get(query * self.width..query * self.width + count).unwrap_or_default()
     }
 
@@ -100,13 +101,13 @@ impl Index {
 
     /// The `k` nearest items of each query, `[queries, dim]`: exact up to the rounding of one `f32` product each.
     ///
-    /// Equal scores are ordered by index. A gallery of fewer than `k` items gives all of them. Memory beyond the
+    /// Equal scores are ordered by index. A gallery of fewer than `k` items gives all of them, and a `k` of 0 none. Memory beyond the
     /// result is fixed: never queries times items. Distances are measured again by differences for the rows found, and
     /// ordered by that.
     ///
     /// # Errors
     /// Values that are not finite (with the row), another number of columns than the gallery's, an exclusion that
-    /// does not fit.
+    /// does not fit, a result that no memory holds.
     pub fn search(&self, queries: ArrayView2<'_, f32>, k: usize, exclude: Exclude<'_>) -> Result<Neighbours> {
         self.search_rows(&queries, k, exclude)
     }

@@ -35,5 +35,5 @@ pub use metrics::{ClassMetrics, Metrics};
 pub use ndarray;
 pub use npy::NpyRows;
 pub use roc::{EqualError, Operating, Roc, RocPoint};
-pub use rows::Rows;
+pub use rows::{Rows, SliceRows};
 pub use table::Measure;

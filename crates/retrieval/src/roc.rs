@@ -146,15 +146,24 @@ impl Roc {
         EqualError { rate: 1.0, threshold: f32::NAN }
     }
 
-    /// The loosest threshold whose FAR is at most `far`; `None` if even the strictest accepts more.
+    /// The loosest threshold whose FAR is at most `far`, a share from 0 to 1; `None` if even the strictest accepts more.
     ///
     /// Of `N` pairs of two classes none may be accepted for a `far` below `1 / N`: such a rate is not measured but
     /// bounded, and more items are needed to know it.
-    pub fn at_far(&self, far: f64) -> Option<Operating> {
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a `far` that is no share, as a percentage is not.
+    pub fn at_far(&self, far: f64) -> Result<Option<Operating>> {
+        if !(0.0..=1.0).contains(&far) {
+            let remedy = "give a share of the pairs of two classes from 0 to 1; 0.1 % is 0.001";
+            return Err(Error::Parameter { name: "far", value: far.to_string(), remedy });
+        }
         let accepted = self.points.partition_point(|point| self.rates(point).0 <= far);
-        let point = self.points.get(accepted.checked_sub(1)?)?;
-        let (far, tar) = self.rates(point);
-        Some(Operating { threshold: point.threshold, far, tar })
+        let point = accepted.checked_sub(1).and_then(|last| self.points.get(last));
+        Ok(point.map(|point| {
+            let (far, tar) = self.rates(point);
+            Operating { threshold: point.threshold, far, tar }
+        }))
     }
 
     /// At most `count` points (2 or more) that draw the curve: the first, the last, and where TAR and the logarithm of

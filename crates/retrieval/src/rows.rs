@@ -72,6 +72,52 @@ impl Rows for Array2<f16> {
     }
 }
 
+/// Row-major values in a plain slice, for callers without ndarray.
+///
+/// ```
+/// use embedtune_retrieval::{Exclude, Metric, SliceRows, search};
+///
+/// let items = [1.0f32, 0.0, 0.0, 1.0, 0.9, 0.1];
+/// let rows = SliceRows::new(&items, 2)?;
+/// let nearest = search(&rows, &rows, 1, Metric::Cosine, Exclude::SameRow)?;
+/// assert_eq!(nearest.row(0)[0].index, 2);
+/// # Ok::<(), embedtune_retrieval::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct SliceRows<'a> {
+    values: &'a [f32],
+    dim: usize,
+}
+
+impl<'a> SliceRows<'a> {
+    /// Rows of `dim` values, one after the other.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a `dim` of 0 or a length that is no multiple of it.
+    pub fn new(values: &'a [f32], dim: usize) -> Result<Self> {
+        if dim > 0 && values.len().is_multiple_of(dim) {
+            return Ok(Self { values, dim });
+        }
+        let expected = format!("a whole number of rows of {dim} values, row-major, at least one value a row");
+        Err(Error::Shape { what: "the slice", expected, got: vec![values.len()] })
+    }
+}
+
+impl Rows for SliceRows<'_> {
+    fn shape(&self) -> (usize, usize) {
+        (self.values.len() / self.dim, self.dim)
+    }
+
+    fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
+        check_range(self.shape(), first, to.len())?;
+        let start = first * self.dim;
+        if let Some(values) = self.values.get(start..start + to.len()) {
+            to.copy_from_slice(values);
+        }
+        Ok(())
+    }
+}
+
 fn copy<T>(
     rows: ArrayView2<'_, T>,
     first: usize,

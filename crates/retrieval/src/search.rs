@@ -31,7 +31,7 @@ pub(crate) fn neighbours(
     let (count, _) = queries.shape();
     check(frame.len, count, exclude)?;
     let width = k.min(frame.len);
-    let mut found = Neighbours { width, hits: vec![Hit::default(); count * width], counts: vec![0; count] };
+    let mut found = Neighbours { width, hits: hits(count, width, k)?, counts: vec![0; count] };
     if width == 0 {
         return Ok(found);
     }
@@ -78,6 +78,19 @@ fn group_size(frame: &Frame, width: usize) -> usize {
     (if blocks > 0 { blocks } else { fitting.max(1) }).min(Queries::at_once(frame))
 }
 
+/// Room for the result; an error where there is none, instead of the end of the process.
+fn hits(queries: usize, width: usize, k: usize) -> Result<Vec<Hit>> {
+    let mut hits = Vec::new();
+    let room = queries.checked_mul(width).filter(|&count| hits.try_reserve_exact(count).is_ok());
+    let Some(count) = room else {
+        let remedy =
+            "so many neighbours of so many queries fit no memory; ask for fewer, or for queries in parts";
+        return Err(Error::Parameter { name: "k", value: format!("{k} for {queries} queries"), remedy });
+    };
+    hits.resize(count, Hit::default());
+    Ok(hits)
+}
+
 fn check(items: usize, queries: usize, exclude: Exclude<'_>) -> Result<()> {
     let (what, expected, got) = match exclude {
         Exclude::SameRow if queries != items => {
@@ -86,8 +99,14 @@ fn check(items: usize, queries: usize, exclude: Exclude<'_>) -> Result<()> {
         Exclude::SelfById(ids) if ids.len() != queries => {
             ("Exclude::SelfById", format!("{queries} entries, one for each query"), ids.len())
         }
-        _ if u32::try_from(queries).is_err() => {
-            ("queries", "at most 4,294,967,295 rows; ask in parts".to_owned(), queries)
+        Exclude::SelfById(ids) => {
+            let beyond = |&(_, &id): &(usize, &u32)| id != u32::MAX && id as usize >= items;
+            let Some((query, id)) = ids.iter().enumerate().find(beyond) else { return Ok(()) };
+            return Err(Error::Parameter {
+                name: "Exclude::SelfById",
+                value: format!("{id} for query {query}, of {items} gallery rows"),
+                remedy: "give the gallery row that is the same item, or u32::MAX where there is none",
+            });
         }
         _ => return Ok(()),
     };

@@ -42,9 +42,8 @@ impl ClassSampler {
             let reason = "at least 2, or no batch holds a positive pair";
             return Err(Error::Option { option: "num_items_per_class", value: items_per_class, reason });
         }
-        if batch_size < 2 * items_per_class {
-            let reason = "at least twice num_items_per_class, so that a batch holds two classes";
-            return Err(Error::Option { option: "batch_size", value: batch_size, reason });
+        if items_per_class > batch_size / 2 {
+            return Err(Error::Room { batch_size, items_per_class });
         }
         let mut by_label: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (item, &label) in labels.iter().enumerate() {
@@ -122,7 +121,8 @@ impl ClassSampler {
         }
         let mut decks: Vec<Deck> = self.pools.iter().map(|items| Deck::new(items.clone())).collect();
         let fill = |pools: Vec<usize>| {
-            let mut batch = Vec::with_capacity(pools.len() * self.plan.items);
+            let size = pools.iter().map(|&pool| self.plan.items.min(self.pools[pool].len())).sum();
+            let mut batch = Vec::with_capacity(size);
             for pool in pools {
                 decks[pool].deal(self.plan.items, &mut random, |item| batch.push(item));
             }
@@ -193,6 +193,15 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_larger_than_the_data_holds_them_all() {
+        let labels = sizes(&[(0, 9), (1, 4), (2, 4), (3, 1)]);
+        for batch in [1 << 20, (1 << 61) + 1, usize::MAX] {
+            check(&labels, batch, 4, 3);
+            check(&labels, batch, batch / 2, 3);
+        }
+    }
+
+    #[test]
     fn a_class_s_items_take_turns() {
         let labels = sizes(&[(0, 400), (1, 7), (2, 5)]);
         let sampler = ClassSampler::new(&labels, 12, 4, 11).unwrap();
@@ -237,10 +246,11 @@ mod tests {
             ClassSampler::new(&[0, 0, 1], 8, 1, 0),
             Err(Error::Option { option: "num_items_per_class", .. })
         ));
-        assert!(matches!(
-            ClassSampler::new(&[0, 0, 1], 3, 2, 0),
-            Err(Error::Option { option: "batch_size", .. })
-        ));
+        for (batch, items) in [(3, 2), (128, usize::MAX), (usize::MAX, usize::MAX)] {
+            let error = ClassSampler::new(&[0, 0, 1], batch, items, 0).unwrap_err();
+            assert_eq!(error, Error::Room { batch_size: batch, items_per_class: items });
+            assert!(error.to_string().contains("write a batch_size of"), "{error}");
+        }
     }
 
     proptest! {

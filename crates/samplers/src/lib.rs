@@ -39,15 +39,27 @@ pub enum Error {
         /// The range and why.
         reason: &'static str,
     },
+    /// A batch in which two classes have no room.
+    #[error(
+        "batch_size = {batch_size} has no room for two classes with num_items_per_class = {items_per_class}; write a \
+         batch_size of {} or more, or fewer items of a class (at least 2)", .items_per_class.saturating_mul(2)
+    )]
+    Room {
+        /// The items of a batch.
+        batch_size: usize,
+        /// Those of each class.
+        items_per_class: usize,
+    },
     /// Fewer than two classes.
-    #[error("the class sampler needs at least two classes; {found}")]
+    #[error("the class sampler needs at least two classes; {found}: add others, or use a random sampler")]
     Classes {
         /// What there is.
         found: String,
     },
     /// No class has two items, so there is no positive pair.
     #[error(
-        "the class sampler needs a class with two items; each of the {classes} classes has one (class {example}, for one)"
+        "the class sampler needs a class with two items; each of the {classes} classes has one (class {example}, for one): \
+         add items, or use a random sampler"
     )]
     NoPair {
         /// Number of classes.
@@ -56,7 +68,7 @@ pub enum Error {
         example: u32,
     },
     /// Nothing to sample.
-    #[error("there are no items to sample")]
+    #[error("there are no items to sample; give a label or more")]
     Empty,
 }
 

@@ -45,16 +45,36 @@ pub(crate) fn plan(batch: usize, items: usize, paired: usize, single: usize) -> 
 /// classes with as many items as fit.
 fn fit(batch: usize, items: usize, available: usize) -> Plan {
     let least = (available.min(batch / items)).div_ceil(2).max(2);
-    (items..=batch / 2)
-        .filter(|k| batch.is_multiple_of(*k))
-        .map(|k| Plan { classes: batch / k, items: k })
-        .find(|plan| plan.classes <= available && plan.classes >= least)
+    // By classes, not by items: there are no more of them than labels, however large a batch is asked for.
+    (least..=available)
+        .rev()
+        .filter(|classes| batch.is_multiple_of(*classes))
+        .map(|classes| Plan { classes, items: batch / classes })
+        .find(|plan| plan.items >= items)
         .unwrap_or(Plan { classes: available, items: (batch / available).max(1) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_fewest_items_above_what_was_asked_are_found() {
+        for batch in 4usize..80 {
+            for items in 2..=batch / 2 {
+                for available in 2..batch / items {
+                    let least = available.min(batch / items).div_ceil(2).max(2);
+                    let divisor = (items..=batch / 2)
+                        .find(|k| batch % k == 0 && (least..=available).contains(&(batch / k)));
+                    let expected = match divisor {
+                        Some(items) => Plan { classes: batch / items, items },
+                        None => Plan { classes: available, items: batch / available },
+                    };
+                    assert_eq!(fit(batch, items, available), expected, "{batch} {items} {available}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn the_documented_cases() {

@@ -15,13 +15,20 @@ impl RandomSampler {
     /// Batches of `batch_size` of `items` items.
     ///
     /// # Errors
-    /// No items; a batch size below 2 (batch norm needs two).
+    /// No items, or more than 2^32; a batch size below 2 (batch norm needs two).
     pub fn new(items: usize, batch_size: usize, seed: u64) -> Result<Self> {
         if items == 0 {
             return Err(Error::Empty);
         }
+        // An epoch's order is held as a whole.
+        if items as u64 > 1 << 32 {
+            let reason =
+                "at most 4294967296, whose order fits a memory; draw an epoch from a part of the data";
+            return Err(Error::Option { option: "items", value: items, reason });
+        }
         if batch_size < 2 {
-            return Err(Error::Option { option: "batch_size", value: batch_size, reason: "at least 2" });
+            let reason = "at least 2, as batch norm cannot train on one item; 128 is usual";
+            return Err(Error::Option { option: "batch_size", value: batch_size, reason });
         }
         Ok(Self { items, batch_size, seed })
     }
@@ -58,6 +65,12 @@ mod tests {
             assert_eq!(batches, sampler.batches(2));
             assert!(items < 100 || batches != sampler.batches(3));
         }
-        assert!(RandomSampler::new(0, 4, 0).is_err() && RandomSampler::new(4, 1, 0).is_err());
+        assert_eq!(RandomSampler::new(5, usize::MAX, 3).unwrap().batches(0).len(), 1);
+        for (items, batch, part) in
+            [(0, 4, "no items"), (4, 1, "batch_size = 1"), (usize::MAX, 4, "items = ")]
+        {
+            let message = RandomSampler::new(items, batch, 0).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
     }
 }

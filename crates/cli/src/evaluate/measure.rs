@@ -169,13 +169,19 @@ pub(super) fn measure(
     };
     let verification = if args.calibrate {
         let roc = Roc::of_pairs(queries, labels, gallery, metric).map_err(unsuitable)?;
+        let at_far: Result<Vec<_>> = args
+            .far
+            .iter()
+            .map(|&wanted| Ok(AtFar { wanted, point: roc.at_far(wanted).map_err(unsuitable)? }))
+            .collect();
+        let at_far = at_far?;
         Some(Verification {
             pairs_of_one_class: roc.positives(),
             pairs_of_two: roc.negatives(),
             auc: roc.auc(),
             eer: roc.eer().rate,
             eer_threshold: roc.eer().threshold,
-            at_far: args.far.iter().map(|&wanted| AtFar { wanted, point: roc.at_far(wanted) }).collect(),
+            at_far,
             roc: roc.thinned(ROC_POINTS),
         })
     } else {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::{array, contiguous, shape_error, slice, standard};
 use crate::{Error, Grad, Result, Var, simd};
 
-/// What a batch norm normalises with.
+/// What a batch norm normalises with: one of the two, in every version.
 #[derive(Debug, Clone, Copy)]
 pub enum BatchNormMode<'a> {
     /// The batch's own mean and variance.

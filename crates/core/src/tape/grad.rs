@@ -7,7 +7,7 @@ use ndarray::{Array2, ArrayD, Ix2};
 use super::{Tape, Var};
 use crate::Pool;
 
-/// The gradient of one value.
+/// The gradient of one value. Whoever reads one has to know both forms: a third would be another type.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Grad {
     /// A gradient for every element.

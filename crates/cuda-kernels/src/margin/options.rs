@@ -4,6 +4,7 @@ use crate::{Error, Result};
 
 /// Where the target's margin acts, and how.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum Margin {
     /// `cos(theta + m)` (Deng et al. 2019, "ArcFace", equation 3).
     Arc {
@@ -29,6 +30,7 @@ pub enum Margin {
 
 /// ArcFace's target logit (before the scale) beyond `theta = pi - m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Edge {
     /// `cos(theta) - m sin(m)`: jumps down at the edge, slope 1 in the cosine.
     #[default]
@@ -41,6 +43,7 @@ pub enum Edge {
 
 /// What the tensor cores multiply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Precision {
     /// Each value as two f16 halves, three products for one: as accurate as f32 products, three times the work.
     #[default]

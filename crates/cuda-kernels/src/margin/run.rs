@@ -33,6 +33,7 @@ pub struct Batch<'a> {
 }
 
 /// The class centres, `[classes * sub_centers, dim]`, and what becomes of them.
+#[non_exhaustive]
 pub enum Centres<'a, 'b, W> {
     /// They stay, and need no gradient.
     Frozen(&'a CudaView<'b, W>),

@@ -78,6 +78,7 @@ impl Case {
         let fill = |len: usize| match write {
             Write::Overwrite => device.poisoned(len),
             Write::Add => device.upload(&vec![1.0f32; len]),
+            other => panic!("no case for {other:?}"),
         };
         let all = classes * self.options.sub_centers * dim;
         let (mut dx, mut dw, mut losses) = (fill(n * dim), fill(all), device.poisoned(n));
@@ -148,6 +149,7 @@ fn sizes_that_fill_no_tile() {
             let tolerances = match precision {
                 Precision::F32 => [4e-6, 1e-5, 1e-5],
                 Precision::F16 => [3e-3, 1e-2, 1e-2],
+                other => panic!("no tolerances for {other:?}"),
             };
             check(&case, &device, &what, tolerances);
         }
@@ -199,6 +201,7 @@ fn of_several_centres_the_nearest_counts() {
         let tolerances = match precision {
             Precision::F32 => [4e-6, 1e-5, 1e-5],
             Precision::F16 => [3e-3, 1e-2, 1e-2],
+            other => panic!("no tolerances for {other:?}"),
         };
         check(
             &case,

@@ -55,6 +55,7 @@ fn target(margin: Margin, cosine: f64) -> (f64, f64) {
             let sign = if (k as u32).is_multiple_of(2) { 1.0 } else { -1.0 };
             (sign * (m * theta).cos() - 2.0 * k, sign * m * (m * theta).sin() / theta.sin())
         }
+        other => panic!("no reference for {other:?}"),
     }
 }
 

@@ -65,6 +65,7 @@ fn rows(layout: &Layout<'_>, mask: Option<&[u8]>) -> Vec<Vec<usize>> {
                     .collect()
             })
             .collect(),
+        _ => panic!("no reference for this layout"),
     }
 }
 
@@ -111,6 +112,7 @@ fn check<T: Half>(device: &Device, layout: Layout<'_>, mask: Option<&[u8]>, kind
     let values = match layout {
         Layout::Maps { batch, channels, length } => batch * channels * length,
         Layout::Tokens { batch, tokens, dim, .. } => batch * tokens * dim,
+        _ => panic!("no reference for this layout"),
     };
     let mut random = Random(values as u64);
     let mut x: Vec<T> = random.normals(values).into_iter().map(T::round).collect();

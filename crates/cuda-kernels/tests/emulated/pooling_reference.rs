@@ -34,6 +34,7 @@ fn value(x: &[f64], p: f64, eps: f64, sign: Sign) -> f64 {
             };
             top * root
         }
+        other => panic!("no reference for {other:?}"),
     }
 }
 

@@ -30,6 +30,7 @@ fn reference(case: &Case) -> (f64, u64, u64, Vec<f64>) {
         Distance::L2 => square(a, b).sqrt(),
         Distance::SquaredL2 => square(a, b),
         Distance::Cosine => 0.5 * square(a, b),
+        other => panic!("no reference for {other:?}"),
     };
     let mut kept = Vec::new();
     for a in 0..n {
@@ -51,6 +52,7 @@ fn reference(case: &Case) -> (f64, u64, u64, Vec<f64>) {
                     Miner::Hard => an <= ap,
                     Miner::Semihard(m) => an > ap && an <= ap + m,
                     Miner::Easy(m) => an > ap + m,
+                    other => panic!("no reference for {other:?}"),
                 };
                 if keeps {
                     kept.push((a, p, i));
@@ -78,7 +80,7 @@ fn reference(case: &Case) -> (f64, u64, u64, Vec<f64>) {
                 Distance::L2 if d(a, other) > 0.0 => 1.0 / d(a, other),
                 Distance::L2 => 0.0,
                 Distance::SquaredL2 => 2.0,
-                Distance::Cosine => 1.0,
+                _ => 1.0,
             };
             for c in 0..dim {
                 let pull = sign * factor * (rows[a].0[c] - rows[other].0[c]);
@@ -91,6 +93,7 @@ fn reference(case: &Case) -> (f64, u64, u64, Vec<f64>) {
         Reduction::Mean => kept.len() as f64,
         Reduction::MeanNonZero => active as f64,
         Reduction::Sum => 1.0,
+        other => panic!("no reference for {other:?}"),
     };
     let factor = if divisor > 0.0 { 1.0 / divisor } else { 0.0 };
     for (i, (row, norm)) in rows.iter().enumerate() {

@@ -10,6 +10,7 @@ use embedtune_core::linalg;
 use ndarray::{Array2, ArrayView2};
 
 use crate::check;
+use crate::loss::whole_rows;
 use crate::{Angle, Error, GradsMut, Input, Loss, Output, Result, Sampling, Stats, Workspace};
 
 /// Where the target's margin acts, and how.
@@ -143,7 +144,7 @@ impl MarginSoftmax {
             return fail(
                 "classes x dim",
                 format!("{classes} x {dim}"),
-                "a margin loss needs classes and dimensions",
+                "a margin loss needs classes and dimensions: write at least 2 classes and the embeddings' dimension",
             );
         }
         if classes == 1 {
@@ -165,7 +166,7 @@ impl MarginSoftmax {
             return fail(
                 "classes x sub_centers x dim",
                 format!("{classes} x {} x {dim}", options.sub_centers),
-                "no array holds so many centres",
+                "no array holds so many centres: train on fewer classes or in fewer dimensions",
             );
         }
         match options.margin {
@@ -210,7 +211,7 @@ impl MarginSoftmax {
         self.evaluate(Input::new(x, labels).with_weights(w))
     }
 
-    /// `scale * cos` for every class, `[batch, classes]`, without margin: what to classify with. Of a class's
+    /// `scale * cos` for every class, `[batch, classes]` in standard layout, without margin: what to classify with. Of a class's
     /// sub-centres the nearest counts.
     ///
     /// # Errors
@@ -227,6 +228,17 @@ impl MarginSoftmax {
         Ok(Array2::from_shape_fn((x.nrows(), self.classes), |(i, c)| {
             scale * (c * k..(c + 1) * k).map(|j| cosines[[i, j]]).fold(f32::NEG_INFINITY, f32::max)
         }))
+    }
+
+    /// [`logits`](Self::logits) of row-major slices: `x`, `[batch, dim]`, and the centres `w`, to `[batch, classes]`,
+    /// row-major.
+    ///
+    /// # Errors
+    /// Lengths that are no whole number of rows; as [`logits`](Self::logits).
+    pub fn logits_of_slices(&self, x: &[f32], w: &[f32]) -> Result<Vec<f32>> {
+        let x = whole_rows("embeddings", x, self.dim)?;
+        let logits = self.logits(x, whole_rows("class centres", w, self.dim)?)?;
+        Ok(logits.into_raw_vec_and_offset().0)
     }
 
     /// Classes and dimensions.

@@ -44,7 +44,12 @@ fn agreement_is_scikit_learns() {
             assert!((got.ami - ami).abs() < 1e-10, "{got:?} {ami}");
         }
     }
-    assert_eq!(Agreement::new(&[], &[]).unwrap(), Agreement { nmi: 1.0, ami: 1.0 });
+    assert_eq!(Agreement::new(&[7], &[3]).unwrap(), Agreement { nmi: 1.0, ami: 1.0 });
+    let message = Agreement::new(&[], &[]).unwrap_err().to_string();
+    assert!(
+        message.contains("has shape [0]; expected [n], a label for each of at least one item"),
+        "{message}"
+    );
     assert!(matches!(Agreement::new(&[0, 1], &[0]), Err(Error::Shape { .. })));
 }
 
@@ -131,6 +136,16 @@ fn empty_clusters_take_items_and_wrong_options_are_errors() {
         let error = kmeans(&x, &KMeans { clusters, ..KMeans::default() }).unwrap_err();
         assert!(matches!(error, Error::Parameter { name: "clusters", .. }));
     }
+    let mut bad = x.clone();
+    bad[[7, 2]] = f32::INFINITY;
+    let error = kmeans(&bad, &KMeans::default()).unwrap_err();
+    assert!(matches!(error, Error::NotFinite { what: "items", row: 7, column: 2, .. }), "{error}");
+    let error = kmeans_from(&x, bad.slice(ndarray::s![..8, ..]), 3).unwrap_err();
+    assert!(matches!(error, Error::NotFinite { what: "centres", row: 7, column: 2, .. }), "{error}");
+    let none = kmeans(&Array2::<f32>::zeros((3, 0)), &KMeans { clusters: 2, ..KMeans::default() });
+    assert!(matches!(none, Err(Error::Shape { what: "items", .. })));
+    let error = Agreement::of_kmeans(&Array2::<f32>::zeros((0, 2)), &[], Metric::L2, &KMeans::default());
+    assert!(error.unwrap_err().to_string().starts_with("labels has shape [0]"));
     let error = kmeans(&x, &KMeans { restarts: 0, ..KMeans::default() }).unwrap_err();
     assert!(matches!(error, Error::Parameter { name: "restarts", .. }));
     assert!(matches!(kmeans_from(&x, alike.view(), 5), Err(Error::Shape { what: "centres", .. })));

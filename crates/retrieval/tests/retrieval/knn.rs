@@ -1,7 +1,7 @@
 //! Neighbours against a full sort: ties, exclusions, few items, threads, wrong input.
 
 use crate::common::{cases, noise, on};
-use embedtune_retrieval::{Error, Exclude, Hit, Index, Metric, knn};
+use embedtune_retrieval::{Error, Exclude, Hit, Index, KMeans, Metric, Rows, kmeans, knn, search};
 use ndarray::{Array2, ArrayView2, array, s};
 
 fn indices(hits: &[Hit]) -> Vec<u32> {
@@ -176,5 +176,36 @@ fn wrong_input_is_an_error() {
         assert!(matches!(error, Error::Shape { what: "queries", .. }));
         let error = run(x.view(), x.view(), Exclude::SelfById(&[0]));
         assert!(matches!(error, Error::Shape { what: "Exclude::SelfById", .. }));
+        let error = run(x.view(), x.view(), Exclude::SelfById(&[0, u32::MAX, 4, 1])).to_string();
+        assert!(error.starts_with("Exclude::SelfById = 4 for query 2, of 4 gallery rows"), "{error}");
+        let all = knn(x.view(), x.view(), usize::MAX, metric, Exclude::None).unwrap();
+        assert_eq!((all.row(3).len(), all.row(4).len(), all.row(usize::MAX).len()), (4, 0, 0));
     }
+}
+
+/// Rows that no memory holds: read as ones.
+struct Ones(usize);
+
+impl Rows for Ones {
+    fn shape(&self) -> (usize, usize) {
+        (self.0, 1)
+    }
+
+    fn read(&self, _: usize, to: &mut [f32]) -> embedtune_retrieval::Result<()> {
+        to.fill(1.0);
+        Ok(())
+    }
+}
+
+#[test]
+fn more_than_can_be_held_is_refused() {
+    let x = noise(2, 1, 1);
+    let too_many = Ones(1 << 32);
+    let search = |queries: &dyn Rows, items: &dyn Rows| {
+        search(queries, items, 1, Metric::Cosine, Exclude::None).unwrap_err().to_string()
+    };
+    assert!(search(&too_many, &x).starts_with("query rows = 4294967296: at most"));
+    assert!(search(&x, &too_many).starts_with("gallery rows = 4294967296: at most"));
+    let error = kmeans(&too_many, &KMeans::default()).unwrap_err().to_string();
+    assert!(error.starts_with("items = 4294967296: at most"), "{error}");
 }

@@ -57,7 +57,7 @@ fn same_rates(roc: &Roc, expected: &Rates, fars: &[f64], sign: f64, slack: f64) 
     assert!((roc.eer().rate - expected.eer).abs() <= slack, "{:?} {}", roc.eer(), expected.eer);
     assert_eq!(expected.at_far.len(), 6);
     for (&wanted, expected) in fars.iter().zip(&expected.at_far) {
-        match (roc.at_far(wanted), expected) {
+        match (roc.at_far(wanted).unwrap(), expected) {
             (None, None) => {}
             (Some(got), Some(at)) => {
                 assert!(
@@ -163,6 +163,11 @@ fn wrong_input_is_an_error() {
     for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
         let roc = Roc::of_pairs(&alike, &[0, 0, 1, 1], None, metric).unwrap();
         assert_eq!((roc.points().len(), roc.auc(), roc.eer().rate), (1, 0.5, 0.5));
-        assert_eq!(roc.at_far(0.1), None);
+        assert_eq!(roc.at_far(0.1).unwrap(), None);
+        assert_eq!(roc.at_far(1.0).unwrap().map(|at| at.tar), Some(1.0));
+        for far in [5.0, -0.1, f64::NAN] {
+            let message = roc.at_far(far).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("far = {far}: give a share")), "{message}");
+        }
     }
 }

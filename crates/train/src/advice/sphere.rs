@@ -7,6 +7,7 @@ use serde::Serialize;
 /// Where a separation comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Source {
     /// `dim >= classes - 1`: the regular simplex, all cosines `-1 / (classes - 1)`; exact.
     Simplex,

@@ -17,7 +17,11 @@ const SIDE: usize = 28;
 /// Points that a stroke is drawn through.
 const STEPS: usize = 24;
 
-/// The size of the built-in data.
+/// Drawings of one part at most: 3.3 GB.
+const MOST: usize = 1 << 22;
+
+/// The size of the built-in data. Of a part's drawings there are at most 4,194,304: of more, the last classes are left
+/// out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Glyphs {
     /// Classes to train on. Default 100.
@@ -49,18 +53,25 @@ impl Glyphs {
     }
 
     fn part(&self, first: usize, classes: usize, items: usize) -> Dataset {
+        let (classes, items) = kept(classes, items);
         let mut images = Array4::zeros((classes * items, 1, SIDE, SIDE));
         images.axis_iter_mut(Axis(0)).into_par_iter().enumerate().for_each(|(row, mut image)| {
-            let (class, sample) = (first + row / items, row % items);
+            let (class, sample) = (first.wrapping_add(row / items), row % items);
             let pixels = draw(self.seed, class as u64, sample as u64);
             image.iter_mut().zip(pixels).for_each(|(to, v)| *to = v);
         });
         Dataset {
             items: Items::Images(images),
             labels: (0..classes * items).map(|row| (row / items) as u32).collect(),
-            classes: (0..classes).map(|class| format!("glyph {}", first + class)).collect(),
+            classes: (0..classes).map(|class| format!("glyph {}", first.wrapping_add(class))).collect(),
         }
     }
+}
+
+/// Classes and items of a part, at most [`MOST`] together.
+fn kept(classes: usize, items: usize) -> (usize, usize) {
+    let items = items.min(MOST);
+    (classes.min(MOST / items.max(1)), items)
 }
 
 type Point = [f32; 2];
@@ -163,6 +174,18 @@ fn to_segment(p: Point, a: Point, b: Point) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_has_an_end() {
+        for (asked, expected) in [
+            ((100, 24), (100, 24)),
+            ((usize::MAX, 24), (MOST / 24, 24)),
+            ((3, usize::MAX), (1, MOST)),
+            ((2, 0), (2, 0)),
+        ] {
+            assert_eq!(kept(asked.0, asked.1), expected);
+        }
+    }
 
     #[test]
     fn drawings_depend_on_nothing_but_their_place() {

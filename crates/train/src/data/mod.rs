@@ -25,6 +25,8 @@ pub use options::DataOptions;
 pub use sequences::Sequences;
 pub use stream::Stream;
 
+use std::collections::BTreeMap;
+
 use ndarray::{Array2, Array4, Axis};
 
 /// The items of a data set, one kind for all.
@@ -132,10 +134,10 @@ impl Dataset {
     /// The rows of at most `items` items, as evenly from all classes as these allow: the first of each class, then
     /// the second of each, and so on. In ascending order.
     pub fn balanced(&self, items: usize) -> Vec<usize> {
-        let mut seen = vec![0usize; self.labels.iter().max().map_or(0, |&most| most as usize + 1)];
+        let mut seen: BTreeMap<u32, usize> = BTreeMap::new();
         let mut order: Vec<(usize, u32, usize)> = Vec::with_capacity(self.labels.len());
         for (row, &label) in self.labels.iter().enumerate() {
-            let rank = &mut seen[label as usize];
+            let rank = seen.entry(label).or_default();
             order.push((*rank, label, row));
             *rank += 1;
         }
@@ -160,5 +162,7 @@ mod tests {
         assert_eq!(data.balanced(6), [0, 1, 2, 4, 5, 6]);
         assert_eq!(data.balanced(100).len(), 7);
         assert!(data.balanced(0).is_empty());
+        let far = Dataset { labels: vec![u32::MAX, 0, u32::MAX], ..data };
+        assert_eq!(far.balanced(2), [0, 1]);
     }
 }

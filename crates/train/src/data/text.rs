@@ -15,6 +15,7 @@ const SCORE: [&str; 3] = ["score", "similarity", "finetuner_score"];
 
 /// What a CSV file of texts holds.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Table {
     /// Texts and the names of their labels.
     Labelled(Vec<String>, Vec<String>),

@@ -20,7 +20,10 @@ pub(super) const TOKENS: [&str; 3] = ["tokens", "token_embeddings", "last_hidden
 pub(super) const MASKS: [&str; 2] = ["mask", "attention_mask"];
 
 /// Refuses the first value that is not finite.
-pub(super) fn check_finite(vectors: &Array2<f32>) -> Result<(), String> {
+pub(crate) fn check_finite(vectors: &Array2<f32>) -> Result<(), String> {
+    if vectors.as_slice_memory_order().is_some_and(|values| values.iter().all(|v| v.is_finite())) {
+        return Ok(());
+    }
     match vectors.indexed_iter().find(|(_, v)| !v.is_finite()) {
         None => Ok(()),
         Some(((row, column), value)) => Err(format!(

@@ -8,6 +8,7 @@ use crate::{Error, Result};
 
 /// Some items of a data set.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Batch {
     /// `[batch, channels, height, width]`, 0 to 1.
     Images(Array4<f32>),

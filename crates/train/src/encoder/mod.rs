@@ -48,6 +48,7 @@ const MOMENTUM: f32 = 0.1;
 
 /// Whether a pass trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Mode {
     /// The batch's own statistics.
     Train {

@@ -23,6 +23,7 @@ pub struct EncoderSpec {
 /// What an encoder takes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+#[non_exhaustive]
 pub enum InputSpec {
     /// Images of one size.
     Image {

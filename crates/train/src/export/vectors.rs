@@ -14,6 +14,7 @@ const HEADER: usize = 128;
 
 /// The file formats of vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum VectorFormat {
     /// NumPy: float32 `[items, dim]`.
     Npy,

@@ -89,7 +89,7 @@
 //! | scale 64 | by the number of classes | `preset = "finetuner"` gives 64 back |
 //! | `loss_optimizer`, `loss_optimizer_options` | the same | rate 1e-2 where none is given; centres start short, not at N(0, 1) |
 //! | `sampler`, `num_items_per_class` | the same | with too few classes 0.4.1 made no batch and said nothing; here the [rule](super::samplers) is written down and said |
-//! | `scheduler`, `scheduler_options` with `num_warmup_steps`, `scheduler_step` | the same | `num_training_steps` is the run's own and no option |
+//! | `scheduler`, `scheduler_options` with `num_warmup_steps`, `num_training_steps`, `scheduler_step` | the same | `num_training_steps` is the length of the run unless given; a warm-up that is longer is refused |
 //! | `learning_rate` in `[0, 1)`, over that in `optimizer_options` | above 0 and below 1; refused in `optimizer_options` | a rate of 0 trains nothing |
 //! | `layer_wise_lr_decay` | the same, in `optimizer_options` | each layer that share of the rate above it |
 //! | `batch_size=None`: chosen by the service; a warning from 256 | 128; a notice from 256 | |

@@ -15,8 +15,10 @@ use crate::{Error, Result};
 /// shrink as it grows, so long centres learn slowly.
 ///
 /// # Errors
-/// A standard deviation that is not above 0; an initialisation that this version does not know.
+/// A standard deviation that is not above 0; a shape that no memory holds; an initialisation that this version does not
+/// know.
 pub fn draw_centres(init: CentreInit, shape: [usize; 2], seed: u64) -> Result<Array2<f32>> {
+    check_room(shape)?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     match init {
         CentreInit::Normal { std } => {
@@ -39,9 +41,31 @@ pub fn draw_centres(init: CentreInit, shape: [usize; 2], seed: u64) -> Result<Ar
     }
 }
 
+/// An allocation that fails ends the process; one that is tried says so.
+fn check_room([rows, dim]: [usize; 2]) -> Result<()> {
+    let values = rows.checked_mul(dim);
+    // An array's axes that are not empty have to fit together, whatever the others are.
+    let indexed = rows.max(1).checked_mul(dim.max(1)).filter(|&n| n <= isize::MAX as usize);
+    if indexed.is_some() && values.is_some_and(|n| Vec::<f32>::new().try_reserve_exact(n).is_ok()) {
+        return Ok(());
+    }
+    Err(Error::Unsuitable(format!(
+        "there is no memory for {rows} class centres of dimension {dim}; train on fewer classes or write a smaller output_dim"
+    )))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_memory_holds_is_refused() {
+        for shape in [[usize::MAX, 2], [0, usize::MAX], [1 << 40, 1 << 20]] {
+            let message = draw_centres(CentreInit::UnitSphere, shape, 0).unwrap_err().to_string();
+            assert!(message.starts_with("there is no memory for"), "{message}");
+        }
+        assert_eq!(draw_centres(CentreInit::UnitSphere, [0, 4], 0).unwrap().dim(), (0, 4));
+    }
 
     #[test]
     fn draws_what_it_says_and_the_same_every_time() {

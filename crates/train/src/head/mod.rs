@@ -67,7 +67,7 @@ pub fn sphere_optimizer(
     Ok(Box::new(optimizer))
 }
 
-/// What a step does to the centres.
+/// What a step does to the centres. Every head has to do all of them: another would be another trait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Update {
     /// Move them now, by this step's gradient and what was accumulated before.

@@ -55,24 +55,12 @@ pub fn build_groups(
     groups: &[ParamGroup],
     params: &[ParamInfo],
 ) -> Result<Box<dyn Optimizer>> {
+    let lr = check_groups(kind, options, default_lr, groups)?;
     let decay = options.layer_wise_lr_decay;
     let options = OptimizerOptions { layer_wise_lr_decay: None, ..options.clone() };
-    options.check(kind)?;
-    let lr = options::rate(options.learning_rate.unwrap_or(default_lr))?;
-    if let Some(decay) = decay.filter(|decay| !(*decay > 0.0 && *decay <= 1.0)) {
-        return Err(Error::option("layer_wise_lr_decay", decay, "must be above 0 and at most 1, as 0.98"));
-    }
-    if kind == OptimizerKind::Lbfgs && (decay.is_some() || !groups.is_empty()) {
-        let (field, value) = match decay {
-            Some(decay) => ("layer_wise_lr_decay", decay.to_string()),
-            None => ("param_groups", format!("{} groups", groups.len())),
-        };
-        return Err(Error::option(field, value, "LBFGS takes all parameters as one vector; leave it out"));
-    }
     let tables = params.iter().filter(|param| param.table).count();
     if kind == OptimizerKind::SparseAdam && tables == 0 {
-        let remedy = "the encoder has no embedding table, whose gradients alone are sparse; write Adam";
-        return Err(Error::option("optimizer", kind, remedy));
+        return Err(no_table());
     }
     let mut layers: Vec<usize> = params.iter().map(|param| param.layer).collect();
     layers.sort_unstable();
@@ -82,12 +70,7 @@ pub fn build_groups(
     for (param, group) in params.iter().zip(membership) {
         let group = group.map(|group| &groups[group]);
         let above = layers.iter().filter(|&&layer| layer > param.layer).count();
-        let own = match group.and_then(|group| group.learning_rate) {
-            Some(own) => options::rate(own).map_err(|_| {
-                Error::option("param_groups.learning_rate", own, "must be a number of at least 0, as 0.001")
-            })?,
-            None => lr,
-        };
+        let own = group.and_then(|group| group.learning_rate).unwrap_or(lr);
         let factor = if lr > 0.0 { own / lr } else { 1.0 } * decay.unwrap_or(1.0).powi(above as i32);
         let kind = match kind {
             OptimizerKind::SparseAdam if !param.table => OptimizerKind::Adam,
@@ -100,7 +83,9 @@ pub fn build_groups(
             None => {
                 let own =
                     OptimizerOptions { weight_decay, learning_rate: Some(lr * factor), ..options.clone() };
-                parts.push((factor, build(kind, &own, lr)?));
+                let built = build(kind, &own, lr);
+                let own_decay = group.is_some_and(|group| group.weight_decay.is_some());
+                parts.push((factor, if own_decay { built.map_err(of_groups)? } else { built? }));
                 keys.push(key);
                 keys.len() - 1
             }
@@ -111,6 +96,59 @@ pub fn build_groups(
         [] | [(1.0, _)] => build(kind, &OptimizerOptions { learning_rate: Some(lr), ..options }, lr),
         _ => Ok(Box::new(Groups { kind, lr, parts, by_param })),
     }
+}
+
+/// What [`build_groups`] refuses whatever the parameters are. The rate that it starts from.
+pub(crate) fn check_groups(
+    kind: OptimizerKind,
+    options: &OptimizerOptions,
+    default_lr: f64,
+    groups: &[ParamGroup],
+) -> Result<f64> {
+    options.check(kind)?;
+    let lr = options::rate(options.learning_rate.unwrap_or(default_lr))?;
+    let decay = options.layer_wise_lr_decay;
+    if let Some(decay) = decay.filter(|decay| !(*decay > 0.0 && *decay <= 1.0)) {
+        return Err(Error::option("layer_wise_lr_decay", decay, "must be above 0 and at most 1, as 0.98"));
+    }
+    if kind == OptimizerKind::Lbfgs && (decay.is_some() || !groups.is_empty()) {
+        let (field, value) = match decay {
+            Some(decay) => ("layer_wise_lr_decay", decay.to_string()),
+            None => ("param_groups", format!("{} groups", groups.len())),
+        };
+        return Err(Error::option(field, value, "LBFGS takes all parameters as one vector; leave it out"));
+    }
+    for (index, group) in groups.iter().enumerate() {
+        if group.params.is_empty() {
+            let remedy = format!("group {index} names no parameter; write a pattern, as \"*.bias\"");
+            return Err(Error::option("param_groups.params", "[]", remedy));
+        }
+        if let Some(own) = group.learning_rate.filter(|&own| options::rate(own).is_err()) {
+            let remedy = "must be a number of at least 0, as 0.001";
+            return Err(Error::option("param_groups.learning_rate", own, remedy));
+        }
+        // SparseAdam has none, but the parameters beside the tables get Adam.
+        let kind = if kind == OptimizerKind::SparseAdam { OptimizerKind::Adam } else { kind };
+        let own = OptimizerOptions { weight_decay: group.weight_decay, ..OptimizerOptions::default() };
+        own.check(kind).map_err(of_groups)?;
+    }
+    Ok(lr)
+}
+
+/// The error of a group's own weight decay.
+fn of_groups(error: Error) -> Error {
+    match error {
+        Error::Option { field, value, remedy } if field == "weight_decay" => {
+            Error::option("param_groups.weight_decay", value, remedy)
+        }
+        other => other,
+    }
+}
+
+/// SparseAdam for an encoder without a table.
+pub(crate) fn no_table() -> Error {
+    let remedy = "the encoder has no embedding table, whose gradients alone are sparse; write Adam";
+    Error::option("optimizer", OptimizerKind::SparseAdam, remedy)
 }
 
 /// The group of each parameter.
@@ -141,9 +179,15 @@ fn membership(groups: &[ParamGroup], params: &[ParamInfo]) -> Result<Vec<Option<
 
 /// Whether `name` is `pattern` with something for each `*`.
 fn fits(pattern: &str, name: &str) -> bool {
-    let Some((before, rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(name) = name.strip_prefix(before) else { return false };
-    (0..=name.len()).filter(|&at| name.is_char_boundary(at)).any(|at| fits(rest, &name[at..]))
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut name) = name.strip_prefix(first) else { return false };
+    let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+    for part in middle.split('*') {
+        // The first place that fits leaves most to the parts behind it.
+        let Some((_, after)) = name.split_once(part) else { return false };
+        name = after;
+    }
+    name.ends_with(last)
 }
 
 impl Groups {
@@ -294,6 +338,27 @@ mod tests {
         let mut foreign = one.state();
         foreign.counters.insert("9.linear.step".to_owned(), 1);
         assert!(two.load_state(&foreign).unwrap_err().to_string().contains("`9.linear`"));
+    }
+
+    #[test]
+    fn stars_stand_for_anything() {
+        for (pattern, name, expected) in [
+            ("2.linear.bias", "2.linear.bias", true),
+            ("2.linear", "2.linear.bias", false),
+            ("*", "", true),
+            ("*.bias", "2.linear.bias", true),
+            ("2.*", "12.linear", false),
+            ("*near*", "2.linear.bias", true),
+            ("a*a", "a", false),
+            ("a*a", "aa", true),
+            ("*a*b*", "xbxaxb", true),
+            ("*a*b*", "xbxax", false),
+            ("**é", "caféé", true),
+        ] {
+            assert_eq!(fits(pattern, name), expected, "{pattern} {name}");
+        }
+        // Without an end where every star is tried at every place.
+        assert!(!fits(&"*a".repeat(40), &format!("{}b", "a".repeat(80))));
     }
 
     #[test]

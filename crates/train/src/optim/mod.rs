@@ -44,6 +44,7 @@ mod sparse_adam;
 use embedtune_core::{Grad, Value};
 
 pub use groups::{ParamGroup, ParamInfo, build_groups};
+pub(crate) use groups::{check_groups, no_table};
 pub use kind::OptimizerKind;
 pub use norm::grad_norm;
 pub(crate) use norm::norm;

@@ -5,9 +5,9 @@ use embedtune_pooling::{PoolerKind, PoolerOptions};
 use embedtune_samplers::SamplerKind;
 use serde::Serialize;
 
-use super::{Device, EncoderChoice, RunOptions};
+use super::{Device, EncoderChoice, RunOptions, SchedulerStep, place, plan};
 use crate::head::CentreSpace;
-use crate::optim::OptimizerKind;
+use crate::optim::{self, OptimizerKind};
 use crate::{Error, Result};
 
 /// Bounds above which a number is a slip of the keyboard, and would end in a failed allocation rather than a message.
@@ -21,7 +21,8 @@ const MOST_MEMORY: usize = 1 << 24;
 const LARGE_BATCH: usize = 256;
 
 impl RunOptions {
-    /// Checks the options against their ranges and each other. Returns what the user should know although it
+    /// Checks the options against their ranges and each other: all that [`build`](super::RunBuilder::build) refuses
+    /// whatever the data are, in the same words. Returns what the user should know although it
     /// stops nothing.
     ///
     /// An option that cannot have the effect that its author expects is an error: better a run that does not start
@@ -37,6 +38,7 @@ impl RunOptions {
         self.callbacks.check()?;
         self.data_options.check()?;
         self.check_combinations()?;
+        self.check_parts()?;
         self.check_device()?;
         let mut notices = Vec::new();
         if needs_classes(self.loss) && self.sampler == SamplerKind::Random {
@@ -55,11 +57,34 @@ impl RunOptions {
         Ok(notices)
     }
 
+    /// What the parts of a run refuse whatever the data are: they are built for two classes and few dimensions, by the same
+    /// code that builds the run's, so that the words are the same.
+    fn check_parts(&self) -> Result<()> {
+        // What they say besides is said when they are built for the data.
+        let mut said = Vec::new();
+        let loss = place::LossPlan::new(self, 2, self.output_dim.unwrap_or(1), &mut said)?;
+        place::CentreOptimizer::new(self, loss.loss.as_ref(), &mut said)?;
+        let (options, rate) = (&self.optimizer_options, self.learning_rate);
+        optim::check_groups(self.optimizer, options, rate, &self.param_groups)
+            .map_err(|error| plan::under("optimizer_options", error))?;
+        if self.optimizer == OptimizerKind::SparseAdam
+            && matches!(self.encoder, EncoderChoice::Cnn | EncoderChoice::Mlp)
+        {
+            return Err(optim::no_table());
+        }
+        // How many steps an epoch has, the data say.
+        let total =
+            (self.scheduler_options.scheduler_step == SchedulerStep::Epoch).then_some(self.epochs as u64);
+        self.scheduler_options.check(self.scheduler, self.learning_rate, total)
+    }
+
     /// A GPU that was asked for and is not there is said before any data are read.
     fn check_device(&self) -> Result<()> {
         if self.device != Device::Cuda {
             return Ok(());
         }
+        #[cfg(feature = "cuda")]
+        place::gpu_has(self)?;
         #[cfg(feature = "cuda")]
         return Ok(embedtune_cuda_kernels::devices().map(drop)?);
         #[cfg(not(feature = "cuda"))]

@@ -79,9 +79,12 @@ impl RunFolder {
     /// Makes the folder for a new run.
     ///
     /// # Errors
-    /// [`Error::Option`] if it exists, is not empty, and `overwrite` is false: a run is hours of work.
+    /// [`Error::Option`] if it exists, is not empty, and `overwrite` is false: a run is hours of work; for an empty name.
     /// With `overwrite` only the files that a run writes are removed.
     pub fn create(&self, overwrite: bool) -> Result<()> {
+        if self.path.as_os_str().is_empty() {
+            return Err(Error::option("out", "\"\"", "name the folder that the run is written into"));
+        }
         std::fs::create_dir_all(&self.path).map_err(Error::io(&self.path, "creating"))?;
         let mut entries = std::fs::read_dir(&self.path).map_err(Error::io(&self.path, "reading"))?;
         if entries.next().is_none() {
@@ -98,7 +101,8 @@ impl RunFolder {
             return Err(Error::option(
                 "out",
                 self.path.display(),
-                "the folder is not empty; name another, continue its run with --resume, or replace it with --overwrite",
+                "the folder is not empty; name another, continue its run with --resume, or replace it with --overwrite (in \
+                 code: `run::resume`, or `overwrite(true)`)",
             ));
         }
         self.clear()

@@ -127,6 +127,7 @@ pub enum EncoderChoice {
 /// What `val_split` is a share of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ValSplitBy {
     /// Each class's items: how well known classes are found.
     #[default]

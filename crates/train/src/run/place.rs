@@ -141,6 +141,20 @@ fn on_gpu(_: &RunOptions, _: &LossPlan, _: Option<OptimizerKind>) -> Result<(Box
     Err(Error::NoCudaSupport)
 }
 
+/// Refuses what no GPU computes here.
+#[cfg(feature = "cuda")]
+pub(super) fn gpu_has(options: &RunOptions) -> Result<()> {
+    if sphere(options) {
+        let reason = "centers = unit_sphere: on the GPU class centres move as any parameter does";
+        return Err(Error::Unsupported(reason.to_owned()));
+    }
+    if options.memory_size > 0 {
+        let reason = format!("memory_size = {}: the GPU kernels take no reference", options.memory_size);
+        return Err(Error::Unsupported(reason));
+    }
+    Ok(())
+}
+
 /// The head on the GPU, and the GPU's name.
 #[cfg(feature = "cuda")]
 fn on_gpu(
@@ -154,15 +168,8 @@ fn on_gpu(
 
     use crate::head::{CudaHead, CudaLoss, CudaOptimizer, Gpu};
 
+    gpu_has(options)?;
     let gpu = Gpu::first()?;
-    if sphere(options) {
-        let reason = "centers = unit_sphere: on the GPU class centres move as any parameter does";
-        return Err(Error::Unsupported(reason.to_owned()));
-    }
-    if options.memory_size > 0 {
-        let reason = format!("memory_size = {}: the GPU kernels take no reference", options.memory_size);
-        return Err(Error::Unsupported(reason));
-    }
     let loss: CudaLoss = if options.loss == LossKind::TripletMarginLoss {
         let miner = miner_of(options.miner.map(|miner| (miner, &options.miner_options)))?;
         TripletMarginOptions { miner, ..triplet_options(&plan.given)? }.build()?.into()

@@ -10,6 +10,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::{EncoderChoice, RunOptions, ValSplitBy};
+use crate::data::vectors::check_finite;
 use crate::data::{Dataset, Items, Split};
 use crate::encoder::{Encoder, EncoderSpec};
 use crate::optim::{self, Optimizer, OptimizerKind};
@@ -104,19 +105,32 @@ pub(super) fn check_data(split: &Split, notices: &mut Vec<String>) -> Result<()>
         let (items, labels) = (data.items.len(), data.labels.len());
         Err(Error::Unsuitable(format!("the {name} data hold {items} items but {labels} labels")))
     };
-    count("training", data)?;
-    count("query", &split.queries)?;
-    if let Some(gallery) = &split.gallery {
-        count("gallery", gallery)?;
+    let parts =
+        [("training", Some(data)), ("query", Some(&split.queries)), ("gallery", split.gallery.as_ref())];
+    for (name, data) in parts {
+        let Some(data) = data else { continue };
+        count(name, data)?;
+        // Readers refuse them too; these may come from elsewhere.
+        if let Items::Vectors(vectors) = &data.items {
+            if vectors.ncols() == 0 {
+                let what = format!("the {name} vectors have no columns; an item needs at least one value");
+                return Err(Error::Unsuitable(what));
+            }
+            check_finite(vectors).map_err(|e| Error::Unsuitable(format!("the {name} vectors: {e}")))?;
+        }
     }
-    if let Some((row, label)) =
-        data.labels.iter().enumerate().find(|(_, l)| **l as usize >= data.classes.len())
-    {
-        return Err(Error::Unsuitable(format!(
-            "training item {row} has label {label}, but there are {} classes (0 to {})",
-            data.classes.len(),
-            data.classes.len().saturating_sub(1)
-        )));
+    for (name, data) in parts {
+        // What is only measured may leave its classes unnamed.
+        let Some(data) = data.filter(|data| name == "training" || !data.classes.is_empty()) else { continue };
+        let classes = data.classes.len();
+        let beyond = data.labels.iter().enumerate().find(|(_, label)| **label as usize >= classes);
+        if let Some((row, label)) = beyond {
+            return Err(Error::Unsuitable(format!(
+                "{name} item {row} has label {label}, but there are {classes} classes (0 to {}); re-index the labels or \
+                 name more classes",
+                classes.saturating_sub(1)
+            )));
+        }
     }
     let mut present = data.labels.clone();
     present.sort_unstable();
@@ -259,8 +273,14 @@ pub(super) fn batches(
 ) -> Result<Batches> {
     let seed = derive_seed(options.seed, Purpose::Batches, 0);
     if sampling == Sampling::ClassRequired || options.sampler == SamplerKind::Class {
+        let held_out = |e: embedtune_samplers::Error| match options.val_split {
+            0.0 => Error::Unsuitable(e.to_string()),
+            share => {
+                Error::Unsuitable(format!("{e}; val_split = {share} holds the other items out: write less"))
+            }
+        };
         let sampler = ClassSampler::new(labels, options.batch_size, options.num_items_per_class, seed)
-            .map_err(|e| Error::Unsuitable(e.to_string()))?;
+            .map_err(held_out)?;
         notices.extend(sampler.notice());
         notices.extend(lone_items(labels, "without a second item they serve as negatives only"));
         return Ok(Batches::Class(sampler));

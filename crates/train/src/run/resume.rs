@@ -8,7 +8,7 @@ use super::{Report, RunBuilder, RunFolder, Trainer, checksum, trainer};
 use crate::data::Split;
 use crate::{Error, Result};
 
-/// A run found in its folder.
+/// A run found in its folder: one of the two, in every version.
 #[expect(clippy::large_enum_variant, reason = "made once a run and taken apart at once")]
 pub enum Resumed<'a> {
     /// Nothing is left to do; what it reached.

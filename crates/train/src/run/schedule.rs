@@ -51,6 +51,7 @@ impl std::str::FromStr for SchedulerKind {
 /// When the factor moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum SchedulerStep {
     /// After every step of the optimizer (a batch, or `gradient_accumulation_steps` of them).
     #[default]
@@ -94,38 +95,26 @@ pub struct Schedule {
     end: f64,
 }
 
-impl Schedule {
-    /// The schedule of a run of `epochs` epochs of `steps` steps of an optimizer whose rate is `learning_rate`.
-    ///
-    /// # Errors
-    /// A warm-up that is negative, not finite, a fraction above 1, longer than the schedule, or given to a schedule
-    /// without one; an option of another schedule, or outside its range.
-    pub fn new(
-        kind: SchedulerKind,
-        options: SchedulerOptions,
-        learning_rate: f64,
-        epochs: usize,
-        steps_an_epoch: usize,
-    ) -> Result<Self> {
-        let per_epoch = options.scheduler_step == SchedulerStep::Epoch;
-        let total = if per_epoch { epochs } else { epochs.saturating_mul(steps_an_epoch) } as u64;
-        let total = options.num_training_steps.unwrap_or(total);
-        let steps = options.num_warmup_steps;
-        let refuse = |remedy: &str| Err(Error::option("scheduler_options.num_warmup_steps", steps, remedy));
+impl SchedulerOptions {
+    /// What [`Schedule::new`] refuses in a run of `total` steps, where that is known.
+    pub(super) fn check(&self, kind: SchedulerKind, learning_rate: f64, total: Option<u64>) -> Result<()> {
+        let steps = self.num_warmup_steps;
         if !steps.is_finite() || steps < 0.0 || (steps >= 1.0 && steps.fract() != 0.0) {
-            return refuse("write a whole number of steps, or a share of the run between 0 and 1");
+            return Err(refuse(
+                steps,
+                "write a whole number of steps, or a share of the run between 0 and 1",
+            ));
         }
         if steps > 0.0 && kind == SchedulerKind::Constant {
-            return refuse(
-                "the constant schedule has no warm-up; write scheduler = \"constant_with_warmup\"",
-            );
+            let remedy = "the constant schedule has no warm-up; write scheduler = \"constant_with_warmup\"";
+            return Err(refuse(steps, remedy));
         }
-        let warmup = if steps < 1.0 { (steps * total as f64).round() as u64 } else { steps as u64 };
         let (restarts, polynomial) = (SchedulerKind::CosineWithRestarts, SchedulerKind::Polynomial);
+        let end = if kind == polynomial { self.lr_end.or(Some(DEFAULT_END)) } else { self.lr_end };
         for (name, value, owner) in [
-            ("num_cycles", options.num_cycles.map(f64::from), restarts),
-            ("power", options.power, polynomial),
-            ("lr_end", options.lr_end, polynomial),
+            ("num_cycles", self.num_cycles.map(f64::from), restarts),
+            ("power", self.power, polynomial),
+            ("lr_end", end, polynomial),
         ] {
             let Some(value) = value else { continue };
             let field = format!("scheduler_options.{name}");
@@ -142,13 +131,59 @@ impl Schedule {
                 return Err(Error::option(field, value, range));
             }
         }
-        if options.num_training_steps == Some(0) {
+        if self.num_training_steps == Some(0) {
             return Err(Error::option(
                 "scheduler_options.num_training_steps",
                 0,
                 "write at least 1, or leave it out for the length of the run",
             ));
         }
+        if let Some(total) = self.num_training_steps.or(total) {
+            self.warmup(total)?;
+        }
+        Ok(())
+    }
+
+    /// Steps of the warm-up of a schedule of `total` steps.
+    fn warmup(&self, total: u64) -> Result<u64> {
+        let steps = self.num_warmup_steps;
+        let warmup = if steps < 1.0 { (steps * total as f64).round() as u64 } else { steps as u64 };
+        if warmup > total {
+            let remedy = format!(
+                "the schedule ends after {total} steps, before the rate is reached; write fewer, or a share of the run \
+                 as 0.1"
+            );
+            return Err(refuse(steps, &remedy));
+        }
+        Ok(warmup)
+    }
+}
+
+/// `lr_end` where it is not given.
+const DEFAULT_END: f64 = 1e-7;
+
+fn refuse(steps: f64, remedy: &str) -> Error {
+    Error::option("scheduler_options.num_warmup_steps", steps, remedy)
+}
+
+impl Schedule {
+    /// The schedule of a run of `epochs` epochs of `steps` steps of an optimizer whose rate is `learning_rate`.
+    ///
+    /// # Errors
+    /// A warm-up that is negative, not finite, a fraction above 1, longer than the schedule, or given to a schedule
+    /// without one; an option of another schedule, or outside its range.
+    pub fn new(
+        kind: SchedulerKind,
+        options: SchedulerOptions,
+        learning_rate: f64,
+        epochs: usize,
+        steps_an_epoch: usize,
+    ) -> Result<Self> {
+        let per_epoch = options.scheduler_step == SchedulerStep::Epoch;
+        let total = if per_epoch { epochs } else { epochs.saturating_mul(steps_an_epoch) } as u64;
+        options.check(kind, learning_rate, Some(total))?;
+        let total = options.num_training_steps.unwrap_or(total);
+        let warmup = options.warmup(total)?;
         Ok(Self {
             kind,
             warmup,
@@ -156,7 +191,7 @@ impl Schedule {
             per_epoch,
             cycles: f64::from(options.num_cycles.unwrap_or(1)),
             power: options.power.unwrap_or(1.0),
-            end: options.lr_end.unwrap_or(1e-7) / learning_rate,
+            end: options.lr_end.unwrap_or(DEFAULT_END) / learning_rate,
         })
     }
 
@@ -234,6 +269,8 @@ mod tests {
             (SchedulerKind::Linear, 1.5, "whole number of steps"),
             (SchedulerKind::Linear, f64::NAN, "whole number of steps"),
             (SchedulerKind::Constant, 5.0, "constant_with_warmup"),
+            (SchedulerKind::Linear, 11.0, "the schedule ends after 10 steps"),
+            (SchedulerKind::Linear, 1e30, "the schedule ends after 10 steps"),
         ] {
             let options = SchedulerOptions { num_warmup_steps: steps, ..Default::default() };
             let message = Schedule::new(kind, options, 0.1, 1, 10).unwrap_err().to_string();

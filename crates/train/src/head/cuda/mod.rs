@@ -36,6 +36,7 @@ pub struct CudaHead {
 
 /// A loss that the kernels may compute.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum CudaLoss {
     /// ArcFace, CosFace, SphereFace, sub-centre ArcFace.
     Margin(MarginSoftmax),
