@@ -23,7 +23,7 @@ pub enum Metric {
 
 /// How vectors are mapped before they are multiplied; larger products are nearer.
 ///
-/// With the Euclidean metric vectors are centred at the gallery's mean, which distances do not notice and which keeps
+/// With the Euclidean metric vectors are centred near the gallery's mean, which distances do not notice and which keeps
 /// the digits that `|q|^2 - 2 q.g + |g|^2` loses far from the origin, and the score is `q.g - |g|^2 / 2`, one product
 /// with a further coordinate. Both this and the dot product scale by powers of two, so that nothing overflows.
 #[derive(Debug, Clone)]
@@ -65,8 +65,7 @@ impl Frame {
             Metric::Cosine => (vec![0.0; dim], 1.0),
             Metric::Dot => (vec![0.0; dim], unit_scale(columns.largest(&vec![0.0; dim]))),
             Metric::L2 => {
-                let mean: Vec<f32> =
-                    columns.sums.iter().map(|sum| (sum / len.max(1) as f64) as f32).collect();
+                let mean = columns.centre(len);
                 let scale = unit_scale(columns.largest(&mean));
                 (mean, scale)
             }
@@ -153,7 +152,7 @@ impl Frame {
     }
 
     /// The distance of a mapped query and an item, from their score alone: near-duplicates are up to about
-    /// 3e-4 of the gallery's radius off. `square` is the squared length of the query, mapped without a factor.
+    /// 5e-4 of the gallery's radius off. `square` is the squared length of the query, mapped without a factor.
     pub(crate) fn distance(&self, score: f32, factor: f64, square: f64) -> f32 {
         ((square - 2.0 * f64::from(score) / factor).max(0.0).sqrt() / self.scale) as f32
     }
@@ -196,6 +195,26 @@ impl Columns {
         self.sums.iter_mut().zip(&other.sums).for_each(|(a, b)| *a += b);
         self.low.iter_mut().zip(&other.low).for_each(|(a, b)| *a = a.min(*b));
         self.high.iter_mut().zip(&other.high).for_each(|(a, b)| *a = a.max(*b));
+    }
+
+    /// A point near the mean of `len` rows: each column's is rounded to a power of two that its values span at least
+    /// twice, so that whole numbers, and others of few digits, lose none by the shift. Items at equal distances then
+    /// have equal scores and rank by index; the exact mean would tell them apart by rounding.
+    fn centre(&self, len: usize) -> Vec<f32> {
+        let columns = self.sums.iter().zip(self.low.iter().zip(&self.high));
+        columns
+            .map(|(sum, (&low, &high))| {
+                let span = f64::from(high) - f64::from(low);
+                if span > 0.0 {
+                    let unit = (span / 2.0).log2().floor().exp2();
+                    (((sum / len.max(1) as f64) / unit).round() * unit) as f32
+                } else if low.is_finite() {
+                    low
+                } else {
+                    0.0
+                }
+            })
+            .collect()
     }
 
     /// The largest distance of a value from its column's `mean`; 0 without rows.

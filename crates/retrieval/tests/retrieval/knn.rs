@@ -70,6 +70,31 @@ fn several_tiles_and_any_k_equal_a_full_sort() {
     }
 }
 
+/// Whole numbers whose mean is none, near the origin and far from it: many items at exactly the same distance.
+#[test]
+fn equal_euclidean_distances_tie() {
+    for (far, side) in [(0usize, 3), (1000, 3), (70_000, 7)] {
+        let grid = |rows: usize, step: usize| {
+            Array2::from_shape_fn((rows, 3), |(i, j)| (far + (i * step * (j + 2) + i / 3) % side) as f32)
+        };
+        let (gallery, queries) = (grid(997, 5), grid(40, 11));
+        let found = knn(queries.view(), gallery.view(), 200, Metric::L2, Exclude::None).unwrap();
+        for (i, row) in found.rows().enumerate() {
+            let mut all: Vec<(f64, u32)> = (0..997u32)
+                .map(|j| (score(Metric::L2, queries.view(), i, gallery.view(), j as usize), j))
+                .collect();
+            all.sort_by(|a, b| a.partial_cmp(b).unwrap());
+            let expected: Vec<u32> = all[..200].iter().map(|&(_, j)| j).collect();
+            assert_eq!(indices(row), expected, "around {far}, query {i}");
+        }
+    }
+    // A column without any spread, and a mean between its values.
+    let gallery = array![[0.1f32, 0.0], [0.1, 2.0], [0.1, 5.0]];
+    let found = knn(array![[0.1f32, 1.0]].view(), gallery.view(), 3, Metric::L2, Exclude::None).unwrap();
+    assert_eq!(indices(found.row(0)), [0, 1, 2]);
+    assert_eq!(found.row(0)[1].score, 1.0);
+}
+
 #[test]
 fn ties_go_to_the_lowest_index_across_tiles() {
     // Equal rows in every tile, the last one alone in its tile.
