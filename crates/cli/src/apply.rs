@@ -8,8 +8,13 @@ use embedtune_train::{Error, Result, retrieval};
 use serde::Serialize;
 
 use crate::args::Search;
+use crate::columns::{cell, padded, width};
 use crate::source::Source;
 use crate::{print, print_json};
+
+/// Columns of a class's name, and of an item's text.
+const NAME: usize = 40;
+const TEXT: usize = 300;
 
 /// A run's model, and data: those given, or what it was trained on.
 pub(crate) fn open(run: &Path, data: Option<&Path>) -> Result<(Model, Split)> {
@@ -72,10 +77,13 @@ pub(crate) fn search(args: &Search) -> Result<()> {
         return print_json(&rows);
     }
     let class = name(split.queries.labels.get(args.query), &split.queries.classes);
-    let mut text = format!("item {} ({class})\n", args.query);
-    for row in &rows {
-        let item = row.text.as_deref().unwrap_or_default().replace(char::is_control, " ");
-        text += &format!("{:>8.4}  {:>8}  {}  {item}\n", row.similarity, row.item, row.class);
+    let mut text = format!("item {} ({})\n", args.query, cell(&class, NAME));
+    let names: Vec<String> = rows.iter().map(|row| cell(&row.class, NAME)).collect();
+    let widest = names.iter().map(|name| width(name)).max().unwrap_or(0);
+    for (row, name) in rows.iter().zip(&names) {
+        let item = cell(row.text.as_deref().unwrap_or_default(), TEXT);
+        let line = format!("{:>8.4}  {:>8}  {}  {item}", row.similarity, row.item, padded(name, widest));
+        text += &format!("{}\n", line.trim_end());
     }
     print(&text)
 }

@@ -103,7 +103,7 @@ pub(crate) struct Compare {
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) seeds: usize,
     /// Classes, with commas between, whose separation --seeds also measures by themselves. Default: the garments for
-    /// the upper body, where the data are Fashion-MNIST's.
+    /// the upper body, where the data are Fashion-MNIST's; the five hardest of other data, by the raw vectors.
     #[arg(long, value_delimiter = ',', value_name = "CLASSES")]
     pub(crate) focus: Vec<String>,
     /// Train on this many items at most, evenly from all classes.

@@ -156,6 +156,8 @@ fn further_seeds(
         options.run.epochs,
         options.run.batch_size
     );
+    let raw = Vectors::raw(split)?;
+    let focus = focus.or_else(|| Focus::hardest(raw.queries.view(), &split.queries));
     let mut findings = Findings::new(focus, setting);
     for seed in (args.seed..).take(args.seeds) {
         let mut options = options.clone();
@@ -171,7 +173,7 @@ fn further_seeds(
         let Some(folder) = &options.folder else { continue };
         let runs: Vec<_> =
             options.losses.iter().map(|(loss, _)| (loss.name(), folder.join(loss.name()))).collect();
-        findings.add("raw", &Vectors::raw(split)?, split)?;
+        findings.add("raw", &raw, split)?;
         if let Some((_, first)) = runs.first() {
             let run = RunFolder::new(first).read_run_file()?;
             findings.add("untrained", &Vectors::untrained(&run, split)?, split)?;

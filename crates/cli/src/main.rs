@@ -7,6 +7,7 @@ mod advice;
 mod apply;
 mod args;
 mod claims;
+mod columns;
 mod compare;
 mod embed;
 mod evaluate;

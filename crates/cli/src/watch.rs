@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use embedtune_train::run::{Alarm, BatchReport, EpochRecord, Observer, Report, Start};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::Stop;
+use crate::columns::{cell, width};
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -27,8 +28,22 @@ pub(crate) enum Progress {
 
 /// Between two lines of one epoch.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The narrowest window with room for a bar beside the figures.
-const ROOM: usize = 76;
+/// The shortest bar that shows anything.
+const BAR: usize = 8;
+/// What is done before the first batch.
+const MEASURING: &str = "measuring the start";
+/// The window's columns where they cannot be known.
+const WINDOW: usize = 80;
+
+/// What the window has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// The loss's name, a bar and figures.
+    Named,
+    /// A bar and figures.
+    Bar,
+    Text,
+}
 
 /// Shows one run after another.
 pub(crate) struct Watch {
@@ -42,10 +57,12 @@ pub(crate) struct Watch {
     done: usize,
     earlier: usize,
     items: usize,
+    /// For the first batch.
+    waiting: bool,
     started: Instant,
     spoken: Instant,
     bar: ProgressBar,
-    width: usize,
+    form: Option<Form>,
     training: Arc<AtomicBool>,
     seconds_left: f64,
 }
@@ -66,10 +83,11 @@ impl Watch {
             done: 0,
             earlier: 0,
             items: 0,
+            waiting: true,
             started: now,
             spoken: now,
             bar: ProgressBar::hidden(),
-            width: 0,
+            form: None,
             training: stop.training.clone(),
             seconds_left: 0.0,
         }
@@ -79,28 +97,46 @@ impl Watch {
         self.bar.suspend(|| crate::say(line));
     }
 
-    /// The bar in a window of this width: beside the figures, or the figures alone cut to the window.
-    fn fit(&mut self) {
-        let width = usize::from(console::Term::stderr().size().1);
-        if width == self.width {
-            return;
+    /// Shows a bar with the first of the messages that leaves room for one, or where the window is too narrow for all
+    /// of them the last, cut to the window. The loss's name stands before the first alone.
+    fn show(&mut self, messages: &[String]) {
+        let columns = match usize::from(console::Term::stderr().size().1) {
+            0 => WINDOW,
+            columns => columns,
+        };
+        let name = width(&self.name) + 1;
+        let fits = |(at, message): (usize, &String)| {
+            let before = if at == 0 { name } else { 0 };
+            before + BAR + " 100%  ".len() + width(message) <= columns
+        };
+        let chosen = messages.iter().enumerate().position(fits);
+        let form = chosen.map_or(Form::Text, |at| if at == 0 { Form::Named } else { Form::Bar });
+        if self.form != Some(form) {
+            self.form = Some(form);
+            let template = match form {
+                Form::Named => "{prefix} {wide_bar} {percent:>3}%  {msg}",
+                Form::Bar => "{wide_bar} {percent:>3}%  {msg}",
+                Form::Text => "{msg}",
+            };
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                self.bar.set_style(style.progress_chars("━╸─"));
+            }
         }
-        self.width = width;
-        let template = if width >= ROOM { "{prefix} {wide_bar} {percent:>3}%  {msg}" } else { "{wide_msg}" };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            self.bar.set_style(style.progress_chars("━╸─"));
-        }
+        let message = chosen.map_or(messages.last(), |at| messages.get(at));
+        let message = message.map_or("", String::as_str);
+        self.bar.set_message(if form == Form::Text { cell(message, columns) } else { message.to_owned() });
     }
 
-    /// Items a second and the time left, by the batches of this run so far.
-    fn pace(&self) -> String {
+    /// The time left and items a second, by the batches of this run so far, each with a comma after it; empty where
+    /// there is none to go by.
+    fn pace(&self) -> [String; 2] {
         let seconds = self.started.elapsed().as_secs_f64();
         let (here, left) = (self.done - self.earlier, (self.epochs * self.batches).saturating_sub(self.done));
         if here == 0 || seconds <= 0.0 {
-            return String::new();
+            return Default::default();
         }
-        let rate = self.items as f64 / seconds;
-        format!("{rate:.0} items/s, {} left", duration(seconds / here as f64 * left as f64))
+        let seconds_left = duration(seconds / here as f64 * left as f64);
+        [format!("{seconds_left} left, "), format!("{:.0} items/s, ", self.items as f64 / seconds)]
     }
 }
 
@@ -108,15 +144,18 @@ impl Observer for Watch {
     fn on_start(&mut self, start: &Start<'_>) {
         (self.name, self.epochs, self.batches) = (start.name.to_owned(), start.epochs, start.batches);
         self.earlier = start.done.saturating_mul(start.batches);
-        (self.done, self.items) = (self.earlier, 0);
+        (self.done, self.items, self.waiting) = (self.earlier, 0, true);
         self.started = Instant::now();
         self.spoken = self.started;
         if self.bars {
-            self.bar = ProgressBar::new(start.epochs.saturating_mul(start.batches) as u64);
-            self.width = 0;
-            self.fit();
+            let length = start.epochs.saturating_mul(start.batches) as u64;
+            // Shown once it looks as it should.
+            self.bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden());
+            self.form = None;
             self.bar.set_prefix(self.name.clone());
             self.bar.set_position(self.earlier as u64);
+            self.show(&[MEASURING.to_owned()]);
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
     }
 
@@ -128,37 +167,32 @@ impl Observer for Watch {
 
     fn on_batch(&mut self, batch: &BatchReport) {
         self.training.store(true, Ordering::Relaxed);
-        if self.done == self.earlier {
-            // What comes before the first batch is measuring, not training.
-            self.started = Instant::now();
-        }
         // A run that continues in the middle of an epoch has done the batches before.
         self.done = (batch.epoch - 1).saturating_mul(self.batches) + batch.batch;
-        if self.items == 0 {
-            self.earlier = self.done - 1;
+        if self.waiting {
+            // What comes before the first batch is measuring, not training: the pace is that of the batches after it.
+            (self.waiting, self.started, self.earlier) = (false, Instant::now(), self.done);
+        } else {
+            self.items += batch.items;
         }
-        self.items += batch.items;
         if self.bars {
-            self.fit();
             self.bar.set_position(self.done as u64);
-            let pace = self.pace();
-            let message = format!("epoch {}/{}, loss {:.4}, {pace}", batch.epoch, self.epochs, batch.loss);
-            self.bar.set_message(if self.width >= ROOM {
-                message
-            } else {
-                format!("{} {message}", self.name)
-            });
+            let [left, rate] = self.pace();
+            let (loss, whole) = (batch.loss, (self.epochs * self.batches).max(1));
+            let long = format!("epoch {}/{}, {left}{rate}loss {loss:.4}", batch.epoch, self.epochs);
+            self.show(&[
+                long.clone(),
+                long,
+                format!("{left}loss {loss:.4}"),
+                left.trim_end_matches(", ").to_owned(),
+                format!("{}%, {left}{rate}loss {loss:.4}", 100 * self.done / whole),
+            ]);
         } else if self.lines && batch.batch < batch.batches && self.spoken.elapsed() >= PATIENCE {
             self.spoken = Instant::now();
+            let [left, rate] = self.pace();
             self.say(&format!(
-                "{}: epoch {}/{}, batch {}/{}, loss {:.4}, {}",
-                self.name,
-                batch.epoch,
-                self.epochs,
-                batch.batch,
-                batch.batches,
-                batch.loss,
-                self.pace()
+                "{}: epoch {}/{}, batch {}/{}, {left}{rate}loss {:.4}",
+                self.name, batch.epoch, self.epochs, batch.batch, batch.batches, batch.loss
             ));
         }
         self.seconds_left = batch.seconds_left;
@@ -197,11 +231,11 @@ impl Observer for Watch {
         if let Some(quality) = epoch.validation {
             line += &format!(", held out {:.4}", quality.recall_at_1);
         }
-        if self.lines {
-            self.say(&line);
-        }
         if done == all {
             self.bar.finish_and_clear();
+        }
+        if self.lines {
+            self.say(&line);
         }
     }
 

@@ -96,6 +96,16 @@ fn folders_of_training_and_test_images() {
         assert!(written.lines().any(|l| l == line), "{written}\nlacks: {line}");
     }
     assert_eq!(files(&at.join("R")), FINISHED_FILES);
+
+    // The report shows each file's picture and its name.
+    let html = std::fs::read_to_string(at.join("R/report.html")).unwrap();
+    let (_, data) = html.split_once("id=\"data\">").unwrap();
+    let data = json(data.split_once("</script>").unwrap().0);
+    assert_eq!(data["entries"]["sprite"]["tile"], serde_json::json!([12, 12]));
+    let names: Vec<&str> =
+        data["entries"]["file"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    assert_eq!(names, ["0.png", "1.png", "2.png"].repeat(CLASSES));
+    assert!(html.contains(".thumb{background-image:url(data:image/png;base64,"));
 }
 
 #[test]

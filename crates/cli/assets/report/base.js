@@ -90,6 +90,7 @@ function mark(index) {
   ];
   var shape = shapes[shapeOf(index)];
   shape[1].fill = colourOf(index);
+  shape[1]["class"] = "edge";
   return makeSvg("svg", { "class": "mark", viewBox: "0 0 14 14", "aria-hidden": "true" }, makeSvg(shape[0], shape[1]));
 }
 
@@ -108,6 +109,11 @@ function thumb(entry, width) {
 
 function textOf(entry) {
   return entries.text ? make("bdi", { "class": "item-text" }, entries.text[entry]) : null;
+}
+
+/* The name of an item's file. */
+function fileOf(entry) {
+  return entries.file ? make("bdi", { "class": "item-file", title: entries.file[entry] }, entries.file[entry]) : null;
 }
 
 /* Where an item is in the data. */

@@ -59,12 +59,14 @@ Panel.prototype.draw = function () {
     if (!paths[label]) paths[label] = new Path2D();
     tracePath(paths[label], shapeOf(label), at[0], at[1], size);
   }
-  context.globalAlpha = 0.85;
-  context.lineWidth = 0.5;
-  context.strokeStyle = cssColour("--ground");
+  /* A dark edge on a light page, a light one on a dark page: pale colours stand out too. */
+  context.lineWidth = 0.6;
+  context.strokeStyle = cssColour("--ink");
   Object.keys(paths).forEach(function (label) {
     context.fillStyle = colourOf(Number(label));
+    context.globalAlpha = 0.9;
     context.fill(paths[label]);
+    context.globalAlpha = 0.22;
     context.stroke(paths[label]);
   });
   context.globalAlpha = 1;
@@ -176,6 +178,10 @@ Panel.prototype.listen = function () {
     }
     release(event);
   });
+  /* The card may appear under the finger: the click that follows a tap is not meant for its button. */
+  stage.addEventListener("touchend", function (event) {
+    if (travelled < 6 && event.cancelable) event.preventDefault();
+  }, { passive: false });
   stage.addEventListener("pointerleave", function (event) {
     release(event);
     look(self, -1, false);
@@ -235,7 +241,7 @@ function drawCard() {
     : null;
   replace(card,
     make("div", { "class": "card-top" }, thumb(entry, 84),
-      make("div", { "class": "card-words" }, make("b", {}, mark(own), className(own)), make("span", { "class": "score" }, placeOf(entry)), textOf(entry)),
+      make("div", { "class": "card-words" }, make("b", {}, mark(own), className(own)), make("span", { "class": "score" }, placeOf(entry)), fileOf(entry), textOf(entry)),
       close),
     make("p", { "class": "hint" }, "Nearest by " + variant.name),
     list);
@@ -282,7 +288,7 @@ function drawProjection() {
   var part = entries.shown < data.queries ? entries.shown + " of " + data.queries + " items, evenly from all classes. " : entries.shown + " items. ";
   byId("method").textContent = part + (data.projection === "Pca"
     ? "The two directions of largest variance of the unit vectors."
-    : "t-SNE of the unit vectors: near stays near, but distances between groups mean little.");
+    : "t‑SNE of the unit vectors: near stays near, but distances between groups mean little.");
   panels = data.variants.map(function (variant, index) { return new Panel(variant, index); });
   /* Before and after side by side; the raw vectors last. */
   panels.slice(1).concat(panels[0]).forEach(function (panel) { byId("panels").appendChild(panel.element); });

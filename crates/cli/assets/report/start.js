@@ -12,4 +12,13 @@ Array.prototype.forEach.call(document.querySelectorAll("section"), function (sec
   if (name) links.appendChild(make("a", { href: "#" + section.id }, name));
 });
 replace(byId("nav"), links);
+/* Paper cannot be opened. */
+var closed = [];
+window.addEventListener("beforeprint", function () {
+  closed = Array.prototype.filter.call(document.querySelectorAll("details"), function (part) { return !part.open; });
+  closed.forEach(function (part) { part.open = true; });
+});
+window.addEventListener("afterprint", function () {
+  closed.forEach(function (part) { part.open = false; });
+});
 })();

@@ -9,12 +9,16 @@
 mod interval;
 mod measure;
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use embedtune_train::data::{Dataset, Split};
+use embedtune_train::ndarray::ArrayView2;
+use embedtune_train::retrieval::{Exclude, Metric, knn};
 use embedtune_train::{Error, Result};
 use serde_json::{Value, json};
 
+use crate::columns::cell;
 use crate::vectors::Vectors;
 use interval::Interval;
 pub(crate) use measure::{MEASURES, Separation};
@@ -26,10 +30,17 @@ const TRIPLET: &str = "TripletMarginLoss";
 const ARCFACE: &str = "ArcFaceLoss";
 const COSFACE: &str = "CosFaceLoss";
 
+/// Classes that are looked at where none are named and the data are not Fashion-MNIST's.
+const HARDEST: usize = 5;
+/// Columns of a class's name in the terminal.
+const NAME: usize = 40;
+
 /// The classes that are looked at by themselves.
 pub(crate) struct Focus {
     names: Vec<String>,
     labels: Vec<u32>,
+    /// Why these, where the data chose them.
+    reason: Option<&'static str>,
 }
 
 impl Focus {
@@ -62,7 +73,48 @@ impl Focus {
                 "name two classes or more, with commas between",
             ));
         }
-        Ok(Some(Self { names, labels }))
+        Ok(Some(Self { names, labels, reason: None }))
+    }
+
+    /// The five classes whose raw vectors most often have a nearest neighbour of another class: hard before any loss
+    /// has seen them. `None` for data of fewer than ten classes, of which five would be most, and for vectors that
+    /// cannot be searched.
+    pub(crate) fn hardest(raw: ArrayView2<'_, f32>, data: &Dataset) -> Option<Self> {
+        let found = knn(raw, raw, 1, Metric::Cosine, Exclude::SameRow).ok()?;
+        // Items and wrong ones by class.
+        let mut counts: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
+        for (hits, &label) in found.rows().zip(&data.labels) {
+            let of = counts.entry(label).or_default();
+            of.0 += 1;
+            of.1 += usize::from(
+                hits.first().is_none_or(|hit| data.labels.get(hit.index as usize) != Some(&label)),
+            );
+        }
+        if counts.len() < 2 * HARDEST {
+            return None;
+        }
+        let mut order: Vec<(u32, usize, usize)> =
+            counts.into_iter().map(|(label, (all, wrong))| (label, all, wrong)).collect();
+        // By wrong / all, without division: the same on every machine.
+        order.sort_by(|a, b| (b.2 * a.1).cmp(&(a.2 * b.1)).then(a.0.cmp(&b.0)));
+        let mut labels: Vec<u32> = order.iter().take(HARDEST).map(|&(label, ..)| label).collect();
+        labels.sort_unstable();
+        let names = labels
+            .iter()
+            .map(|&label| data.classes.get(label as usize).cloned().unwrap_or_else(|| label.to_string()));
+        Some(Self {
+            names: names.collect(),
+            labels,
+            reason: Some("the raw vectors' nearest neighbours are wrong most often"),
+        })
+    }
+
+    fn title(&self) -> String {
+        let names: Vec<String> = self.names.iter().map(|name| cell(name, NAME)).collect();
+        match self.reason {
+            Some(reason) => format!("{} ({reason})", names.join(", ")),
+            None => names.join(", "),
+        }
     }
 }
 
@@ -157,17 +209,20 @@ impl Findings {
         let _ = writeln!(text, "{}", self.setting);
         self.group(&mut text, "all classes", |row| &row.all);
         if let Some(focus) = &self.focus {
-            self.group(&mut text, &focus.names.join(", "), |row| &row.focus);
-            let _ = writeln!(
-                text,
-                "\n{:<64} {:<14} {:>18}  verdict",
-                "claim about these classes", "measure", "difference"
-            );
-            for claim in self.claims() {
-                let verdict = claim.difference.verdict().word();
-                let difference = shown(&claim.difference);
-                let _ =
-                    writeln!(text, "{:<64} {:<14} {difference:>18}  {verdict}", claim.words, claim.measure);
+            self.group(&mut text, &focus.title(), |row| &row.focus);
+            text.push_str("\nWhat is said of these classes, and the difference that tells\n");
+            let claims = self.claims();
+            let mut told: Vec<&str> = Vec::new();
+            for claim in &claims {
+                if told.contains(&&*claim.words) {
+                    continue;
+                }
+                told.push(&claim.words);
+                let _ = writeln!(text, "{}", claim.words);
+                for claim in claims.iter().filter(|other| other.words == claim.words) {
+                    let (difference, verdict) = (shown(&claim.difference), claim.difference.verdict().word());
+                    let _ = writeln!(text, "  {:<18} {difference:>18}  {verdict}", claim.measure);
+                }
             }
         }
         text
@@ -214,6 +269,7 @@ impl Findings {
             "seeds": self.seeds,
             "setting": self.setting,
             "focus": self.focus.as_ref().map(|focus| &focus.names),
+            "focus_because": self.focus.as_ref().and_then(|focus| focus.reason),
             "rows": rows,
             "claims": claims,
         })
@@ -257,6 +313,24 @@ mod tests {
         assert_eq!(named(&["Bag", "Coat"]).unwrap().unwrap().labels, [0, 4]);
         assert!(named(&["Bag", "Cap"]).err().unwrap().to_string().contains("Cap"));
         assert!(named(&["Bag"]).is_err());
+    }
+
+    #[test]
+    fn without_garments_the_hardest_classes_are_looked_at() {
+        let names: Vec<String> = (0..12).map(|class| format!("c{class}")).collect();
+        let data = data(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        // Classes 1, 4, 5, 8 and 10 share a direction, the others have their own.
+        let shared = [1, 4, 5, 8, 10];
+        let raw = Array2::from_shape_fn((data.labels.len(), 13), |(row, axis)| {
+            let label = data.labels[row] as usize;
+            let own = if shared.contains(&label) { 12 } else { label };
+            f32::from(u8::from(axis == own)) + ((row * 37 + axis * 11) % 31) as f32 / 310.0
+        });
+        let focus = Focus::hardest(raw.view(), &data).unwrap();
+        assert_eq!(focus.labels, [1, 4, 5, 8, 10]);
+        assert!(focus.title().starts_with("c1, c4, c5, c8, c10 (the raw"), "{}", focus.title());
+        let few = self::data(&["a", "b", "c"]);
+        assert!(Focus::hardest(Array2::ones((36, 2)).view(), &few).is_none());
     }
 
     /// Vectors whose classes are `gap` apart, so that the verdicts are known beforehand.

@@ -6,6 +6,10 @@ use embedtune_train::retrieval::Measure;
 
 use super::args::{Evaluate, Shown};
 use super::measure::{Measured, Verification};
+use crate::columns::{cell, padded, width};
+
+/// Columns of a class's name.
+const NAME: usize = 40;
 
 /// A name for each column of figures, and the figures.
 pub(super) type Columns<'a> = [(&'static str, &'a Measured)];
@@ -45,7 +49,7 @@ pub(super) fn table(args: &Evaluate, items: usize, classes: usize, columns: &Col
         }
     }
     if let Some((name, measured)) = columns.last().filter(|_| args.per_class) {
-        per_class(&mut text, name, measured);
+        per_class(&mut text, name, measured, args.metrics.is_empty());
     }
     text
 }
@@ -111,14 +115,16 @@ fn calibration(text: &mut String, name: &str, found: &Verification) {
     }
 }
 
-/// The worst classes first.
-fn per_class(text: &mut String, name: &str, measured: &Measured) {
+/// The worst classes first. `few`: those measures alone that are read most, which fit beside each other.
+fn per_class(text: &mut String, name: &str, measured: &Measured, few: bool) {
     let Some(first) = measured.per_class.first() else { return };
-    let label = |class: &str| class.replace(char::is_control, " ");
-    let width =
-        measured.per_class.iter().map(|class| label(&class.class).chars().count()).max().unwrap_or(0).max(5);
-    let _ = write!(text, "\n{name}, by class, the worst first\n{:<width$}  {:>7}", "class", "queries");
-    for (measure, _) in &first.means {
+    let shown =
+        |measure: Measure| !few || matches!(measure, Measure::Hit(_) | Measure::RPrecision | Measure::MapAtR);
+    let label = |class: &str| cell(class, NAME);
+    let widest = measured.per_class.iter().map(|class| width(&label(&class.class))).max().unwrap_or(0).max(5);
+    let head = padded("class", widest);
+    let _ = write!(text, "\n{name}, by class, the worst first\n{head}  {:>7}", "queries");
+    for (measure, _) in first.means.iter().filter(|(measure, _)| shown(*measure)) {
         let _ = write!(text, "  {:>12}", measure.to_string());
     }
     text.push('\n');
@@ -126,10 +132,13 @@ fn per_class(text: &mut String, name: &str, measured: &Measured) {
     let rank = |means: &[(Measure, f64)]| means.iter().map(|(_, mean)| mean).sum::<f64>();
     classes.sort_by(|a, b| rank(&a.means).total_cmp(&rank(&b.means)));
     for class in classes {
-        let _ = write!(text, "{:<width$}  {:>7}", label(&class.class), class.queries);
-        for (_, mean) in &class.means {
+        let _ = write!(text, "{}  {:>7}", padded(&label(&class.class), widest), class.queries);
+        for (_, mean) in class.means.iter().filter(|(measure, _)| shown(*measure)) {
             let _ = write!(text, "  {mean:>12.4}");
         }
         text.push('\n');
+    }
+    if few {
+        text.push_str("(--metrics chooses others, --json gives all)\n");
     }
 }

@@ -1,112 +1,128 @@
-//! Exact t-SNE (van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 9, 2008), deterministic: it starts
-//! from the principal components instead of random points, every point's force is summed by one thread in the order
-//! of the rows, and totals are taken in that order too. So the same rows give the same bits on any number of threads.
+//! t-SNE (van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 9, 2008), deterministic: it starts from the
+//! principal components instead of random points, every point's force is summed by one thread in the order of the
+//! rows, and totals are taken in that order too. So the same rows give the same bits on any number of threads.
 //!
-//! All pairs are visited: 1,000 points take about a second on two cores, 2,000 four times that. Of larger sets the
-//! first [`LANDMARKS`] points are embedded so, and each other one is placed between the landmarks nearest to it.
+//! Attraction is that of the nearest neighbours. Repulsion is that of all pairs, exactly: with wide instructions all
+//! pairs of 10,000 points take about as long as the tree of Barnes-Hut t-SNE, which only approximates them. Of more
+//! than [`LANDMARKS`] points that many, spread evenly over the rows, are embedded first; the others start between
+//! their nearest landmarks, and then all are moved together (Kobak and Berens, "The art of using t-SNE for
+//! single-cell transcriptomics", Nature Communications 10, 2019, on large data).
 
 use embedtune_train::core::simd;
+use embedtune_train::ndarray::{ArrayView2, Axis};
+use embedtune_train::retrieval::{Exclude, Hit, Metric, knn};
+use embedtune_train::{Error, Result};
 use rayon::prelude::*;
 
-const PERPLEXITY: f64 = 30.0;
+use super::affinities::Affinities;
+
 const ITERATIONS: usize = 600;
 /// Iterations with exaggerated attraction, which lets clusters form early (section 3.4 of the paper).
 const EXAGGERATED: usize = 150;
 const EXAGGERATION: f64 = 12.0;
-/// Points that push and pull each other; the rest are placed between them.
+/// Points that are embedded first.
 const LANDMARKS: usize = 2000;
-/// Landmarks that a further point is placed between.
+/// Iterations that then move all points together.
+const TOGETHER: usize = 75;
+/// Landmarks that a further point starts between.
 const ANCHORS: usize = 5;
 /// Sums that run side by side: wide enough for every instruction set, so that the bits do not depend on which it is.
 const LANES: usize = 16;
+/// Points whose forces one task sums.
+const BLOCK: usize = 32;
 
-pub(super) fn project(rows: &[Vec<f64>], start: &[[f64; 2]]) -> Vec<[f64; 2]> {
-    let (landmarks, rest) = rows.split_at(rows.len().min(LANDMARKS));
-    let mut points = embed(landmarks, &start[..landmarks.len()]);
-    let placed: Vec<[f64; 2]> = rest.par_iter().map(|row| between(row, landmarks, &points)).collect();
-    points.extend(placed);
-    points
-}
-
-fn embed(rows: &[Vec<f64>], start: &[[f64; 2]]) -> Vec<[f64; 2]> {
-    let n = rows.len();
+/// Places for the rows; `start` holds their principal components.
+///
+/// # Errors
+/// More rows than a search can take.
+pub(super) fn project(rows: ArrayView2<'_, f32>, start: &[[f64; 2]]) -> Result<Vec<[f64; 2]>> {
+    let n = rows.nrows();
     if n < 4 {
-        return start.to_vec();
+        return Ok(start.to_vec());
     }
-    let affinities = Affinities::new(rows);
-    let mut points = scaled(start);
-    let mut velocity = vec![[0.0; 2]; n];
-    let mut gains = vec![[1.0f64; 2]; n];
-    // Belkina et al. 2019: a rate of n / exaggeration converges for any n; small sets need a floor.
-    let rate = (n as f64 / EXAGGERATION).max(20.0);
-    for iteration in 0..ITERATIONS {
-        let (attraction, momentum) = if iteration < EXAGGERATED { (EXAGGERATION, 0.5) } else { (1.0, 0.8) };
-        let gradient = affinities.gradient(&points, attraction);
-        for i in 0..n {
-            for axis in 0..2 {
-                let (g, v) = (gradient[i][axis], &mut velocity[i][axis]);
-                let gain = &mut gains[i][axis];
-                *gain = if (g > 0.0) == (*v > 0.0) { (*gain * 0.8).max(0.01) } else { *gain + 0.2 };
-                *v = momentum * *v - rate * *gain * g;
-                points[i][axis] += *v;
+    let chosen: Vec<usize> = (0..n.min(LANDMARKS)).map(|at| at * n / n.min(LANDMARKS)).collect();
+    let landmarks = rows.select(Axis(0), &chosen);
+    let start: Vec<[f64; 2]> = chosen.iter().map(|&row| start[row]).collect();
+    let mut points = scaled(&start);
+    Descent::new(landmarks.view())?.run(&mut points, EXAGGERATED, ITERATIONS);
+    if n > LANDMARKS {
+        points = between(rows, landmarks.view(), &points)?;
+        Descent::new(rows)?.run(&mut points, 0, TOGETHER);
+    }
+    Ok(points)
+}
+
+/// Gradient descent with momentum and a gain for each coordinate (section 3.4 of the paper).
+struct Descent {
+    affinities: Affinities,
+    velocity: Vec<[f64; 2]>,
+    gains: Vec<[f64; 2]>,
+    rate: f64,
+}
+
+impl Descent {
+    fn new(rows: ArrayView2<'_, f32>) -> Result<Self> {
+        let n = rows.nrows();
+        Ok(Self {
+            affinities: Affinities::new(rows)?,
+            velocity: vec![[0.0; 2]; n],
+            gains: vec![[1.0; 2]; n],
+            // Belkina et al. 2019: a rate of n / exaggeration converges for any n; small sets need a floor.
+            rate: (n as f64 / EXAGGERATION).max(20.0),
+        })
+    }
+
+    fn run(&mut self, points: &mut [[f64; 2]], exaggerated: usize, iterations: usize) {
+        for iteration in 0..iterations {
+            let (attraction, momentum) =
+                if iteration < exaggerated { (EXAGGERATION, 0.5) } else { (1.0, 0.8) };
+            let gradient = gradient(&self.affinities, points, attraction);
+            for (i, gradient) in gradient.iter().enumerate() {
+                for axis in 0..2 {
+                    let (g, v) = (gradient[axis], &mut self.velocity[i][axis]);
+                    let gain = &mut self.gains[i][axis];
+                    *gain = if (g > 0.0) == (*v > 0.0) { (*gain * 0.8).max(0.01) } else { *gain + 0.2 };
+                    *v = momentum * *v - self.rate * *gain * g;
+                    points[i][axis] += *v;
+                }
             }
+            centre(points);
         }
-        centre(&mut points);
     }
-    points
 }
 
-/// Symmetric affinities `p_ij` with each row's bandwidth found by bisection so that its perplexity is
-/// [`PERPLEXITY`] (less for small sets). They sum to 1.
-struct Affinities {
-    /// Row-major; rows padded with zeros to a multiple of [`LANES`].
-    values: Vec<f32>,
-    width: usize,
-}
-
-impl Affinities {
-    fn new(rows: &[Vec<f64>]) -> Self {
-        let n = rows.len();
-        let width = n.next_multiple_of(LANES);
-        let conditional: Vec<Vec<f64>> = (0..n).into_par_iter().map(|i| conditional(rows, i)).collect();
-        let mut values = vec![0.0; n * width];
-        values.par_chunks_mut(width).enumerate().for_each(|(i, row)| {
-            for (j, value) in row[..n].iter_mut().enumerate() {
-                *value = ((conditional[i][j] + conditional[j][i]) / (2.0 * n as f64)) as f32;
-            }
-        });
-        Self { values, width }
+/// Equation 5 of the paper.
+fn gradient(affinities: &Affinities, points: &[[f64; 2]], attraction: f64) -> Vec<[f64; 2]> {
+    let width = points.len().next_multiple_of(LANES);
+    // Padding stands so far away that its kernel's square is zero.
+    let (mut x, mut y) = (vec![1e18f32; width], vec![1e18f32; width]);
+    for (point, (x, y)) in points.iter().zip(x.iter_mut().zip(&mut y)) {
+        (*x, *y) = (point[0] as f32, point[1] as f32);
     }
-
-    /// Equation 5 of the paper.
-    fn gradient(&self, points: &[[f64; 2]], attraction: f64) -> Vec<[f64; 2]> {
-        // Padding stands so far away that its kernel's square is zero.
-        let mut x = vec![1e18f32; self.width];
-        let mut y = vec![1e18f32; self.width];
-        for (point, (x, y)) in points.iter().zip(x.iter_mut().zip(&mut y)) {
-            (*x, *y) = (point[0] as f32, point[1] as f32);
+    let mut forces = vec![Forces::default(); points.len()];
+    forces.par_chunks_mut(BLOCK).enumerate().for_each(|(block, forces)| {
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                for (at, forces) in forces.iter_mut().enumerate() {
+                    push(forces, &x, &y, block * BLOCK + at);
+                }
+            },
+        );
+        for (at, forces) in forces.iter_mut().enumerate() {
+            pull(forces, affinities, &x, &y, block * BLOCK + at);
         }
-        let forces: Vec<Forces> = self
-            .values
-            .par_chunks(self.width)
-            .enumerate()
-            .map(|(i, affinities)| {
-                simd::dispatch(
-                    #[inline(always)]
-                    || forces(affinities, &x, &y, i),
-                )
-            })
-            .collect();
-        let total = forces.iter().map(|f| f.kernel).sum::<f64>().max(1e-300);
-        forces
-            .iter()
-            .map(|f| [0, 1].map(|axis| 4.0 * (attraction * f.pull[axis] - f.push[axis] / total)))
-            .collect()
-    }
+    });
+    let total = forces.iter().map(|f| f.kernel).sum::<f64>().max(1e-300);
+    forces
+        .iter()
+        .map(|f| [0, 1].map(|axis| 4.0 * (attraction * f.pull[axis] - f.push[axis] / total)))
+        .collect()
 }
 
-/// What all points do to one: with the kernel `k = 1 / (1 + d^2)` and the difference `u`, the sums of `k`, of
+/// What the others do to one point: with the kernel `k = 1 / (1 + d^2)` and the difference `u`, the sums of `k`, of
 /// `p k u` and of `k^2 u`.
+#[derive(Debug, Clone, Default)]
 struct Forces {
     kernel: f64,
     pull: [f64; 2],
@@ -114,100 +130,79 @@ struct Forces {
 }
 
 #[inline(always)]
-fn forces(affinities: &[f32], x: &[f32], y: &[f32], i: usize) -> Forces {
+fn push(forces: &mut Forces, x: &[f32], y: &[f32], i: usize) {
     let (own_x, own_y) = (x[i], y[i]);
-    let mut sums = [[0.0f32; LANES]; 5];
-    let chunks = affinities.chunks_exact(LANES).zip(x.chunks_exact(LANES).zip(y.chunks_exact(LANES)));
-    for (p, (x, y)) in chunks {
+    let mut sums = [[0.0f32; LANES]; 3];
+    for (x, y) in x.chunks_exact(LANES).zip(y.chunks_exact(LANES)) {
         for lane in 0..LANES {
             let (dx, dy) = (own_x - x[lane], own_y - y[lane]);
-            let k = 1.0 / (1.0 + dx * dx + dy * dy);
-            let (pull, push) = (p[lane] * k, k * k);
+            let k = reciprocal(1.0 + dx * dx + dy * dy);
+            let push = k * k;
             sums[0][lane] += k;
-            sums[1][lane] += pull * dx;
-            sums[2][lane] += pull * dy;
-            sums[3][lane] += push * dx;
-            sums[4][lane] += push * dy;
+            sums[1][lane] += push * dx;
+            sums[2][lane] += push * dy;
         }
     }
     let total = |lanes: &[f32; LANES]| lanes.iter().map(|&v| f64::from(v)).sum::<f64>();
     // The point's kernel with itself is 1 and no part of the sum.
-    Forces {
-        kernel: total(&sums[0]) - 1.0,
-        pull: [total(&sums[1]), total(&sums[2])],
-        push: [total(&sums[3]), total(&sums[4])],
-    }
+    forces.kernel = total(&sums[0]) - 1.0;
+    forces.push = [total(&sums[1]), total(&sums[2])];
 }
 
-/// `p_j|i` for all `j`, equation 1 of the paper.
-fn conditional(rows: &[Vec<f64>], i: usize) -> Vec<f64> {
-    let n = rows.len();
-    let target = PERPLEXITY.min((n - 1) as f64 / 3.0).max(1.5).ln();
-    let squared: Vec<f64> = rows.iter().map(|other| distance(&rows[i], other)).collect();
-    let nearest = (0..n).filter(|&j| j != i).map(|j| squared[j]).fold(f64::INFINITY, f64::min);
-    let (mut precision, mut low, mut high) = (1.0, 0.0, f64::INFINITY);
-    let mut row = vec![0.0; n];
-    for _ in 0..64 {
-        let mut sum = 0.0;
-        let mut weighted = 0.0;
-        for j in 0..n {
-            // Relative to the nearest neighbour, so that the sum never underflows to zero.
-            row[j] = if j == i { 0.0 } else { (-(squared[j] - nearest) * precision).exp() };
-            sum += row[j];
-            weighted += row[j] * (squared[j] - nearest);
-        }
-        row.iter_mut().for_each(|p| *p /= sum);
-        let entropy = sum.ln() + precision * weighted / sum;
-        if (entropy - target).abs() < 1e-5 {
-            break;
-        }
-        if entropy > target {
-            low = precision;
-            precision = if high.is_finite() { (low + high) / 2.0 } else { precision * 2.0 };
-        } else {
-            high = precision;
-            precision = (low + high) / 2.0;
-        }
+/// `1 / v` for `v` from 1 to 1e37, to a few units in the last place. The exponent's negative is a first guess that is at
+/// most an eighth off, each of Newton's steps squares that; together they take half the time of a division, of which
+/// there is one for each pair of points.
+#[inline(always)]
+fn reciprocal(v: f32) -> f32 {
+    let mut guess = f32::from_bits(0x7ef3_11c7u32.wrapping_sub(v.to_bits()));
+    for _ in 0..3 {
+        guess *= 2.0 - v * guess;
     }
-    row
+    guess
 }
 
-/// The mean of the nearest landmarks' places, the nearer the heavier.
-fn between(row: &[f64], landmarks: &[Vec<f64>], points: &[[f64; 2]]) -> [f64; 2] {
-    let mut near: Vec<(f64, usize)> =
-        landmarks.iter().enumerate().map(|(i, landmark)| (distance(row, landmark), i)).collect();
-    let order = |a: &(f64, usize), b: &(f64, usize)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
-    let count = ANCHORS.min(near.len());
-    if count < near.len() {
-        near.select_nth_unstable_by(count, order);
-        near.truncate(count);
+fn pull(forces: &mut Forces, affinities: &Affinities, x: &[f32], y: &[f32], i: usize) {
+    let mut sums = [0.0f32; 2];
+    for (other, p) in affinities.row(i) {
+        let (dx, dy) = (x[i] - x[other as usize], y[i] - y[other as usize]);
+        let pull = p / (1.0 + dx * dx + dy * dy);
+        sums[0] += pull * dx;
+        sums[1] += pull * dy;
     }
-    near.sort_unstable_by(order);
-    let (mut place, mut total) = ([0.0; 2], 0.0);
-    for (squared, i) in near {
-        let weight = 1.0 / (squared + 1e-9);
-        total += weight;
-        place[0] += weight * points[i][0];
-        place[1] += weight * points[i][1];
-    }
-    place.map(|sum| sum / total)
+    forces.pull = sums.map(f64::from);
 }
 
-/// The squared Euclidean distance.
-fn distance(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()
+/// The mean of each row's nearest landmarks' places, the nearer the heavier. A landmark stays where it is.
+fn between(
+    rows: ArrayView2<'_, f32>,
+    landmarks: ArrayView2<'_, f32>,
+    points: &[[f64; 2]],
+) -> Result<Vec<[f64; 2]>> {
+    let near = knn(rows, landmarks, ANCHORS, Metric::L2, Exclude::None)
+        .map_err(|e| Error::Unsuitable(format!("the projection: {e}")))?;
+    let place = |hits: &[Hit]| {
+        let (mut place, mut total) = ([0.0; 2], 0.0);
+        for hit in hits {
+            let weight = 1.0 / (f64::from(hit.score).powi(2) + 1e-9);
+            total += weight;
+            let anchor = points[hit.index as usize];
+            place = [0, 1].map(|axis| place[axis] + weight * anchor[axis]);
+        }
+        place.map(|sum| sum / f64::max(total, 1e-300))
+    };
+    // A tiny fixed offset parts points that coincide, which no force could.
+    Ok(near.rows().enumerate().map(|(row, hits)| offset(place(hits), row, 1e-4)).collect())
 }
 
 /// The start, small enough that the early iterations see a smooth landscape.
 fn scaled(start: &[[f64; 2]]) -> Vec<[f64; 2]> {
     let spread = (start.iter().map(|p| p[0] * p[0]).sum::<f64>() / start.len() as f64).sqrt();
     let factor = 1e-2 / spread.max(1e-12);
-    // A tiny fixed offset parts points that coincide, which no force could.
-    start
-        .iter()
-        .enumerate()
-        .map(|(i, p)| [0, 1].map(|axis| p[axis] * factor + 1e-6 * ((2 * i + axis) as f64 * 12.9898).sin()))
-        .collect()
+    start.iter().enumerate().map(|(row, p)| offset(p.map(|v| v * factor), row, 1e-6)).collect()
+}
+
+fn offset(place: [f64; 2], row: usize, by: f64) -> [f64; 2] {
+    [0, 1].map(|axis| place[axis] + by * ((2 * row + axis) as f64 * 12.9898).sin())
 }
 
 fn centre(points: &mut [[f64; 2]]) {
@@ -220,75 +215,80 @@ fn centre(points: &mut [[f64; 2]]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use embedtune_train::ndarray::Array2;
 
     /// Three tight clusters around orthogonal directions.
-    fn clusters(n: usize) -> Vec<Vec<f64>> {
-        (0..n)
-            .map(|i| (0..3).map(|j| f64::from(i % 3 == j) + 0.01 * ((i * 7 + j * 3) as f64).sin()).collect())
-            .collect()
+    fn clusters(n: usize) -> Array2<f32> {
+        Array2::from_shape_fn((n, 3), |(i, j)| {
+            f32::from(u8::from(i % 3 == j)) + 0.01 * ((i * 7 + j * 3) as f32).sin()
+        })
+    }
+
+    fn start(rows: &Array2<f32>) -> Vec<[f64; 2]> {
+        rows.rows().into_iter().map(|row| [f64::from(row[0]), f64::from(row[1])]).collect()
+    }
+
+    fn squared(a: &[f64; 2], b: &[f64; 2]) -> f64 {
+        (a[0] - b[0]).powi(2) + (a[1] - b[1]).powi(2)
     }
 
     fn check_neighbours(points: &[[f64; 2]]) {
         for (i, p) in points.iter().enumerate() {
             let nearest = (0..points.len())
                 .filter(|&j| j != i)
-                .min_by(|&a, &b| distance(p, &points[a]).total_cmp(&distance(p, &points[b])))
+                .min_by(|&a, &b| squared(p, &points[a]).total_cmp(&squared(p, &points[b])))
                 .unwrap();
             assert_eq!(nearest % 3, i % 3, "point {i}");
         }
     }
 
+    /// Below and beyond the number of landmarks.
     #[test]
     fn separate_clusters_stay_separate_and_bits_do_not_depend_on_threads() {
-        let rows = clusters(75);
-        let start = super::super::pca::project(&rows);
-        let on = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| project(&rows, &start))
-        };
-        let points = on(1);
-        assert_eq!(points, on(3));
-        check_neighbours(&points);
+        for n in [75, LANDMARKS + 100] {
+            let rows = clusters(n);
+            let start = start(&rows);
+            let on = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| project(rows.view(), &start).unwrap())
+            };
+            let points = on(1);
+            let others: &[usize] = if n > LANDMARKS { &[3] } else { &[2, 3, 5] };
+            for &threads in others {
+                assert!(points == on(threads), "{n} rows on {threads} threads");
+            }
+            check_neighbours(&points);
+        }
     }
 
     #[test]
-    fn points_beyond_the_landmarks_join_their_clusters() {
+    fn points_start_between_their_landmarks() {
         let rows = clusters(60);
-        let points = project(&rows[..45], &super::super::pca::project(&rows[..45]));
-        let all: Vec<[f64; 2]> = rows[..45]
-            .iter()
-            .enumerate()
-            .map(|(i, _)| points[i])
-            .chain(rows[45..].iter().map(|row| between(row, &rows[..45], &points)))
-            .collect();
+        let landmarks = rows.select(Axis(0), &(0..45).collect::<Vec<_>>());
+        let points = project(landmarks.view(), &start(&landmarks)).unwrap();
+        let all = between(rows.view(), landmarks.view(), &points).unwrap();
         check_neighbours(&all);
-        // A landmark itself is placed where it is.
-        let own = between(&rows[7], &rows[..45], &points);
-        assert!(
-            distance(&own, &points[7]) < 1e-3 * distance(&points[7], &points[8]),
-            "{own:?} {:?}",
-            points[7]
-        );
+        assert!(squared(&all[7], &points[7]).sqrt() < 1e-2, "{:?} {:?}", all[7], points[7]);
     }
 
     /// The gradient against the derivative of the objective, KL(P, Q) of equation 2, by central differences.
     #[test]
     fn the_gradient_is_that_of_the_divergence() {
         let rows = clusters(21);
-        let affinities = Affinities::new(&rows);
+        let affinities = Affinities::new(rows.view()).unwrap();
         let points: Vec<[f64; 2]> =
             (0..21).map(|i| [(i as f64 * 1.7).sin() * 2.0, (i as f64 * 0.9).cos() * 2.0]).collect();
         let divergence = |points: &[[f64; 2]]| {
-            let kernel = |i: usize, j: usize| 1.0 / (1.0 + distance(&points[i], &points[j]));
-            let pairs = || (0..21).flat_map(|i| (0..21).filter(move |&j| j != i).map(move |j| (i, j)));
-            let total: f64 = pairs().map(|(i, j)| kernel(i, j)).sum();
-            let p = |i: usize, j: usize| f64::from(affinities.values[i * affinities.width + j]);
-            pairs()
-                .filter(|&(i, j)| p(i, j) > 0.0)
-                .map(|(i, j)| p(i, j) * (p(i, j) * total / kernel(i, j)).ln())
+            let kernel = |i: usize, j: usize| 1.0 / (1.0 + squared(&points[i], &points[j]));
+            let pairs = (0..21).flat_map(|i| (0..21).filter(move |&j| j != i).map(move |j| (i, j)));
+            let total: f64 = pairs.map(|(i, j)| kernel(i, j)).sum();
+            (0..21)
+                .flat_map(|i| affinities.row(i).map(move |(j, p)| (i, j as usize, f64::from(p))))
+                .filter(|&(_, _, p)| p > 0.0)
+                .map(|(i, j, p)| p * (p * total / kernel(i, j)).ln())
                 .sum::<f64>()
         };
-        let gradient = affinities.gradient(&points, 1.0);
+        let gradient = gradient(&affinities, &points, 1.0);
         for i in 0..21 {
             for axis in 0..2 {
                 let moved = |step: f64| {
@@ -303,9 +303,19 @@ mod tests {
     }
 
     #[test]
+    fn reciprocals_are_accurate() {
+        let mut v = 1.0f32;
+        while v < 1e37 {
+            assert!((f64::from(reciprocal(v)) * f64::from(v) - 1.0).abs() < 3e-7, "{v}");
+            v *= 1.000_37;
+        }
+    }
+
+    #[test]
     fn identical_points_stay_finite() {
-        let rows = vec![vec![1.0, 0.0]; 12];
-        let points = project(&rows, &[[0.0; 2]; 12]);
-        assert!(points.iter().flatten().all(|v| v.is_finite()));
+        for n in [3, 4, 12] {
+            let points = project(Array2::ones((n, 2)).view(), &vec![[0.0; 2]; n]).unwrap();
+            assert!(points.len() == n && points.iter().flatten().all(|v| v.is_finite()));
+        }
     }
 }

@@ -1,16 +1,19 @@
 //! The items that a page shows: those of the projection, and others that its galleries need.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use embedtune_train::Result;
 use embedtune_train::data::{Dataset, Items, Split};
 use serde::Serialize;
 
-use super::sprite::{self, Sprite};
+use super::sprite::{self, Picture, Sprite};
 use crate::markup::shortened;
 
 /// Longest text of an item, in characters.
 const TEXT: usize = 1000;
+/// Longest name of a file, in characters.
+const FILE: usize = 120;
 
 /// Which part of the data an item is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +42,8 @@ pub(super) struct Table {
     /// Items of the gallery (1) or among the queries (0).
     gallery: Vec<u8>,
     text: Option<Vec<String>>,
+    /// Names of the image files, without their folders.
+    file: Option<Vec<String>>,
     pub(super) sprite: Option<Sprite>,
 }
 
@@ -81,13 +86,18 @@ impl Entries {
             _ => None,
         };
         let label = |&(part, row): &(Part, u32)| data(part).labels.get(row as usize).copied().unwrap_or(0);
-        let images: Vec<_> = self
+        let names = |part: Part| -> Vec<&Path> {
+            match &data(part).items {
+                Items::Files(files) => files.paths().collect(),
+                _ => Vec::new(),
+            }
+        };
+        let names = [names(Part::Query), names(Part::Gallery)];
+        let file = |&(part, row): &(Part, u32)| names[part as usize].get(row as usize).map(|path| name(path));
+        let pictures: Vec<Picture<'_>> = self
             .order
             .iter()
-            .filter_map(|&(part, row)| match &data(part).items {
-                Items::Images(images) => Some((images, row as usize)),
-                _ => None,
-            })
+            .filter_map(|&(part, row)| Picture::of(&data(part).items, row as usize))
             .collect();
         Ok(Table {
             shown: self.shown,
@@ -95,7 +105,12 @@ impl Entries {
             class: self.order.iter().map(label).collect(),
             gallery: self.order.iter().map(|entry| u8::from(entry.0 == Part::Gallery)).collect(),
             text: self.order.iter().map(text).collect(),
-            sprite: sprite::of(&images)?,
+            file: self.order.iter().map(file).collect(),
+            sprite: sprite::of(&pictures)?,
         })
     }
+}
+
+fn name(path: &Path) -> String {
+    shortened(&path.file_name().unwrap_or_default().to_string_lossy(), FILE)
 }

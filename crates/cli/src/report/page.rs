@@ -242,7 +242,12 @@ fn claims(claims: &Value) -> String {
         text(&claims["setting"])
     );
     let focus: Vec<String> = claims["focus"].as_array().into_iter().flatten().map(text).collect();
-    for (key, title) in [("all", "All classes".to_owned()), ("focus", focus.join(", "))] {
+    let because = match &claims["focus_because"] {
+        Value::String(reason) => format!(" <small>({})</small>", escape(reason)),
+        _ => String::new(),
+    };
+    let focus = format!("{}{because}", focus.join(", "));
+    for (key, title) in [("all", "All classes".to_owned()), ("focus", focus)] {
         let measured: Vec<&Value> = rows.iter().filter(|row| row[key].is_object()).collect();
         if measured.is_empty() {
             continue;

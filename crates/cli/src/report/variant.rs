@@ -7,6 +7,7 @@ use embedtune_train::ndarray::{ArrayView1, Axis};
 use embedtune_train::retrieval::{Exclude, Hit, Metric, Neighbours, knn};
 use embedtune_train::run::Quality;
 use embedtune_train::{Error, Result};
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::entries::Entries;
@@ -91,19 +92,22 @@ impl Variant {
         entries: &mut Entries,
     ) -> Result<Self> {
         let unsearchable = |e: embedtune_train::retrieval::Error| Error::Unsuitable(format!("{name}: {e}"));
+        let searched = Searched::new(vectors, split, &sample.measured).map_err(unsearchable)?;
         let shown = vectors.queries.select(Axis(0), &sample.shown);
         let near = match &vectors.gallery {
+            // Where all items are shown, they have been searched.
+            None if sample.shown.len() == vectors.queries.nrows() && sample.shown == sample.measured => None,
             // Among themselves the neighbours are those among the items shown: each has its point.
-            None => knn(shown.view(), shown.view(), NEAR, Metric::Cosine, Exclude::SameRow),
-            Some(gallery) => knn(shown.view(), gallery.view(), NEAR, Metric::Cosine, Exclude::None),
-        }
-        .map_err(unsearchable)?;
+            None => Some(knn(shown.view(), shown.view(), NEAR, Metric::Cosine, Exclude::SameRow)),
+            Some(gallery) => Some(knn(shown.view(), gallery.view(), NEAR, Metric::Cosine, Exclude::None)),
+        };
+        let near = near.transpose().map_err(unsearchable)?;
+        let near = near.as_ref().unwrap_or(&searched.found);
         let entry = |hit: &Hit, entries: &mut Entries| match vectors.gallery {
             None => hit.index,
             Some(_) => entries.found(hit.index),
         };
-        let places = places(&figure::project(shown.view(), projection));
-        let searched = Searched::new(vectors, split, &sample.measured).map_err(unsearchable)?;
+        let places = places(&figure::project(shown.view(), projection)?);
         Ok(Self {
             name: name.to_owned(),
             quality,
@@ -190,8 +194,7 @@ impl<'a> Searched<'a> {
         let gallery = self.vectors.gallery.as_ref().unwrap_or(&self.vectors.queries);
         let norm = |row: ArrayView1<'_, f32>| row.dot(&row).sqrt().max(1e-12);
         let norms: Vec<f32> = gallery.rows().into_iter().map(norm).collect();
-        let mut errors: Vec<(f32, usize)> = Vec::new();
-        for query in (0..self.rows.len()).filter(|&query| self.is_right(query) == Some(false)) {
+        let behind = |query: usize| {
             let (own, vector) = (self.rows[query], self.vectors.queries.row(self.rows[query]));
             let nearest_right = of_class
                 .get(&self.label(query))
@@ -201,11 +204,14 @@ impl<'a> Searched<'a> {
                 .map(|&row| vector.dot(&gallery.row(row)) / norms[row])
                 .fold(f32::NEG_INFINITY, f32::max);
             // Without a right item there is nothing to find.
-            if nearest_right.is_finite() {
-                let first = self.found.row(query).first().map_or(0.0, |hit| hit.score);
-                errors.push((first - nearest_right / norm(vector), query));
-            }
-        }
+            let first = self.found.row(query).first().map_or(0.0, |hit| hit.score);
+            nearest_right.is_finite().then(|| (first - nearest_right / norm(vector), query))
+        };
+        let mut errors: Vec<(f32, usize)> = (0..self.rows.len())
+            .into_par_iter()
+            .filter(|&query| self.is_right(query) == Some(false))
+            .filter_map(behind)
+            .collect();
         errors.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         errors.iter().take(WRONG).map(|&(_, query)| self.search(query, entries)).collect()
     }
