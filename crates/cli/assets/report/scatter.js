@@ -59,14 +59,14 @@ Panel.prototype.draw = function () {
     if (!paths[label]) paths[label] = new Path2D();
     tracePath(paths[label], shapeOf(label), at[0], at[1], size);
   }
-  /* A dark edge on a light page, a light one on a dark page: pale colours stand out too. */
+  /* A dark edge on a light page, a light one on a dark page: pale colours stand out too. Small points would be all edge. */
   context.lineWidth = 0.6;
   context.strokeStyle = cssColour("--ink");
   Object.keys(paths).forEach(function (label) {
     context.fillStyle = colourOf(Number(label));
     context.globalAlpha = 0.9;
     context.fill(paths[label]);
-    context.globalAlpha = 0.22;
+    context.globalAlpha = size < 2.2 ? 0.1 : 0.22;
     context.stroke(paths[label]);
   });
   context.globalAlpha = 1;
