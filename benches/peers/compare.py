@@ -16,6 +16,8 @@ import numpy
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 SUITES = ["losses", "triplets", "pooling", "training", "retrieval"]
+# Seconds that short runs are repeated in one turn.
+TURN = 0.15
 # Rows compared at once: two arrays of a gigabyte need not be in memory together.
 BLOCK = 65536
 
@@ -60,12 +62,16 @@ class Peer:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def run(self, counted):
-        before = self.processor_seconds()
-        seconds = self.ask("run", "seconds")
+        """One turn: a run, and more for TURN seconds, of which the first is not counted. A loss is called step after
+        step: what a single run of a few milliseconds costs after a pause is how long caches and threads take to wake."""
+        before, runs = self.processor_seconds(), [self.ask("run", "seconds")]
+        while sum(runs) < TURN:
+            before, runs = self.processor_seconds() if len(runs) == 1 else before, runs + [self.ask("run", "seconds")]
         # The first round warms caches and buffers up.
         if counted:
-            self.seconds.append(seconds)
-            self.cpu_seconds.append(self.processor_seconds() - before)
+            later = runs[1:] or runs
+            self.seconds.append(statistics.median(later))
+            self.cpu_seconds.append((self.processor_seconds() - before) / len(later))
 
     def finish(self):
         self.peak = self.ask("finish", "peak_bytes")

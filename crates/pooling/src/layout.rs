@@ -208,9 +208,9 @@ impl WithSimd for Backward<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Self { p, options, x, length, first, pooled, upstream, dx } = self;
-        rows::gem_backward_rows::<S>(x, length, first, p, options, pooled, upstream, dx);
+        rows::gem_backward_rows(simd, x, length, first, p, options, pooled, upstream, dx);
     }
 }
 

@@ -13,6 +13,7 @@ mod reduce;
 pub mod rows;
 pub mod slices;
 pub mod tokens;
+mod vectors;
 
 pub use embedtune_core as core;
 pub use layout::{Pooling, Saved};

@@ -10,6 +10,7 @@ use pulp::Simd;
 use crate::math::{exp_all, ln_all, power_all};
 use crate::options::Gem;
 use crate::reduce::{Extremes, Terms, extremes, sum, sums};
+use crate::vectors::{self, Clamped, Power};
 use crate::{MIN_P, Pooling, Sign};
 
 /// Where the signed root becomes a straight line, as a share of the largest magnitude's power.
@@ -18,6 +19,8 @@ const STRAIGHT: f64 = 1e-3;
 const LANES: usize = 16;
 /// Values that pass through all steps together: they stay in the first-level cache.
 const CHUNK: usize = 2048;
+/// Rows that go through each step of the vectors together: their values stay in the first-level cache.
+const GROUP: usize = 8;
 /// No place in the row.
 const NOWHERE: usize = usize::MAX;
 
@@ -218,9 +221,6 @@ pub(crate) struct Scratch {
 
 /// Pools rows of `length` values that lie one after another. `p` holds one power, or one for each channel; `first` is
 /// the number of the first row, from which its channel follows.
-///
-/// Each step (magnitudes, logarithms, powers, sums) runs over a chunk of rows: loops without a reduction over many
-/// short rows are those that the compiler vectorises without a remainder for each row.
 #[inline(always)]
 pub(crate) fn gem_rows<S: Simd>(
     simd: S,
@@ -237,6 +237,65 @@ pub(crate) fn gem_rows<S: Simd>(
         pooled.fill(Pooled::EMPTY);
         return;
     }
+    if in_vectors(p, options) {
+        // Each step for a few rows before the next step: what a row waits for (a reduction, a quotient, a root) passes
+        // while other rows are at it.
+        for (at, (x, pooled)) in x.chunks(GROUP * length).zip(pooled.chunks_mut(GROUP)).enumerate() {
+            let power = |row: usize| p[(first + at * GROUP + row) % p.len()];
+            let mut found = [(0.0, 0.0); GROUP];
+            for (x, to) in x.chunks_exact(length).zip(&mut *pooled) {
+                *to = begin(simd, x, options);
+            }
+            for (row, ((x, to), found)) in x.chunks_exact(length).zip(&*pooled).zip(&mut found).enumerate() {
+                if let Some(clamped) = Clamped::new(options.eps, to.top) {
+                    *found = vectors::sums(simd, x, clamped, Power::of(power(row)), want_d_p);
+                }
+            }
+            for (row, ((x, to), found)) in x.chunks_exact(length).zip(pooled).zip(found).enumerate() {
+                if Clamped::new(options.eps, to.top).is_some() {
+                    finish(x, power(row), options, found.0, found.1, want_d_p, to);
+                } else {
+                    let (p, to) = (&[power(row)], std::slice::from_mut(to));
+                    gem_rows_in_steps(simd, x, length, 0, p, options, want_d_p, scratch, to);
+                }
+            }
+        }
+        return;
+    }
+    gem_rows_in_steps(simd, x, length, first, p, options, want_d_p, scratch, pooled);
+}
+
+/// A clamped row's largest value, or NaN in everything.
+#[inline(always)]
+fn begin<S: Simd>(simd: S, x: &[f32], options: &Gem) -> Pooled {
+    let high = vectors::largest(simd, x);
+    if high.is_nan() {
+        return Pooled::not_a_number();
+    }
+    Pooled { top: high.max(options.eps), ..Pooled::EMPTY }
+}
+
+/// Whether the rows can be pooled in `vectors`, but for those with extreme values.
+fn in_vectors(p: &[f32], options: &Gem) -> bool {
+    options.sign == Sign::Clamp && p.iter().all(|&p| p >= 1.0)
+}
+
+/// [`gem_rows`] of rows of any kind.
+///
+/// Each step (magnitudes, logarithms, powers, sums) runs over a chunk of rows: loops without a reduction over many
+/// short rows are those that the compiler vectorises without a remainder for each row.
+#[inline(always)]
+fn gem_rows_in_steps<S: Simd>(
+    simd: S,
+    x: &[f32],
+    length: usize,
+    first: usize,
+    p: &[f32],
+    options: &Gem,
+    want_d_p: bool,
+    scratch: &mut Scratch,
+    pooled: &mut [Pooled],
+) {
     let rows = (CHUNK / length).max(1);
     let whole = whole(p, 0.0);
     for (at, (x, pooled)) in x.chunks(rows * length).zip(pooled.chunks_mut(rows)).enumerate() {
@@ -357,6 +416,7 @@ fn root(mean: f64, p: f64, sign: Sign) -> (f64, f64, f64, f64) {
 /// Gradients of the values of the rows that [`gem_rows`] pooled.
 #[inline(always)]
 pub(crate) fn gem_backward_rows<S: Simd>(
+    simd: S,
     x: &[f32],
     length: usize,
     first: usize,
@@ -369,24 +429,43 @@ pub(crate) fn gem_backward_rows<S: Simd>(
     if length == 0 {
         return;
     }
+    if !in_vectors(p, options) {
+        gem_backward_rows_in_steps::<S>(x, length, first, p, options, pooled, upstream, dx);
+        return;
+    }
+    let power = |row: usize| p[(first + row) % p.len()];
+    for (row, (x, dx)) in x.chunks_exact(length).zip(dx.chunks_exact_mut(length)).enumerate() {
+        let (pooled, upstream) = (&pooled[row..=row], &upstream[row..=row]);
+        match Clamped::new(options.eps, pooled[0].top) {
+            Some(clamped) => {
+                let factor = pooled[0].factor(upstream[0]);
+                vectors::slopes(simd, x, clamped, Power::of(power(row) - 1.0), factor, dx);
+            }
+            None => {
+                let p = &[power(row)];
+                gem_backward_rows_in_steps::<S>(x, length, 0, p, options, pooled, upstream, dx);
+            }
+        }
+    }
+}
+
+/// [`gem_backward_rows`] of rows of any kind.
+#[inline(always)]
+fn gem_backward_rows_in_steps<S: Simd>(
+    x: &[f32],
+    length: usize,
+    first: usize,
+    p: &[f32],
+    options: &Gem,
+    pooled: &[Pooled],
+    upstream: &[f32],
+    dx: &mut [f32],
+) {
     let rows = (CHUNK / length).max(1);
     let whole = whole(p, 1.0);
     for (at, (x, dx)) in x.chunks(rows * length).zip(dx.chunks_mut(rows * length)).enumerate() {
         let from = at * rows;
         let power = |row: usize| p[(first + from + row) % p.len()].max(MIN_P);
-        if let (Some(k), Sign::Clamp) = (whole, options.sign) {
-            for (row, (x, dx)) in x.chunks_exact(length).zip(dx.chunks_exact_mut(length)).enumerate() {
-                let (pooled, upstream) = (&pooled[from + row], upstream[from + row]);
-                match k {
-                    0 => clamped_slopes(x, options, pooled, upstream, dx, |_| 1.0),
-                    1 => clamped_slopes(x, options, pooled, upstream, dx, |u| u),
-                    2 => clamped_slopes(x, options, pooled, upstream, dx, |u| u * u),
-                    3 => clamped_slopes(x, options, pooled, upstream, dx, |u| u * u * u),
-                    _ => clamped_slopes(x, options, pooled, upstream, dx, |u| (u * u) * (u * u)),
-                }
-            }
-            continue;
-        }
         for ((x, dx), pooled) in x.chunks_exact(length).zip(dx.chunks_exact_mut(length)).zip(&pooled[from..])
         {
             let magnitudes = Magnitudes { eps: options.eps, low: pooled.low, scale: pooled.scale };
@@ -403,26 +482,6 @@ pub(crate) fn gem_backward_rows<S: Simd>(
         for (row, (x, dx)) in x.chunks_exact(length).zip(dx.chunks_exact_mut(length)).enumerate() {
             slopes(x, power(row), options, &pooled[from + row], upstream[from + row], dx);
         }
-    }
-}
-
-/// `dx_i` of a clamped row in one pass, where `power` is cheap.
-#[inline(always)]
-fn clamped_slopes(
-    x: &[f32],
-    options: &Gem,
-    pooled: &Pooled,
-    upstream: f32,
-    dx: &mut [f32],
-    power: impl Fn(f32) -> f32,
-) {
-    let (relative, eps, factor) = (Relative::to(pooled.top), options.eps, pooled.factor(upstream));
-    // NaN stays NaN.
-    let below = factor * 0.0;
-    for (d, &v) in dx.iter_mut().zip(x) {
-        let u = relative.of(if v > eps { v } else { eps });
-        let slope = if v < eps { below } else { factor };
-        *d = (slope * power(u)).clamp(-f32::MAX, f32::MAX);
     }
 }
 
