@@ -64,7 +64,8 @@ Data are a folder, recognised by its files' names:
   vectors  train.npy, train_labels.npy, test.npy and test_labels.npy; or train.npz and test.npz
            with an array vectors (or embeddings, x, data, arr_0) of float32 or float64,
            [items, dim], and an array labels (or y, targets, arr_1) of whole numbers, [items];
-           or train.safetensors and test.safetensors with tensors of these names
+           or train.safetensors and test.safetensors with tensors of these names. Vectors in .npy and
+           .safetensors stay in their files and may be larger than memory (in_memory)
   sequences of token vectors
            as train.npz or train.safetensors: tokens, [items, tokens, dim], and mask, [items, tokens]
   image files

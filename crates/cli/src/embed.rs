@@ -18,7 +18,7 @@ const BLOCK: usize = 1024;
 pub(crate) const INPUTS: &str = "\
 --input is of the kind that the run was trained on, without labels:
 
-  vectors    .npy, [items, dim], read a block at a time; or .npz, .safetensors
+  vectors    .npy or .safetensors, [items, dim], read a block at a time; or .npz
   sequences  .npz or .safetensors with tokens and mask
   text       .csv with a column text (or query, sentence, item, utterance), or .txt with a text a line;
              read a block at a time

@@ -5,8 +5,9 @@ mod support;
 use std::path::Path;
 
 use embedtune_train::io::write_npy;
+use embedtune_train::ndarray;
 use serde_json::Value;
-use support::{CLASSES, TEST, label_npy, labels, run, vector_folder, vectors};
+use support::{CLASSES, TEST, label_npy, labels, run, tensors, vector_folder, vectors};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
@@ -102,6 +103,10 @@ fn vectors_in_files_need_no_run() {
         "evaluate --vectors v.npy --labels l.npy --gallery v.npy --gallery-labels l.npy --distance l2 --json";
     // Each item finds itself in the gallery.
     assert_eq!(json(&run(at, line).done())["recall_at_1"], 1.0);
+    // As tensors of one file.
+    tensors(&at.join("t.safetensors"), TEST);
+    let same = run(at, "evaluate --vectors t.safetensors --labels t.safetensors --json").done();
+    assert_eq!(json(&same), among);
     let text = run(at, "evaluate --vectors v.npy --labels l.npy --metrics precision").done();
     assert!(text.contains("precision@5") && !text.contains("hit@"), "{text}");
 }
@@ -112,6 +117,8 @@ fn wrong_calls_say_what_to_write() {
     let at = folder.path();
     files(at);
     std::fs::write(at.join("few.npy"), label_npy(&[0, 1])).unwrap();
+    std::fs::write(at.join("own.npy"), label_npy(&(0..TEST as u8).collect::<Vec<_>>())).unwrap();
+    write_npy(&at.join("narrow.npy"), vectors(TEST).slice(ndarray::s![.., ..2])).unwrap();
     for (code, line, part) in [
         (2, "evaluate --vectors v.npy", "--labels"),
         (2, "evaluate --run R --vectors v.npy --labels l.npy", "cannot be used with"),
@@ -125,13 +132,19 @@ fn wrong_calls_say_what_to_write() {
         (1, "evaluate --vectors v.npy --labels l.npy --k 5,0", "k = 0: k counts neighbours from 1"),
         (1, "evaluate --vectors v.npy --labels l.npy --bootstrap 0", "bootstrap = 0: "),
         (1, "evaluate --vectors v.npy --labels l.npy --calibrate --far 2", "far = 2: "),
-        (1, "evaluate --vectors l.npy --labels l.npy", "l.npy: holds "),
+        (1, "evaluate --vectors l.npy --labels l.npy", "l.npy: expected vectors [items, dim]"),
         (1, "evaluate --vectors nowhere.npy --labels l.npy", "nowhere.npy: "),
         (
             1,
-            "evaluate --vectors v.npy --labels few.npy",
-            "labels of the queries has shape [2]; expected [24]",
+            "evaluate --vectors v.npy --labels l.npy --gallery narrow.npy --gallery-labels l.npy",
+            "narrow.npy: holds vectors of length 2, and v.npy of length",
         ),
+        (
+            1,
+            "evaluate --vectors v.npy --labels own.npy",
+            "v.npy: retrieval cannot be measured: none of the 24 queries",
+        ),
+        (1, "evaluate --vectors v.npy --labels few.npy", "few.npy: has 2 labels for the 24 vectors of v.npy"),
     ] {
         run(at, line).refused(code, &[part]);
     }

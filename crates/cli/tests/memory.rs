@@ -67,6 +67,34 @@ fn what_is_predicted_is_what_is_taken() {
     }
 }
 
+/// 240,000 vectors of 64 columns are 59 MiB, which stay in their file unless they are wanted in memory.
+#[test]
+fn vectors_stay_in_their_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    many_classes(&at.join("long"), 240_000, 64);
+    // As few classes as leave the file the largest thing there is.
+    let labels: Vec<u8> = (0..240_000).map(|row| (row % 16) as u8).collect();
+    std::fs::write(at.join("long/train_labels.npy"), support::label_npy(&labels)).unwrap();
+    let peak = |more: &str| {
+        let line =
+            "fit --data long --loss ArcFaceLoss --batch-size 512 --epochs 1 --out run --overwrite --json";
+        let report: Value = serde_json::from_str(&run(at, &format!("{line} {more}")).done()).unwrap();
+        let model = std::fs::read(at.join("run/model.safetensors")).unwrap();
+        let bytes = |key: &str| report["memory"][key].as_f64().map(|bytes| bytes / f64::from(1 << 20));
+        (bytes("predicted"), bytes("measured"), model)
+    };
+    let (stays, held) = (peak(""), peak("--set data_options.in_memory=true"));
+    assert!(stays.2 == held.2, "the weights differ");
+    let (Some(predicted), Some(measured), Some(all)) = (stays.0, stays.1, held.1) else {
+        println!("skipped: this system does not say how much memory a process takes");
+        return;
+    };
+    println!("{predicted:.0} MiB predicted, {measured:.0} measured, {all:.0} in memory");
+    assert!(all - measured > 50.0, "{measured:.0} MiB, in memory {all:.0}");
+    assert!((predicted / measured - 1.0).abs() < 0.1, "{predicted:.0} MiB, took {measured:.0}");
+}
+
 #[test]
 fn what_cannot_fit_is_refused_and_auto_fits() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,49 +1,20 @@
 //! Vectors in a NumPy file, read block by block.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::io::Read;
+use std::path::Path;
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-
-use crate::rows::{Rows, check_range};
+use crate::file::{FileRows, Number};
+use crate::rows::Rows;
 use crate::{Error, Result};
 
-/// Vectors in a `.npy` file (format versions 1 to 3: numpy/lib/format.py) of little-endian `float32`, `float16` or
-/// `float64`, `[items, dim]` in C order, which is what `numpy.save` writes. `float64` is rounded to `float32`.
+/// Vectors in a `.npy` file (format versions 1 to 3: numpy/lib/format.py) of `float32` or `float64` in either byte order, or
+/// little-endian `float16`, `[items, dim]` in C order, which is what `numpy.save` writes. `float64` is rounded to `float32`.
 ///
-/// Only the header is held: blocks are read when they are needed, so the file may be larger than memory. This does what
-/// a memory map would, through the same page cache: blocks are read in order, one large read each, and what still is in
-/// memory is not read from the disk again. Unlike a map it needs no promise that the file stays as it is: a file that
-/// is truncated meanwhile is an error here, and undefined behaviour or a signal there.
+/// Only the header is held; the rest is [`FileRows`]: blocks are read when they are needed, so the file may be larger than
+/// memory.
 #[derive(Debug)]
-pub struct NpyRows {
-    path: PathBuf,
-    file: Mutex<File>,
-    start: u64,
-    items: usize,
-    dim: usize,
-    kind: Kind,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    F16,
-    F32,
-    F64,
-}
-
-impl Kind {
-    fn width(self) -> usize {
-        match self {
-            Self::F16 => 2,
-            Self::F32 => 4,
-            Self::F64 => 8,
-        }
-    }
-}
+pub struct NpyRows(FileRows);
 
 /// More than any array of plain numbers has for a header.
 const MOST_HEADER: usize = 1 << 16;
@@ -78,12 +49,14 @@ impl NpyRows {
             fail(format!("has a header that describes no array of plain numbers: {:?}", header.trim()))
         })?;
         let kind = match descr {
-            "<f2" => Kind::F16,
-            "<f4" => Kind::F32,
-            "<f8" => Kind::F64,
+            "<f2" => Number::F16,
+            "<f4" => Number::F32,
+            "<f8" => Number::F64,
+            ">f4" => Number::F32Be,
+            ">f8" => Number::F64Be,
             _ => {
                 return Err(fail(format!(
-                    "holds {descr}; expected little-endian float32, float16 or float64: convert it with .astype"
+                    "holds {descr}; expected float32, float64 or little-endian float16: convert it with .astype"
                 )));
             }
         };
@@ -105,46 +78,17 @@ impl NpyRows {
                 "is {got} bytes long, which shape [{items}, {dim}] of {descr} is not; the file is damaged"
             )));
         }
-        Ok(Self { path: path.to_path_buf(), file: Mutex::new(file), start, items, dim, kind })
-    }
-
-    fn bytes(&self, first: usize, count: usize) -> Result<Vec<u8>> {
-        let row = self.dim * self.kind.width();
-        let mut bytes = vec![0u8; count * row];
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.seek(SeekFrom::Start(self.start + (first * row) as u64))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|e| Error::File {
-                path: self.path.clone(),
-                detail: format!("reading {count} rows from row {first} on: {e}"),
-            })?;
-        Ok(bytes)
+        FileRows::open(path, start, [items, dim], kind).map(Self)
     }
 }
 
 impl Rows for NpyRows {
     fn shape(&self) -> (usize, usize) {
-        (self.items, self.dim)
+        self.0.shape()
     }
 
     fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
-        let count = check_range(self.shape(), first, to.len())?;
-        let bytes = self.bytes(first, count)?;
-        match self.kind {
-            Kind::F16 => {
-                let halves: Vec<f16> = bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b)).collect();
-                halves.convert_to_f32_slice(to);
-            }
-            Kind::F32 => {
-                to.iter_mut().zip(bytes.as_chunks().0).for_each(|(to, &b)| *to = f32::from_le_bytes(b));
-            }
-            Kind::F64 => {
-                to.iter_mut()
-                    .zip(bytes.as_chunks().0)
-                    .for_each(|(to, &b)| *to = f64::from_le_bytes(b) as f32);
-            }
-        }
-        Ok(())
+        self.0.read(first, to)
     }
 }
 

@@ -14,11 +14,11 @@ pub(crate) struct Evaluate {
     /// Folder with data. Default: the run's own.
     #[arg(long, conflicts_with = "vectors")]
     pub(crate) data: Option<PathBuf>,
-    /// Measure vectors instead of a run: `.npy`, `[items, dim]`, of float32, float16 or float64. The file may be larger
-    /// than memory.
+    /// Measure vectors instead of a run: `.npy`, `[items, dim]`, of float32, float16 or float64, or `.safetensors` with a
+    /// tensor vectors (or embeddings). The file may be larger than memory.
     #[arg(long, value_name = "FILE", requires = "labels")]
     pub(crate) vectors: Option<PathBuf>,
-    /// Their classes: `.npy`, `[items]`, of whole numbers.
+    /// Their classes: `.npy`, `[items]`, of whole numbers, or `.safetensors` with a tensor labels.
     #[arg(long, value_name = "FILE", requires = "vectors")]
     pub(crate) labels: Option<PathBuf>,
     /// Vectors that they search. Default: each other.

@@ -9,10 +9,9 @@ pub(crate) use args::Evaluate;
 use std::collections::HashSet;
 use std::path::Path;
 
-use embedtune_train::data::vectors::read_labels;
-use embedtune_train::data::{Items, Split};
+use embedtune_train::data::{Items, Split, tensors, vectors};
 use embedtune_train::ndarray::Array2;
-use embedtune_train::retrieval::{NpyRows, Rows};
+use embedtune_train::retrieval::Rows;
 use embedtune_train::run::raw_vectors;
 use embedtune_train::{Error, Result};
 use serde::Serialize;
@@ -100,15 +99,26 @@ fn of_split(
 
 /// Vectors in files, which are read block by block.
 fn of_vectors(args: &Evaluate, vectors: &Path, labels: &Path) -> Result<()> {
-    let file = |path: &Path| NpyRows::open(path).map_err(|e| Error::Unsuitable(e.to_string()));
-    let (queries, labels) = (file(vectors)?, read_labels(labels)?);
+    let (queries, labels) = labelled(vectors, labels)?;
     let gallery = match (&args.gallery, &args.gallery_labels) {
-        (Some(gallery), Some(labels)) => Some((file(gallery)?, read_labels(labels)?)),
+        (Some(gallery), Some(labels)) => Some((gallery, labelled(gallery, labels)?)),
         _ => None,
     };
-    let gallery = gallery.as_ref().map(|(rows, labels)| (rows as &dyn Rows, labels.as_slice()));
-    let found =
-        measure(&Labelled { queries: &queries, labels: &labels, gallery }, args, &|label| label.to_string())?;
+    if let Some((path, (rows, _))) = &gallery
+        && rows.shape().1 != queries.shape().1
+    {
+        let (expected, got) = (queries.shape().1, rows.shape().1);
+        let detail = format!(
+            "holds vectors of length {got}, and {} of length {expected}; take both from one model",
+            vectors.display()
+        );
+        return Err(Error::data(path, detail));
+    }
+    let gallery = gallery.as_ref().map(|(_, (rows, labels))| (rows.as_ref(), labels.as_slice()));
+    let found = measure(&Labelled { queries: queries.as_ref(), labels: &labels, gallery }, args, &|label| {
+        label.to_string()
+    })
+    .map_err(|e| Error::data(vectors, e.to_string()))?;
     let (items, classes) = (labels.len(), distinct(&labels));
     if !args.json {
         return print(&table::table(args, items, classes, &[("vectors", &found)]));
@@ -120,6 +130,36 @@ fn of_vectors(args: &Evaluate, vectors: &Path, labels: &Path) -> Result<()> {
         classes,
         vectors: &found,
     })
+}
+
+/// The vectors of one file and their classes in another (or the same one).
+fn labelled(path: &Path, labels: &Path) -> Result<(Box<dyn Rows>, Vec<u32>)> {
+    let is = |path: &Path, ending: &str| path.extension().is_some_and(|found| found == ending);
+    let items = if is(path, "safetensors") {
+        tensors::read_items(path)?
+    } else {
+        vectors::open_vectors(path, false)?
+    };
+    let rows: Box<dyn Rows> = match items {
+        Items::VectorFile(file) => Box::new(file),
+        Items::Vectors(vectors) => Box::new(vectors),
+        other => {
+            let detail = format!("holds {}, not vectors; embed them first (`embedtune embed`)", other.kind());
+            return Err(Error::data(path, detail));
+        }
+    };
+    let found =
+        if is(labels, "safetensors") { tensors::read_labels(labels)? } else { vectors::read_labels(labels)? };
+    if found.len() != rows.shape().0 {
+        let detail = format!(
+            "has {} labels for the {} vectors of {}; take both files from one place",
+            found.len(),
+            rows.shape().0,
+            path.display()
+        );
+        return Err(Error::data(labels, detail));
+    }
+    Ok((rows, found))
 }
 
 fn distinct(labels: &[u32]) -> usize {

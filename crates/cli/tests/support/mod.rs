@@ -124,6 +124,22 @@ pub(crate) fn vector_folder(folder: &Path) {
     }
 }
 
+/// Writes vectors and labels as the tensors of one file: `vectors` F32, `labels` U8.
+pub(crate) fn tensors(path: &Path, count: usize) {
+    let rows = vectors(count);
+    let bytes = rows.len() * 4;
+    let header = format!(
+        "{{\"vectors\":{{\"dtype\":\"F32\",\"shape\":[{count},{}],\"data_offsets\":[0,{bytes}]}},\"labels\":{{\"dtype\":\"U8\",\
+         \"shape\":[{count}],\"data_offsets\":[{bytes},{}]}}}}",
+        rows.ncols(),
+        bytes + count
+    );
+    let values = rows.iter().flat_map(|v| v.to_le_bytes()).chain(labels(count));
+    let file: Vec<u8> =
+        (header.len() as u64).to_le_bytes().into_iter().chain(header.into_bytes()).chain(values).collect();
+    std::fs::write(path, file).unwrap();
+}
+
 /// Writes a folder of images that can be learnt from.
 pub(crate) fn image_folder(folder: &Path) {
     std::fs::create_dir_all(folder).unwrap();

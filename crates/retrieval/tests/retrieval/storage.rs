@@ -93,7 +93,13 @@ fn wrong_files_are_errors_that_name_them() {
     let open = || NpyRows::open(&path).unwrap_err().to_string();
     assert!(open().contains("x.npy: cannot be read"));
     for (descr, fortran, shape, data, expected) in [
-        (">f4", "False", "(2, 3)", &four[..], "holds >f4; expected little-endian"),
+        (
+            "<i4",
+            "False",
+            "(2, 3)",
+            &four[..],
+            "holds <i4; expected float32, float64 or little-endian float16",
+        ),
         ("<f4", "True", "(2, 3)", &four, "Fortran order"),
         ("<f4", "False", "(6,)", &four, "shape [6]; expected [items, dim]"),
         ("<f4", "False", "(2, 3)", &four[1..], "the file is damaged"),
@@ -120,7 +126,7 @@ fn wrong_files_are_errors_that_name_them() {
     assert!(matches!(rows.read(0, &mut row[..2]), Err(Error::Shape { .. })));
     std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(90).unwrap();
     let error = search(&Array2::<f32>::zeros((1, 3)), &rows, 1, Metric::Dot, Exclude::None).unwrap_err();
-    assert!(error.to_string().contains("x.npy: reading 2 rows from row 0 on"), "{error}");
+    assert!(error.to_string().contains("x.npy: has changed while it was in use"), "{error}");
     // A value that no search can rank.
     npy(
         &path,

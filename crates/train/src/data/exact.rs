@@ -1,5 +1,6 @@
 //! Reading as many bytes as a header promises, without trusting it.
 
+use std::cmp::Ordering;
 use std::io::Read;
 
 /// More than any real set: a header that asks for more is damaged.
@@ -26,12 +27,20 @@ pub(super) fn size(sizes: &[usize], width: usize) -> Result<u64, String> {
 pub(super) fn bytes(from: impl Read, expected: u64) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     from.take(expected.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| damaged(&e))?;
-    match bytes.len() as u64 {
-        got if got == expected => Ok(bytes),
-        got if got < expected => Err(format!(
+    length(bytes.len() as u64, expected).map(|()| bytes)
+}
+
+/// Whether `got` bytes of data are there, as the header promises.
+///
+/// # Errors
+/// In words, for fewer or more.
+pub(super) fn length(got: u64, expected: u64) -> Result<(), String> {
+    match got.cmp(&expected) {
+        Ordering::Equal => Ok(()),
+        Ordering::Less => Err(format!(
             "its header promises {expected} bytes of data and {got} are there; copy or download it again"
         )),
-        _ => Err(format!(
+        Ordering::Greater => Err(format!(
             "it holds more than the {expected} bytes of data that its header promises; copy or download it again"
         )),
     }
@@ -39,9 +48,13 @@ pub(super) fn bytes(from: impl Read, expected: u64) -> Result<Vec<u8>, String> {
 
 /// A failed read, in words.
 pub(super) fn damaged(error: &std::io::Error) -> String {
-    let why = match error.kind() {
+    format!("damaged or truncated ({}); copy or download it again", reason(error))
+}
+
+/// Why a read failed.
+pub(super) fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
         std::io::ErrorKind::UnexpectedEof => "it ends too early".to_owned(),
         _ => error.to_string(),
-    };
-    format!("damaged or truncated ({why}); copy or download it again")
+    }
 }

@@ -81,7 +81,7 @@ impl Split {
         if let Some(train) = folder.find("train", &[".safetensors"]) {
             let test = folder.need("test", &[".safetensors"], &train)?;
             let read = |path: &Path| {
-                let (rows, labels) = tensors::read_safetensors(path)?;
+                let (rows, labels) = tensors::open_safetensors(path, options.in_memory)?;
                 labelled(path, rows, path, labels)
             };
             let names = names(&folder)?;
@@ -93,7 +93,7 @@ impl Split {
                 let labels = folder.need(part, &["labels.npy"], path)?;
                 labelled(
                     path,
-                    Items::Vectors(vectors::read_vectors(path)?),
+                    vectors::open_vectors(path, options.in_memory)?,
                     &labels,
                     vectors::read_labels(&labels)?,
                 )

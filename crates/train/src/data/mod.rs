@@ -14,6 +14,7 @@ mod pairs;
 #[cfg(feature = "images")]
 mod resize;
 mod sequences;
+mod stored;
 mod stream;
 pub mod tensors;
 pub mod text;
@@ -23,6 +24,7 @@ pub use files::ImageFiles;
 pub use glyphs::Glyphs;
 pub use options::DataOptions;
 pub use sequences::Sequences;
+pub use stored::VectorFile;
 pub use stream::Stream;
 
 use std::collections::BTreeMap;
@@ -39,6 +41,8 @@ pub enum Items {
     Files(ImageFiles),
     /// `[items, dim]`.
     Vectors(Array2<f32>),
+    /// Vectors in a file, read when a batch needs them.
+    VectorFile(VectorFile),
     /// Token vectors with masks.
     Sequences(Sequences),
     /// One text each.
@@ -75,6 +79,7 @@ impl Items {
             Self::Images(images) => images.shape()[0],
             Self::Files(files) => files.len(),
             Self::Vectors(vectors) => vectors.nrows(),
+            Self::VectorFile(file) => file.len(),
             Self::Sequences(sequences) => sequences.lengths().len(),
             Self::Text(texts) => texts.len(),
         }
@@ -89,7 +94,7 @@ impl Items {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Images(_) | Self::Files(_) => "images",
-            Self::Vectors(_) => "vectors",
+            Self::Vectors(_) | Self::VectorFile(_) => "vectors",
             Self::Sequences(_) => "sequences",
             Self::Text(_) => "text",
         }
@@ -101,6 +106,7 @@ impl Items {
             Self::Images(images) => format!("images of {:?}", &images.shape()[1..]),
             Self::Files(files) => format!("images of {:?}", files.shape()),
             Self::Vectors(vectors) => format!("vectors of length {}", vectors.ncols()),
+            Self::VectorFile(file) => format!("vectors of length {}", file.dim()),
             Self::Sequences(sequences) => format!("sequences of vectors of length {}", sequences.dim()),
             Self::Text(_) => "text".to_owned(),
         }
@@ -114,6 +120,7 @@ impl Items {
             Self::Images(images) => Self::Images(images.select(Axis(0), &rows)),
             Self::Files(files) => Self::Files(files.select(&rows)),
             Self::Vectors(vectors) => Self::Vectors(vectors.select(Axis(0), &rows)),
+            Self::VectorFile(file) => Self::VectorFile(file.select(&rows)),
             Self::Sequences(sequences) => Self::Sequences(sequences.select(&rows)),
             Self::Text(texts) => Self::Text(rows.iter().map(|&row| texts[row].clone()).collect()),
         }

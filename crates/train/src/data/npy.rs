@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use embedtune_retrieval::Number;
 use ndarray::{Array2, Array3, ShapeBuilder};
 
 use super::exact;
@@ -18,6 +19,8 @@ pub(super) struct Head {
     fortran: bool,
     /// Bytes of an element.
     width: usize,
+    /// Bytes before the data.
+    start: u64,
 }
 
 impl Head {
@@ -52,12 +55,23 @@ impl Head {
             return Err(format!("its type is {descr}, not a plain number; convert it with .astype"));
         };
         exact::size(&shape, width)?;
-        Ok(Self { descr, shape, fortran, width })
+        let start = (start.len() + used) as u64 + u64::from(length);
+        Ok(Self { descr, shape, fortran, width, start })
     }
 
     /// Whether rows lie one after another, so that some can be read without the others.
     pub(super) fn in_row_order(&self) -> bool {
         !self.fortran
+    }
+
+    /// Where the data begin, and how each number of them is written.
+    ///
+    /// # Errors
+    /// In words: a type that vectors do not have; a file of `bytes` bytes that does not end where the data do.
+    pub(super) fn place(&self, bytes: u64) -> Result<(u64, Number), String> {
+        let number = number(&self.descr).ok_or_else(|| self.no_vectors())?;
+        exact::length(bytes.saturating_sub(self.start), exact::size(&self.shape, self.width)?)?;
+        Ok((self.start, number))
     }
 
     /// Items and length of vectors.
@@ -76,7 +90,7 @@ impl Head {
             return format!("its shape is {:?}: vectors need at least one column", self.shape);
         }
         format!(
-            "expected vectors [items, dim] of type float32 or float64; got {} of shape {:?}; convert them, e.g. with \
+            "expected vectors [items, dim] of type float32, float64 or float16; got {} of shape {:?}; convert them, e.g. with \
              .astype('float32')",
             self.descr, self.shape
         )
@@ -121,7 +135,7 @@ impl Npy {
         let values = values.ok_or_else(|| self.head.no_vectors())?;
         let shape = (items, dim).set_f(self.head.fortran);
         let vectors = Array2::from_shape_vec(shape, values).map_err(|e| e.to_string())?;
-        check_finite(&vectors)?;
+        check_finite(vectors.view())?;
         Ok(if vectors.is_standard_layout() { vectors } else { vectors.as_standard_layout().into_owned() })
     }
 
@@ -209,11 +223,20 @@ fn each<const N: usize, T>(bytes: &[u8], to: impl Fn([u8; N]) -> T) -> Vec<T> {
 
 /// Numbers of a type that vectors have; `None` for another.
 fn floats(descr: &str, bytes: &[u8]) -> Option<Vec<f32>> {
+    let number = number(descr)?;
+    let mut values = vec![0.0; bytes.len() / number.width()];
+    number.convert(bytes, &mut values);
+    Some(values)
+}
+
+/// How numbers of a type that vectors have are written.
+fn number(descr: &str) -> Option<Number> {
     match descr {
-        "<f4" => Some(each(bytes, f32::from_le_bytes)),
-        ">f4" => Some(each(bytes, f32::from_be_bytes)),
-        "<f8" => Some(each(bytes, |b| f64::from_le_bytes(b) as f32)),
-        ">f8" => Some(each(bytes, |b| f64::from_be_bytes(b) as f32)),
+        "<f2" => Some(Number::F16),
+        "<f4" => Some(Number::F32),
+        ">f4" => Some(Number::F32Be),
+        "<f8" => Some(Number::F64),
+        ">f8" => Some(Number::F64Be),
         _ => None,
     }
 }

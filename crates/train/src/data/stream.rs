@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use ndarray::Array2;
 
 use super::npy::Head;
-use super::vectors::{check_finite, read_npz_items};
+use super::vectors::{check_finite_from, read_npz_items};
 use super::{DataOptions, ImageFiles, Items, folders, tensors, text};
 use crate::{Error, Result};
 
-/// Items that are given out in blocks. What is read from `.npy` (in row order), `.csv`, `.txt` and image files is never
-/// in memory as a whole; `.npz` and `.safetensors` files are.
+/// Items that are given out in blocks. What is read from `.npy` (in row order), `.csv`, `.txt` and image files, and vectors in
+/// `.safetensors` files, is never in memory as a whole; `.npz` files and token vectors are.
 pub struct Stream {
     path: PathBuf,
     from: From,
@@ -58,6 +58,7 @@ impl Stream {
                     }
                 }
                 "npz" => From::Memory(read_npz_items(path)?),
+                // Vectors stay in the file, token vectors do not.
                 "safetensors" => From::Memory(tensors::read_items(path)?),
                 "csv" => {
                     let mut reader = csv::Reader::from_reader(file()?);
@@ -127,8 +128,7 @@ fn rows(file: &mut BufReader<File>, head: &Head, given: usize, most: usize) -> R
         return Err("it holds more data than its header promises; copy or download it again".to_owned());
     }
     let vectors = head.rows(file, count, dim).map_err(|e| format!("row {given} and later: {e}"))?;
-    check_finite(&vectors)
-        .map_err(|e| if given == 0 { e } else { format!("{e} (counted from row {given})") })?;
+    check_finite_from(given, vectors.view())?;
     Ok(vectors)
 }
 

@@ -1,15 +1,21 @@
 //! Vectors, labels, tokens and masks from safetensors files.
 
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use embedtune_retrieval::Number;
 use ndarray::{Array2, Array3};
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::Items;
 use super::sequences::Sequences;
 use super::vectors::{LABELS, MASKS, TOKENS, VECTORS, check_finite};
+use super::{Items, VectorFile, exact};
 use crate::{Error, Result};
+
+/// More than any header: safetensors' own limit.
+const MOST_HEADER: u64 = 100_000_000;
 
 /// Items and their labels from one safetensors file: a tensor `vectors` (or another of [`read_npz`]'s names),
 /// `[items, dim]`, or `tokens`, `[items, tokens, dim]`, with an optional `mask` `[items, tokens]`; and `labels`.
@@ -21,101 +27,176 @@ use crate::{Error, Result};
 ///
 /// [`read_npz`]: super::vectors::read_npz
 pub fn read_safetensors(path: &Path) -> Result<(Items, Vec<u32>)> {
-    let bytes = std::fs::read(path).map_err(Error::io(path, "reading"))?;
-    let file = open(path, &bytes)?;
-    let items = items(path, &file)?;
-    let (name, labels) = find(path, &file, "labels", &LABELS)?;
-    Ok((items, numbers(&labels).map_err(|e| Error::data(path, format!("tensor {name}: {e}")))?))
+    open_safetensors(path, true)
 }
 
-/// As [`read_safetensors`], without labels.
+/// As [`read_safetensors`]; unless they are wanted `in_memory`, vectors stay in the file until they are needed.
+///
+/// # Errors
+/// As there.
+pub fn open_safetensors(path: &Path, in_memory: bool) -> Result<(Items, Vec<u32>)> {
+    let mut file = Tensors::open(path)?;
+    let items = file.items(in_memory)?;
+    Ok((items, file.labels()?))
+}
+
+/// As [`open_safetensors`], without labels; vectors stay in the file.
 ///
 /// # Errors
 /// As there.
 pub fn read_items(path: &Path) -> Result<Items> {
-    let bytes = std::fs::read(path).map_err(Error::io(path, "reading"))?;
-    items(path, &open(path, &bytes)?)
+    Tensors::open(path)?.items(false)
 }
 
-fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
-    SafeTensors::deserialize(bytes)
-        .map_err(|e| Error::data(path, format!("not a complete safetensors file ({e}); write it again")))
+/// The labels alone.
+///
+/// # Errors
+/// As [`read_safetensors`].
+pub fn read_labels(path: &Path) -> Result<Vec<u32>> {
+    Tensors::open(path)?.labels()
 }
 
-fn items(path: &Path, file: &SafeTensors<'_>) -> Result<Items> {
-    let under = |name: &str| {
-        let name = name.to_owned();
-        move |e: String| Error::data(path, format!("tensor {name}: {e}"))
-    };
-    if let Some(name) = TOKENS.iter().find(|name| file.tensor(name).is_ok()) {
-        let (values, shape) =
-            file.tensor(name).map_err(|e| e.to_string()).and_then(|t| floats(&t)).map_err(under(name))?;
-        let &[items, tokens, dim] = shape.as_slice() else {
-            return Err(under(name)(format!("expected [items, tokens, dim]; got {shape:?}")));
+/// A file whose header has been read.
+struct Tensors<'a> {
+    path: &'a Path,
+    file: File,
+    header: Metadata,
+    /// Where the data begin.
+    start: u64,
+}
+
+/// One tensor's bytes.
+struct View {
+    info: TensorInfo,
+    data: Vec<u8>,
+}
+
+impl<'a> Tensors<'a> {
+    fn open(path: &'a Path) -> Result<Self> {
+        let broken = |why: String| {
+            Error::data(path, format!("not a complete safetensors file ({why}); write it again"))
         };
-        let mask = match MASKS.iter().find(|name| file.tensor(name).is_ok()) {
+        let file = File::open(path).map_err(Error::io(path, "opening"))?;
+        let length = file.metadata().map_err(Error::io(path, "reading"))?.len();
+        let mut from = BufReader::new(&file);
+        let mut size = [0u8; 8];
+        from.read_exact(&mut size).map_err(|e| broken(exact::reason(&e)))?;
+        let size = u64::from_le_bytes(size);
+        if size > MOST_HEADER {
+            return Err(broken(format!("its header is said to be {size} bytes long")));
+        }
+        let mut text = Vec::new();
+        from.take(size).read_to_end(&mut text).map_err(|e| broken(exact::reason(&e)))?;
+        if (text.len() as u64) < size {
+            return Err(broken("it ends in its header".to_owned()));
+        }
+        // Checks that the tensors lie one behind the other and are as long as their shapes say.
+        let header: Metadata = serde_json::from_slice(&text).map_err(|e| broken(e.to_string()))?;
+        let start = 8 + size;
+        let (got, expected) = (length.saturating_sub(start), header.data_len() as u64);
+        if got != expected {
+            return Err(broken(format!("its header promises {expected} bytes of data and {got} are there")));
+        }
+        Ok(Self { path, file, header, start })
+    }
+
+    fn wrong(&self, name: &str, detail: impl std::fmt::Display) -> Error {
+        Error::data(self.path, format!("tensor {name}: {detail}"))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.header.info(name).is_some()
+    }
+
+    fn find(&self, what: &str, accepted: &[&'static str]) -> Result<&'static str> {
+        accepted.iter().copied().find(|name| self.has(name)).ok_or_else(|| {
+            let mut names = self.header.offset_keys();
+            names.sort_unstable();
+            let detail = format!("no tensor of {what}: it holds {names:?}; name it one of {accepted:?}");
+            Error::data(self.path, detail)
+        })
+    }
+
+    /// The place, type and shape of a tensor that is there.
+    fn info(&self, name: &str) -> Result<(u64, TensorInfo)> {
+        let info = self.header.info(name).ok_or_else(|| self.wrong(name, "it is not there"))?.clone();
+        Ok((self.start + info.data_offsets.0 as u64, info))
+    }
+
+    fn read(&mut self, name: &str) -> Result<View> {
+        let (start, info) = self.info(name)?;
+        let bytes = (info.data_offsets.1 - info.data_offsets.0) as u64;
+        self.file.seek(SeekFrom::Start(start)).map_err(Error::io(self.path, "reading"))?;
+        let data = exact::bytes((&self.file).take(bytes), bytes).map_err(|e| self.wrong(name, e))?;
+        Ok(View { info, data })
+    }
+
+    fn items(&mut self, in_memory: bool) -> Result<Items> {
+        if let Some(name) = TOKENS.iter().copied().find(|name| self.has(name)) {
+            return self.sequences(name);
+        }
+        let name = self.find("vectors", &VECTORS)?;
+        let (start, info) = self.info(name)?;
+        let number = number(info.dtype).map_err(|e| self.wrong(name, e))?;
+        let &[items, dim] = info.shape.as_slice() else {
+            return Err(self.wrong(name, format!("expected vectors [items, dim]; got {:?}", info.shape)));
+        };
+        if dim == 0 {
+            return Err(self.wrong(name, "vectors need at least one column"));
+        }
+        if !in_memory && self.file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            return match VectorFile::open(self.path, start, [items, dim], number) {
+                Err(Error::Data { detail, .. }) => Err(self.wrong(name, detail)),
+                opened => opened.map(Items::VectorFile),
+            };
+        }
+        let values = floats(&self.read(name)?).map_err(|e| self.wrong(name, e))?;
+        let vectors = Array2::from_shape_vec((items, dim), values).map_err(|e| self.wrong(name, e))?;
+        check_finite(vectors.view()).map_err(|e| self.wrong(name, e))?;
+        Ok(Items::Vectors(vectors))
+    }
+
+    fn sequences(&mut self, name: &str) -> Result<Items> {
+        let view = self.read(name)?;
+        let values = floats(&view).map_err(|e| self.wrong(name, e))?;
+        let &[items, tokens, dim] = view.info.shape.as_slice() else {
+            return Err(self.wrong(name, format!("expected [items, tokens, dim]; got {:?}", view.info.shape)));
+        };
+        let mask = match MASKS.iter().copied().find(|name| self.has(name)) {
             None => vec![true; items.saturating_mul(tokens)],
-            Some(name) => file
-                .tensor(name)
-                .map_err(|e| e.to_string())
-                .and_then(|view| flags(&view, [items, tokens]))
-                .map_err(under(name))?,
+            Some(name) => flags(&self.read(name)?, [items, tokens]).map_err(|e| self.wrong(name, e))?,
         };
-        let values =
-            Array3::from_shape_vec((items, tokens, dim), values).map_err(|e| under(name)(e.to_string()))?;
-        return Sequences::new(values, &mask).map(Items::Sequences).map_err(under(name));
+        let values = Array3::from_shape_vec((items, tokens, dim), values).map_err(|e| self.wrong(name, e))?;
+        Sequences::new(values, &mask).map(Items::Sequences).map_err(|e| self.wrong(name, e))
     }
-    let (name, view) = find(path, file, "vectors", &VECTORS)?;
-    let (values, shape) = floats(&view).map_err(under(name))?;
-    let &[items, dim] = shape.as_slice() else {
-        return Err(under(name)(format!("expected vectors [items, dim]; got {shape:?}")));
-    };
-    if dim == 0 {
-        return Err(under(name)("vectors need at least one column".to_owned()));
+
+    fn labels(&mut self) -> Result<Vec<u32>> {
+        let name = self.find("labels", &LABELS)?;
+        numbers(&self.read(name)?).map_err(|e| self.wrong(name, e))
     }
-    let vectors = Array2::from_shape_vec((items, dim), values).map_err(|e| under(name)(e.to_string()))?;
-    check_finite(&vectors).map_err(under(name))?;
-    Ok(Items::Vectors(vectors))
 }
 
-fn find<'a>(
-    path: &Path,
-    file: &'a SafeTensors<'a>,
-    what: &str,
-    accepted: &[&'static str],
-) -> Result<(&'static str, TensorView<'a>)> {
-    let found = accepted.iter().find_map(|name| file.tensor(name).ok().map(|tensor| (*name, tensor)));
-    found.ok_or_else(|| {
-        let mut names = file.names();
-        names.sort_unstable();
-        let detail = format!("no tensor of {what}: it holds {names:?}; name it one of {accepted:?}");
-        Error::data(path, detail)
-    })
+/// How a tensor's numbers are written.
+fn number(dtype: Dtype) -> Result<Number, String> {
+    match dtype {
+        Dtype::F32 => Ok(Number::F32),
+        Dtype::F64 => Ok(Number::F64),
+        Dtype::BF16 => Ok(Number::Bf16),
+        Dtype::F16 => Ok(Number::F16),
+        other => Err(format!("its type is {other:?}; expected F16, BF16, F32 or F64")),
+    }
 }
 
-fn floats(view: &TensorView<'_>) -> Result<(Vec<f32>, Vec<usize>), String> {
-    let data = view.data();
-    let values = match view.dtype() {
-        Dtype::F32 => each(data, f32::from_le_bytes),
-        Dtype::F64 => each(data, |b| f64::from_le_bytes(b) as f32),
-        Dtype::BF16 => each(data, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
-        Dtype::F16 => each(data, |b| half(u16::from_le_bytes(b))),
-        other => return Err(format!("its type is {other:?}; expected F16, BF16, F32 or F64")),
-    };
-    Ok((values, view.shape().to_vec()))
+fn floats(view: &View) -> Result<Vec<f32>, String> {
+    let number = number(view.info.dtype)?;
+    let mut values = vec![0.0; view.data.len() / number.width()];
+    number.convert(&view.data, &mut values);
+    Ok(values)
 }
 
-/// IEEE 754 half precision: its exponent is moved by a product, which also makes its denormals right.
-fn half(bits: u16) -> f32 {
-    let (sign, rest) = (u32::from(bits & 0x8000) << 16, u32::from(bits & 0x7fff) << 13);
-    let value = f32::from_bits(rest) * f32::from_bits((254 - 15) << 23);
-    let special = if bits & 0x7c00 == 0x7c00 { f32::from_bits(rest | 0x7f80_0000) } else { value };
-    f32::from_bits(special.to_bits() | sign)
-}
-
-fn integers(view: &TensorView<'_>) -> Result<Vec<i128>, String> {
-    let data = view.data();
-    Ok(match view.dtype() {
+fn integers(view: &View) -> Result<Vec<i128>, String> {
+    let data = &view.data;
+    Ok(match view.info.dtype {
         Dtype::BOOL | Dtype::U8 => each(data, |b| u8::from_le_bytes(b).into()),
         Dtype::I8 => each(data, |b| i8::from_le_bytes(b).into()),
         Dtype::U16 => each(data, |b| u16::from_le_bytes(b).into()),
@@ -128,9 +209,9 @@ fn integers(view: &TensorView<'_>) -> Result<Vec<i128>, String> {
     })
 }
 
-fn numbers(view: &TensorView<'_>) -> Result<Vec<u32>, String> {
-    if view.shape().len() != 1 {
-        return Err(format!("expected labels [items]; got {:?}", view.shape()));
+fn numbers(view: &View) -> Result<Vec<u32>, String> {
+    if view.info.shape.len() != 1 {
+        return Err(format!("expected labels [items]; got {:?}", view.info.shape));
     }
     let wide = integers(view)?;
     wide.into_iter()
@@ -143,35 +224,13 @@ fn numbers(view: &TensorView<'_>) -> Result<Vec<u32>, String> {
         .collect()
 }
 
-fn flags(view: &TensorView<'_>, shape: [usize; 2]) -> Result<Vec<bool>, String> {
-    if view.shape() != shape {
-        return Err(format!("expected a mask {shape:?}; got {:?}", view.shape()));
+fn flags(view: &View, shape: [usize; 2]) -> Result<Vec<bool>, String> {
+    if view.info.shape != shape {
+        return Err(format!("expected a mask {shape:?}; got {:?}", view.info.shape));
     }
     Ok(integers(view)?.into_iter().map(|flag| flag != 0).collect())
 }
 
 fn each<const N: usize, T>(data: &[u8], to: impl Fn([u8; N]) -> T) -> Vec<T> {
     data.as_chunks().0.iter().map(|&bytes| to(bytes)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn half_precision_is_read_exactly() {
-        for (bits, value) in [
-            (0x0000u16, 0.0f32),
-            (0x3c00, 1.0),
-            (0xc000, -2.0),
-            (0x7bff, 65504.0),
-            (0x0001, 5.960_464_5e-8),
-            (0x0400, 6.103_515_6e-5),
-            (0x3555, 0.333_251_95),
-            (0x7c00, f32::INFINITY),
-        ] {
-            assert_eq!(half(bits), value, "{bits:#06x}");
-        }
-        assert!(half(0x7e00).is_nan());
-    }
 }

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, ArrayView2, Axis};
 use zip::ZipArchive;
 
-use super::npy::Npy;
-use super::{Items, Sequences};
+use super::npy::{Head, Npy};
+use super::{Items, Sequences, VectorFile};
 use crate::{Error, Result};
 
 /// Names of the vectors in a `.npz` file; `arr_0` is what `numpy.savez` calls its first unnamed array.
@@ -20,24 +20,52 @@ pub(super) const TOKENS: [&str; 3] = ["tokens", "token_embeddings", "last_hidden
 pub(super) const MASKS: [&str; 2] = ["mask", "attention_mask"];
 
 /// Refuses the first value that is not finite.
-pub(crate) fn check_finite(vectors: &Array2<f32>) -> Result<(), String> {
+pub(crate) fn check_finite(vectors: ArrayView2<'_, f32>) -> Result<(), String> {
+    check_finite_from(0, vectors)
+}
+
+/// As [`check_finite`], of rows that are counted from `first` on.
+pub(super) fn check_finite_from(first: usize, vectors: ArrayView2<'_, f32>) -> Result<(), String> {
+    // Nearly always all are, which is quicker to see without counting.
     if vectors.as_slice_memory_order().is_some_and(|values| values.iter().all(|v| v.is_finite())) {
         return Ok(());
     }
     match vectors.indexed_iter().find(|(_, v)| !v.is_finite()) {
         None => Ok(()),
         Some(((row, column), value)) => Err(format!(
-            "row {row}, column {column} is {value} as float32; vectors must be finite: repair the row or leave it out"
+            "row {}, column {column} is {value} as float32; vectors must be finite: repair the row or leave it out",
+            first + row
         )),
     }
 }
 
-/// Vectors `[n, dim]` from a `.npy` file of `float32` or `float64`.
+/// Vectors `[n, dim]` from a `.npy` file of `float32`, `float64` or `float16`, all in memory.
 ///
 /// # Errors
 /// [`Error::Data`] for another type or shape; a value that is not finite, with its row and column.
 pub fn read_vectors(path: &Path) -> Result<Array2<f32>> {
     npy(path)?.vectors().map_err(|detail| Error::data(path, detail))
+}
+
+/// Vectors `[n, dim]` of a `.npy` file as [`read_vectors`] takes, which stay in it until they are needed: unless they are
+/// wanted `in_memory`, their columns run together (Fortran order), or it is no plain file.
+///
+/// # Errors
+/// As [`read_vectors`].
+pub fn open_vectors(path: &Path, in_memory: bool) -> Result<Items> {
+    let mut file = open(path)?;
+    let wrong = |detail| Error::data(path, detail);
+    let metadata = file.get_ref().metadata().map_err(Error::io(path, "reading"))?;
+    if in_memory || !metadata.is_file() {
+        return read_vectors(path).map(Items::Vectors);
+    }
+    let head = Head::read(&mut file).map_err(wrong)?;
+    if !head.in_row_order() {
+        return read_vectors(path).map(Items::Vectors);
+    }
+    let shape = head.matrix().map_err(wrong)?;
+    let (start, number) = head.place(metadata.len()).map_err(wrong)?;
+    VectorFile::open(path, start, shape, number).map(Items::VectorFile)
 }
 
 /// Labels `[n]` from a `.npy` file of any whole-number type.

@@ -34,6 +34,7 @@ impl Batch {
                 Self::Images(scaled(images.view(), &(0..rows.len()).collect::<Vec<_>>()))
             }
             Items::Vectors(vectors) => Self::Vectors(vectors.select(Axis(0), rows)),
+            Items::VectorFile(file) => Self::Vectors(file.read(rows)?),
             Items::Sequences(sequences) => {
                 let lengths: Vec<usize> = rows.iter().map(|&row| sequences.lengths()[row]).collect();
                 // No wider than the batch's longest item.

@@ -2,10 +2,11 @@
 
 use embedtune_core::{Value, parallel};
 use ndarray::{Array1, ArrayView2};
+use rayon::prelude::*;
 
 use super::batch::check_rows;
 use super::{Encoder, InputSpec, Layer, TokenSpec};
-use crate::data::Items;
+use crate::data::{Items, VectorFile};
 use crate::{Error, Result};
 
 /// Texts or vectors that one task measures.
@@ -29,12 +30,17 @@ impl Encoder {
                 let weights = inverse_document_frequencies(spec, texts, rows);
                 self.set_first(|layer| matches!(layer, Layer::Embedding { .. }), weights)
             }
+            // The data's scale is that of the first residual's input; behind another layer it means nothing.
+            (InputSpec::Vector { .. }, _)
+                if !matches!(self.spec.layers.first(), Some(Layer::Residual { .. })) =>
+            {
+                Ok(())
+            }
             (InputSpec::Vector { .. }, Items::Vectors(vectors)) => {
-                // The data's scale is that of the first residual's input; behind another layer it means nothing.
-                match self.spec.layers.first() {
-                    Some(Layer::Residual { .. }) => self.set_scale(root_mean_square(vectors.view(), rows)),
-                    _ => Ok(()),
-                }
+                self.set_scale(root_mean_square(vectors.view(), rows))
+            }
+            (InputSpec::Vector { .. }, Items::VectorFile(file)) => {
+                self.set_scale(root_mean_square_of(file, rows)?)
             }
             // Averages stand for whatever pooling there is: only the order of magnitude matters.
             (InputSpec::Sequence { .. }, Items::Sequences(sequences)) => match self.spec.layers.as_slice() {
@@ -87,6 +93,16 @@ fn inverse_document_frequencies(spec: &TokenSpec, texts: &[String], rows: &[usiz
     }
     let count = rows.len() as f64;
     frequencies.mapv(|df| if df > 0.0 { (((1.0 + count) / (1.0 + df)).ln() + 1.0) as f32 } else { 0.0 })
+}
+
+/// As [`root_mean_square`], to the same bits: the blocks are the same.
+fn root_mean_square_of(file: &VectorFile, rows: &[usize]) -> Result<f64> {
+    let squares = |rows: &[usize]| -> Result<f64> {
+        Ok(file.read(rows)?.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>())
+    };
+    let blocks: Vec<f64> = rows.par_chunks(BLOCK).map(squares).collect::<Result<_>>()?;
+    let sum = blocks.into_iter().fold(0.0, |sum, block| sum + block);
+    Ok((sum / (rows.len() * file.dim()).max(1) as f64).sqrt())
 }
 
 fn root_mean_square(vectors: ArrayView2<'_, f32>, rows: &[usize]) -> f64 {

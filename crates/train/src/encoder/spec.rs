@@ -118,6 +118,7 @@ impl EncoderSpec {
             }
             Items::Files(files) => Self::cnn(files.shape(), output_dim.unwrap_or(64)),
             Items::Vectors(vectors) => Ok(Self::mlp(vectors.ncols(), output_dim)),
+            Items::VectorFile(file) => Ok(Self::mlp(file.dim(), output_dim)),
             Items::Sequences(sequences) => Ok(Self::sequence(sequences.dim(), output_dim)),
             Items::Text(_) => Ok(Self::text(output_dim.unwrap_or(128))),
         }
@@ -179,6 +180,7 @@ impl InputSpec {
                 self.accepts_images(&[files.len(), channels, height, width])
             }
             Items::Vectors(vectors) => self.accepts_vectors(vectors.ncols()),
+            Items::VectorFile(file) => self.accepts_vectors(file.dim()),
             Items::Sequences(sequences) => self.accepts_sequences(sequences.dim()),
             Items::Text(_) => self.accepts_text(),
         }

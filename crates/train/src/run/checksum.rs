@@ -40,6 +40,11 @@ fn add(crc: &mut Crc, data: &Dataset) {
             shape(crc, vectors.shape());
             bytes(crc, vectors.view(), f32::to_le_bytes);
         }
+        Items::VectorFile(file) => {
+            shape(crc, &[file.len(), file.dim()]);
+            // What cannot be read, training reports.
+            let _ = file.each_block(|block| bytes(crc, block, f32::to_le_bytes));
+        }
         Items::Text(texts) => {
             shape(crc, &[texts.len()]);
             for text in texts {

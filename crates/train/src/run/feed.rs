@@ -53,7 +53,7 @@ pub(super) fn with<T>(
     work: impl FnOnce(Feed<'_>) -> Result<T>,
 ) -> Result<T> {
     let waited = Duration::ZERO;
-    if !matches!(items, Items::Files(_)) {
+    if !matches!(items, Items::Files(_) | Items::VectorFile(_)) {
         return work(Feed { from: From::Memory { items, batches: batches.iter() }, waited });
     }
     std::thread::scope(|scope| {

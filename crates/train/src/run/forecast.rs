@@ -302,7 +302,8 @@ fn measuring(encoder: &Encoder, split: &Split, held_out: usize, per_item: f64) -
 fn part_bytes(data: &Dataset) -> usize {
     match &data.items {
         Items::Images(images) => images.len(),
-        Items::Files(_) => 0,
+        // They stay in their files.
+        Items::Files(_) | Items::VectorFile(_) => 0,
         Items::Vectors(vectors) => vectors.len() * F32,
         Items::Sequences(sequences) => sequences.values().len() * F32,
         Items::Text(texts) => texts.iter().map(|text| text.len() + size_of::<String>()).sum(),

@@ -143,8 +143,12 @@ pub(super) fn check_data(split: &Split, notices: &mut Vec<String>) -> Result<()>
         )));
     }
     notices.extend(check_measurable(split)?);
-    if let Items::Vectors(vectors) = &data.items {
-        notices.extend(far_rows(vectors.view()));
+    match &data.items {
+        Items::Vectors(vectors) => notices.extend(far_rows(&lengths(vectors.view()))),
+        Items::VectorFile(file) => {
+            notices.extend(far_rows(&file.map_blocks(|_, block| lengths(block))?.concat()));
+        }
+        _ => {}
     }
     Ok(())
 }
@@ -152,11 +156,14 @@ pub(super) fn check_data(split: &Split, notices: &mut Vec<String>) -> Result<()>
 /// Times the median length that a vector may have before we speak of it.
 const FAR: f64 = 1e4;
 
-/// Names the longest vector if it is so long that a network cannot serve it and the others at once.
-fn far_rows(vectors: ArrayView2<'_, f32>) -> Option<String> {
+fn lengths(vectors: ArrayView2<'_, f32>) -> Vec<f64> {
     let length = |row: ArrayView1<'_, f32>| row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
-    let lengths: Vec<f64> = vectors.rows().into_iter().map(length).collect();
-    let mut sorted = lengths.clone();
+    vectors.rows().into_iter().map(length).collect()
+}
+
+/// Names the longest vector if it is so long that a network cannot serve it and the others at once.
+fn far_rows(lengths: &[f64]) -> Option<String> {
+    let mut sorted = lengths.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     let median = sorted.get(sorted.len() / 2).copied().filter(|&median| median > 0.0)?;
     let (row, longest) = lengths.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
@@ -208,7 +215,7 @@ pub(super) fn encoder_spec(options: &RunOptions, items: &Items) -> Result<Encode
         (options.encoder, items),
         (EncoderChoice::Auto, _)
             | (EncoderChoice::Cnn, Items::Images(_) | Items::Files(_))
-            | (EncoderChoice::Mlp, Items::Vectors(_) | Items::Sequences(_))
+            | (EncoderChoice::Mlp, Items::Vectors(_) | Items::VectorFile(_) | Items::Sequences(_))
             | (EncoderChoice::Text, Items::Text(_))
     );
     if !fits {

@@ -23,6 +23,7 @@ pub(super) fn raw_dim(items: &Items) -> usize {
         }
         Items::Sequences(sequences) => sequences.values().shape().last().copied().unwrap_or(0),
         Items::Vectors(vectors) => vectors.ncols(),
+        Items::VectorFile(file) => file.dim(),
         Items::Text(_) => TEXT_DIM,
     }
 }
@@ -34,7 +35,7 @@ pub(super) fn raw_dim(items: &Items) -> usize {
 ///
 /// # Errors
 /// [`Error::Unsuitable`] for images whose pixels cannot be laid out as rows (more of them than memory addresses);
-/// [`Error::Data`] naming an image file that cannot be read.
+/// [`Error::Data`] naming an image file or a file of vectors that cannot be read.
 pub fn raw_vectors(items: &Items) -> Result<Array2<f32>> {
     match items {
         Items::Images(images) => {
@@ -46,6 +47,7 @@ pub fn raw_vectors(items: &Items) -> Result<Array2<f32>> {
         Items::Files(files) => grids(files),
         Items::Sequences(sequences) => Ok(sequences.averages()),
         Items::Vectors(vectors) => Ok(vectors.clone()),
+        Items::VectorFile(file) => file.read_all(),
         Items::Text(texts) => {
             let mut counts = Array2::zeros((texts.len(), TEXT_DIM));
             for (text, mut row) in texts.iter().zip(counts.rows_mut()) {
