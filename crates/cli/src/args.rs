@@ -48,6 +48,12 @@ pub(crate) enum Command {
     Report(Report),
 }
 
+/// A seed.
+pub(crate) fn seed(text: &str) -> Result<u64, String> {
+    // Run files hold no larger one than the message says, which the options' own check refuses.
+    text.parse().map_err(|_| format!("a seed is a whole number from 0 to {}", i64::MAX))
+}
+
 /// The end of `fit --help`.
 const DATA: &str = "\
 Data are a folder, recognised by its files' names:
@@ -66,6 +72,9 @@ Data are a folder, recognised by its files' names:
            [items, dim], and an array labels (or y, targets, arr_1) of whole numbers, [items];
            or train.safetensors and test.safetensors with tensors of these names. Vectors in .npy and
            .safetensors stay in their files and may be larger than memory (in_memory)
+  vectors or text in Parquet files (where the program is built with the feature parquet)
+           train.parquet and test.parquet with a column vector (or embedding: lists of float32 or float64
+           of one length) or text, and a column label of whole numbers or names
   sequences of token vectors
            as train.npz or train.safetensors: tokens, [items, tokens, dim], and mask, [items, tokens]
   image files
@@ -74,7 +83,10 @@ Data are a folder, recognised by its files' names:
            image_size, grayscale, in_memory, test_share)
 
 A file classes.txt beside images or vectors names the classes: its line i, from 0, is label i.
-Evaluation items search each other; those of text search the training items. Without --data the
+Evaluation items search each other; those of text search the training items. Files (or folders)
+queries and gallery instead of test make queries that search a gallery: queries.npy,
+queries_labels.npy, gallery.npy and gallery_labels.npy; query/CLASS/*.png and gallery/CLASS/*.png;
+and so on for all but MNIST's files. Without --data the
 program draws glyphs: 100 classes to train on and 50 others to measure on.
 
 Ctrl-C saves a checkpoint after the current batch; --resume continues from it to the same result.";
@@ -94,7 +106,7 @@ pub(crate) struct Compare {
     #[arg(long, default_value_t = 128)]
     pub(crate) batch_size: usize,
     /// Seed of weights, batches and the built-in data.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = seed)]
     pub(crate) seed: u64,
     /// How the picture and the report are projected.
     #[arg(long, value_enum, default_value_t)]
@@ -142,7 +154,8 @@ pub(crate) struct NewRun {
     /// Replace a run that is already in the folder.
     #[arg(long)]
     pub(crate) overwrite: bool,
-    /// TOML file of options, named as in run.toml; flags win over it.
+    /// TOML file of options, named as in run.toml; flags win over it. The run.toml of a run does it all again: with its
+    /// data, unless --data names others.
     #[arg(long)]
     pub(crate) config: Option<PathBuf>,
     /// TripletMarginLoss, ArcFaceLoss, CosFaceLoss, SphereFaceLoss or SubCenterArcFaceLoss.
@@ -199,7 +212,8 @@ pub(crate) struct NewRun {
     /// Share of the training items that is held out and measured after every epoch.
     #[arg(long, allow_negative_numbers = true)]
     pub(crate) val_split: Option<f64>,
-    /// What the best model and early stopping look at: recall_at_1, map_at_r or loss.
+    /// What the best model and early stopping look at: recall_at_K, ir_recall_at_K, precision_at_K, ndcg_at_K, r_precision,
+    /// map_at_r, map, mrr, ndcg, nmi, ami or loss. Default: recall_at_1.
     #[arg(long)]
     pub(crate) monitor: Option<String>,
     /// Measure retrieval after every so many epochs.
@@ -249,7 +263,7 @@ pub(crate) struct NewRun {
     #[arg(long)]
     pub(crate) device: Option<String>,
     /// Seed of everything random, the built-in data included.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = seed)]
     pub(crate) seed: Option<u64>,
 }
 

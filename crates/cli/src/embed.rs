@@ -20,6 +20,7 @@ pub(crate) const INPUTS: &str = "\
 
   vectors    .npy or .safetensors, [items, dim], read a block at a time; or .npz
   sequences  .npz or .safetensors with tokens and mask
+             or .parquet with a column vector (where the program is built with the feature parquet)
   text       .csv with a column text (or query, sentence, item, utterance), or .txt with a text a line;
              read a block at a time
   images     a folder of .png, .jpg or .jpeg files, in the order of their paths, read a block at a time

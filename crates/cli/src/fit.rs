@@ -4,7 +4,10 @@ use std::path::Path;
 
 use embedtune_train::data::Split;
 use embedtune_train::losses::MarginValue;
-use embedtune_train::run::{Report, Resumed, RunFolder, RunOptions, Trainer, peak_memory, resume};
+use embedtune_train::run::{
+    DataRecord, Report, Resumed, RunFolder, RunOptions, Trainer, checksum, finished, options_of_run,
+    peak_memory, resume,
+};
 use embedtune_train::{Error, Result};
 use serde::de::value::{Error as WordError, StrDeserializer};
 use serde::{Deserialize, Serialize};
@@ -20,11 +23,23 @@ pub(crate) fn run(args: &Fit, quiet: bool, progress: Progress, stop: &Stop) -> R
         return continue_run(folder, args.json, quiet, progress, stop);
     }
     let new = &args.new;
-    let options = options(new)?;
+    let (options, of_run) = options(new)?;
     // Before the data: an hour of loading must not end in a wrong word.
     options.check()?;
-    let source = Source::new(new.data.as_deref(), options.seed)?;
+    stop.starts(&new.out);
+    // A run file says where its data are, too.
+    let recalled = of_run.filter(|_| new.data.is_none());
+    let source = match &recalled {
+        Some(data) => Source::recall(&data.source)?,
+        None => Source::new(new.data.as_deref(), options.seed)?,
+    };
     let split = source.load(&options.data_options)?;
+    if let Some(data) = recalled {
+        let changed = if checksum(&split) == data.checksum { "" } else { ", which have changed since" };
+        if !quiet {
+            say(&format!("note: options and data of an earlier run: {}{changed}", data.source));
+        }
+    }
     let trainer = Trainer::builder()
         .options(options)
         .source(source.describe())
@@ -38,7 +53,29 @@ pub(crate) fn run(args: &Fit, quiet: bool, progress: Progress, stop: &Stop) -> R
 fn continue_run(folder: &Path, json: bool, quiet: bool, progress: Progress, stop: &Stop) -> Result<()> {
     let run = RunFolder::new(folder);
     let file = run.read_run_file()?;
-    let split = Source::recall(&file.data.source)?.load(&file.options.data_options)?;
+    stop.starts(folder);
+    let loaded = Source::recall(&file.data.source)?.load(&file.options.data_options);
+    let split = match loaded {
+        Ok(split) => split,
+        // Nothing needs the data of a run that is finished.
+        Err(error) => match finished(&run)? {
+            Some(report) if gone(&error) => {
+                if !quiet {
+                    say(&format!("{}: this run is finished; nothing to do", folder.display()));
+                    say(&format!("note: its data are not there any more: {}", file.data.source));
+                }
+                return tell(&report, folder, None, json);
+            }
+            _ if gone(&error) => {
+                let detail = format!(
+                    "the run's data are not there any more; put them back, or write where they are now as data.source in {}",
+                    run.run_file().display()
+                );
+                return Err(Error::data(Path::new(&file.data.source), detail));
+            }
+            _ => return Err(error),
+        },
+    };
     match resume(&run, &split, Some(stop.asked.clone()))? {
         Resumed::Finished(report) => {
             if !quiet {
@@ -54,6 +91,11 @@ fn continue_run(folder: &Path, json: bool, quiet: bool, progress: Progress, stop
         }
         Resumed::Ready(trainer) => train(trainer, folder, &split, json, quiet, progress, stop),
     }
+}
+
+/// Whether what was to be read is not there.
+fn gone(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Bytes at the peak.
@@ -93,13 +135,25 @@ fn train(
 }
 
 /// The configuration file's options with the flags over them. A flag's word is read as the file's would be.
-fn options(args: &NewRun) -> Result<RunOptions> {
+///
+/// The file may be the `run.toml` of a run: then its options are taken, and where its data are is returned too.
+fn options(args: &NewRun) -> Result<(RunOptions, Option<DataRecord>)> {
+    let mut of_run = None;
     let text = match &args.config {
         None => String::new(),
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(Error::io(path, "reading"))?;
-            RunOptions::from_toml(&text).map_err(|e| Error::data(path, e.to_string()))?;
-            text
+            let named = |e: Error| Error::data(path, e.to_string());
+            match options_of_run(&text).map_err(named)? {
+                Some((options, data)) => {
+                    of_run = Some(data);
+                    options.to_toml()?
+                }
+                None => {
+                    RunOptions::from_toml(&text).map_err(named)?;
+                    text
+                }
+            }
         }
     };
     let pairs: Vec<(String, String)> = args.set.iter().map(|pair| assignment(pair)).collect::<Result<_>>()?;
@@ -143,7 +197,7 @@ fn options(args: &NewRun) -> Result<RunOptions> {
     callbacks.tensorboard |= args.tensorboard;
     set(&mut options.loss_options.margin, margin(&args.margin)?.map(Some));
     set(&mut options.loss_options.scale, args.scale.map(Some));
-    Ok(options)
+    Ok((options, of_run))
 }
 
 fn assignment(pair: &str) -> Result<(String, String)> {

@@ -21,12 +21,15 @@ mod summary;
 mod vectors;
 mod watch;
 
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use embedtune_train::run::RunFolder;
 use embedtune_train::{Error, Result, io};
 
 use args::{Arguments, Command};
@@ -44,16 +47,32 @@ fn main() -> ExitCode {
             );
             return ExitCode::from(2);
         }
+        // clap would end well where what was asked for could not be written.
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            let text = error.render();
+            let text =
+                if std::io::stdout().is_terminal() { text.ansi().to_string() } else { text.to_string() };
+            return match print(&text) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    say(&format!("error: {error}"));
+                    ExitCode::FAILURE
+                }
+            };
+        }
         Err(error) => error.exit(),
     };
     let stop = Stop::default();
-    let Stop { asked, training } = stop.clone();
+    let Stop { asked, training, run: under_way } = stop.clone();
     // Training stops after the current batch and saves; a second Ctrl-C does not wait for it, and where nothing is
     // trained yet there is nothing to save. Either way no file is left half-written.
     let installed = ctrlc::set_handler(move || {
         if asked.swap(true, Ordering::Relaxed) || !training.load(Ordering::Relaxed) {
             let _none = io::between_writes();
-            say("error: interrupted");
+            say(&format!(
+                "error: interrupted{}",
+                what_is_there(&under_way, training.load(Ordering::Relaxed))
+            ));
             std::process::exit(INTERRUPTED.into());
         }
         say("stopping after this batch; Ctrl-C again stops at once");
@@ -77,6 +96,31 @@ struct Stop {
     asked: Arc<AtomicBool>,
     /// Batches are being trained on: an end would lose something.
     training: Arc<AtomicBool>,
+    /// The folder of the run that is trained.
+    run: Arc<Mutex<Option<PathBuf>>>,
+}
+
+impl Stop {
+    /// A run begins whose folder this is.
+    fn starts(&self, folder: &Path) {
+        *self.run.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder.to_path_buf());
+    }
+}
+
+/// What an end at once leaves, and what to do.
+fn what_is_there(run: &Mutex<Option<PathBuf>>, training: bool) -> String {
+    let run = run.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match run {
+        None => "; nothing is left half-written: give the command again".to_owned(),
+        Some(folder) if RunFolder::new(&folder).checkpoint().exists() => {
+            format!("; continue from the last checkpoint with `embedtune fit --resume {}`", folder.display())
+        }
+        Some(folder) if RunFolder::new(&folder).run_file().exists() => {
+            let when = if training { "before anything was saved" } else { "before the first batch" };
+            format!(" {when}; `embedtune fit --resume {}` starts this run over", folder.display())
+        }
+        Some(_) => " before the first batch; nothing was written: give the command again".to_owned(),
+    }
 }
 
 /// What shells report for a program that Ctrl-C ended: 128 + SIGINT.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use embedtune_train::data::Split;
 use embedtune_train::ndarray::Array2;
-use embedtune_train::run::{Model, RunFile, RunFolder, Trainer, raw_vectors};
+use embedtune_train::run::{Model, RunFile, RunFolder, initial_encoder, raw_vectors};
 use embedtune_train::{Result, data::Items};
 
 /// Vectors of the queries, and of the gallery where they search one.
@@ -34,8 +34,7 @@ impl Vectors {
     /// # Errors
     /// Options that do not fit the data.
     pub(crate) fn untrained(run: &RunFile, split: &Split) -> Result<Self> {
-        let trainer = Trainer::builder().options(run.options.clone()).build(split)?;
-        let encoder = trainer.encoder();
+        let encoder = initial_encoder(&run.options, split)?;
         Self::of(split, |items| encoder.embed(items, &(0..items.len()).collect::<Vec<_>>()))
     }
 

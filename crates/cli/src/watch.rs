@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use embedtune_train::run::{Alarm, BatchReport, EpochRecord, Observer, Report, Start};
+use embedtune_train::run::{Alarm, BatchReport, EpochRecord, Monitor, Observer, Report, Start};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::Stop;
@@ -65,6 +65,7 @@ pub(crate) struct Watch {
     form: Option<Form>,
     training: Arc<AtomicBool>,
     seconds_left: f64,
+    monitor: Monitor,
 }
 
 impl Watch {
@@ -90,6 +91,7 @@ impl Watch {
             form: None,
             training: stop.training.clone(),
             seconds_left: 0.0,
+            monitor: Monitor::default(),
         }
     }
 
@@ -143,6 +145,7 @@ impl Watch {
 impl Observer for Watch {
     fn on_start(&mut self, start: &Start<'_>) {
         (self.name, self.epochs, self.batches) = (start.name.to_owned(), start.epochs, start.batches);
+        self.monitor = start.monitor;
         self.earlier = start.done.saturating_mul(start.batches);
         (self.done, self.items, self.waiting) = (self.earlier, 0, true);
         self.started = Instant::now();
@@ -230,6 +233,11 @@ impl Observer for Watch {
         }
         if let Some(quality) = epoch.validation {
             line += &format!(", held out {:.4}", quality.recall_at_1);
+        }
+        if self.monitor != Monitor::RECALL_AT_1
+            && let Some(figure) = epoch.figures.get(&self.monitor.to_string())
+        {
+            line += &format!(", {} {figure:.4}", self.monitor);
         }
         if done == all {
             self.bar.finish_and_clear();

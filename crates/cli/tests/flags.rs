@@ -45,7 +45,10 @@ fn fit_refuses_nonsense() {
         ("--init-from vectors", "init_from = "),
         ("--freeze", "freeze = true: "),
         ("--patience 0", "callbacks.patience = 0: "),
-        ("--monitor accuracy", "callbacks.monitor = accuracy: "),
+        (
+            "--monitor accuracy",
+            "callbacks.monitor = accuracy: `accuracy` is no figure of an epoch; write recall_at_K",
+        ),
         ("--wise-ft-alpha 2", "callbacks.wise_ft_alpha = 2: "),
         ("--last-k-epochs 0", "callbacks.last_k_epochs = 0: "),
         ("--sampler some", "sampler = some: "),
@@ -180,7 +183,9 @@ fn runs_refuse_what_is_not_theirs() {
         (1, "compare --epochs 0", "epochs = 0: "),
         (1, "compare --batch-size 0", "batch_size = 0: "),
         (2, "compare --projection umap", "invalid value 'umap'"),
-        (2, "compare --seed -1", "unexpected argument"),
+        (2, "compare --seed -1", "a seed is a whole number from 0 to 9223372036854775807"),
+        (2, "fit --seed -1", "a seed is a whole number"),
+        (2, "fit --seed x", "a seed is a whole number"),
         (2, "evaluate", "--run <RUN>"),
         (2, "dance", "unrecognized subcommand"),
     ] {

@@ -2,8 +2,9 @@
 
 mod support;
 
+use embedtune_train::data::{DataOptions, ImageFiles};
 use embedtune_train::io::write_npy;
-use embedtune_train::ndarray::Array2;
+use embedtune_train::ndarray::{Array2, Axis};
 use support::{TRAIN, files, image_folder, run, vector_folder, vectors};
 
 #[test]
@@ -60,6 +61,107 @@ fn a_finished_run_is_left_as_it_is() {
     run(at, "fit --resume R --epochs 5").refused(2, &["--resume goes with no other option"]);
     std::fs::remove_file(at.join("R/model.safetensors")).unwrap();
     run(at, "evaluate --run R").refused(1, &["model.safetensors: not found", "restore it or train again"]);
+}
+
+#[test]
+fn a_runs_file_does_it_all_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    vector_folder(&at.join("D"));
+    run(at, "fit -q --data D --loss ArcFaceLoss --epochs 2 --batch-size 16 --seed 5 --out R").done();
+    let said = run(at, "fit --config R/run.toml --out S");
+    assert!(said.err.contains("note: options and data of an earlier run: "), "{}", said.err);
+    said.done();
+    let model = |run: &str| std::fs::read(at.join(run).join("model.safetensors")).unwrap();
+    assert!(model("R") == model("S"));
+    // Flags win over it; other data may be named.
+    run(at, "fit -q --config R/run.toml --data D --seed 6 --epochs 1 --out T").done();
+    assert!(model("R") != model("T"));
+    let text = std::fs::read_to_string(at.join("R/run.toml")).unwrap();
+    std::fs::write(at.join("bad.toml"), text.replace("epochs = 2", "epochs = \"two\"")).unwrap();
+    run(at, "fit --config bad.toml --out U").refused(1, &["bad.toml: ", "epochs", "restore the file"]);
+    for (file, damage) in [("run.toml", "format = ["), ("metrics.jsonl", "{\"epoch\": ")] {
+        let path = at.join("R").join(file);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, damage).unwrap();
+        run(at, "report R").refused(1, &[file, "restore the file, or train again into another folder"]);
+        std::fs::write(&path, b"\xff\xfe").unwrap();
+        run(at, "report R").refused(1, &[file, "is not UTF-8 text; restore the file"]);
+        std::fs::write(&path, whole).unwrap();
+    }
+}
+
+#[test]
+fn a_finished_run_needs_no_data_and_another_says_where_they_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    vector_folder(&at.join("D"));
+    run(at, "fit -q --data D --loss ArcFaceLoss --epochs 1 --batch-size 16 --out R").done();
+    std::fs::rename(at.join("D"), at.join("E")).unwrap();
+    let said = run(at, "fit --resume R");
+    for part in ["this run is finished; nothing to do", "note: its data are not there any more: "] {
+        assert!(said.err.contains(part), "{}", said.err);
+    }
+    said.done();
+    std::fs::remove_file(at.join("R/checkpoint.safetensors")).unwrap();
+    run(at, "fit --resume R")
+        .refused(1, &["D: the run's data are not there any more", "as data.source in R/run.toml"]);
+    let text = std::fs::read_to_string(at.join("R/run.toml")).unwrap();
+    let now = text.replace(&at.join("D").display().to_string(), &at.join("E").display().to_string());
+    std::fs::write(at.join("R/run.toml"), now).unwrap();
+    run(at, "fit -q --resume R").done();
+}
+
+/// Exif data with nothing but an orientation, as the segment of a JPEG.
+fn exif(orientation: u8) -> Vec<u8> {
+    let tiff =
+        [b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".as_slice(), &[orientation, 0, 0, 0], &[0; 4]]
+            .concat();
+    [b"\xff\xe1".as_slice(), &(tiff.len() as u16 + 8).to_be_bytes(), b"Exif\0\0", &tiff].concat()
+}
+
+#[test]
+fn photographs_are_read_upright() {
+    let folder = tempfile::tempdir().unwrap();
+    // Bright at the top left, darker to the right and darker still downwards: no turn of it looks like another.
+    let (width, height) = (48u32, 32u32);
+    let picture = image::RgbImage::from_fn(width, height, |x, y| {
+        image::Rgb([
+            (250 - x * 3 - y * 4 / 3) as u8,
+            (240 - y * 5) as u8,
+            if x < 12 && y < 8 { 220 } else { 30 },
+        ])
+    });
+    let turned = |orientation: u8| match orientation {
+        1 => picture.clone(),
+        2 => image::imageops::flip_horizontal(&picture),
+        3 => image::imageops::rotate180(&picture),
+        4 => image::imageops::flip_vertical(&picture),
+        5 => image::imageops::flip_horizontal(&image::imageops::rotate90(&picture)),
+        6 => image::imageops::rotate270(&picture),
+        7 => image::imageops::flip_horizontal(&image::imageops::rotate270(&picture)),
+        _ => image::imageops::rotate90(&picture),
+    };
+    let paths: Vec<_> = (1..=8u8)
+        .map(|orientation| {
+            let mut bytes = Vec::new();
+            let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 95);
+            turned(orientation).write_with_encoder(encoder).unwrap();
+            // Behind the marker that begins the file.
+            bytes.splice(2..2, exif(orientation));
+            let path = folder.path().join(format!("{orientation}.jpg"));
+            std::fs::write(&path, bytes).unwrap();
+            path
+        })
+        .collect();
+    let options = DataOptions { image_size: 32, ..DataOptions::default() };
+    let images = ImageFiles::new(paths, &options).unwrap().read(&[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
+    let upright = images.index_axis(Axis(0), 0).to_owned();
+    for (at, image) in images.outer_iter().enumerate() {
+        let apart = image.iter().zip(&upright).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>()
+            / image.len() as f64;
+        assert!(apart < 3.0, "orientation {}: {apart:.1} apart", at + 1);
+    }
 }
 
 #[test]

@@ -92,7 +92,8 @@ fn vectors_stay_in_their_file() {
     };
     println!("{predicted:.0} MiB predicted, {measured:.0} measured, {all:.0} in memory");
     assert!(all - measured > 50.0, "{measured:.0} MiB, in memory {all:.0}");
-    assert!((predicted / measured - 1.0).abs() < 0.1, "{predicted:.0} MiB, took {measured:.0}");
+    // Next to nothing is left, of which what threads may take for themselves is a third.
+    assert!((predicted - measured).abs() < 10.0, "{predicted:.0} MiB, took {measured:.0}");
 }
 
 #[test]

@@ -124,7 +124,16 @@ fn before_the_first_batch_nothing_waits() {
     for (line, left) in [("fit --epochs 1 --out run", "run"), ("compare --epochs 1 --out C", "C")] {
         let mark = if left == "run" { "device = auto" } else { "items to measure on" };
         let said = interrupted(at, line, mark);
-        said.refused(130, &["error: interrupted\n"]);
+        let expected = if left == "run" {
+            "error: interrupted before the first batch; "
+        } else {
+            "error: interrupted; nothing is left half-written"
+        };
+        said.refused(130, &[expected]);
+        // What it says can be done.
+        if left == "run" && said.err.contains("embedtune fit --resume run` starts this run over") {
+            assert_eq!(files(&at.join("run")), ["run.toml"]);
+        }
         assert!(!said.err.contains("stopping after this batch"), "{}", said.err);
         let left = files(&at.join(left));
         assert!(left.iter().all(|name| name == "run.toml"), "{left:?}");
@@ -179,14 +188,19 @@ fn a_full_standard_output_is_an_error() {
     run(at, "fit -q --data data --batch-size 16 --epochs 1 --out run").done();
     let output = program(at, "evaluate --run run").stdout(full().unwrap()).stderr(Stdio::piped()).output();
     Said::from(output.unwrap()).refused(1, &["standard output: writing failed: No space left on device"]);
+    for line in ["--help", "fit --help", "--version"] {
+        let output = program(at, line).stdout(full().unwrap()).stderr(Stdio::piped()).output();
+        Said::from(output.unwrap()).refused(1, &["standard output: writing failed: No space left on device"]);
+        assert!(!run(at, line).done().is_empty());
+    }
     let status = program(at, "evaluate --run nowhere").stderr(full().unwrap()).status();
     assert_eq!(status.unwrap().code(), Some(1));
 }
 
-/// Runs `embedtune LINE` where no file may grow beyond 2,048 bytes: what a full disk does to the files of a run,
+/// Runs `embedtune LINE` where no file may grow beyond 3,584 bytes: what a full disk does to the files of a run,
 /// without the rights to mount one.
 fn cramped(folder: &Path, line: &str) -> Said {
-    let script = format!("trap '' XFSZ; ulimit -f 4; exec {} {line}", env!("CARGO_BIN_EXE_embedtune"));
+    let script = format!("trap '' XFSZ; ulimit -f 7; exec {} {line}", env!("CARGO_BIN_EXE_embedtune"));
     Command::new("sh").args(["-c", &script]).current_dir(folder).output().expect("sh is there").into()
 }
 
@@ -195,7 +209,7 @@ fn a_write_that_fails_leaves_no_part_of_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     vector_folder(&at.join("data"));
-    let fit = "fit -q --data data --batch-size 16 --epochs 2";
+    let fit = "fit -q --data data --batch-size 16 --epochs 1";
     // The run file and the metrics fit, the model does not.
     cramped(at, &format!("{fit} --out run"))
         .refused(1, &["model.safetensors: writing failed", "free some space there"]);

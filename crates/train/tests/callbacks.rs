@@ -6,9 +6,10 @@ use embedtune_losses::{LossKind, LossOptions, Preset};
 use embedtune_train::data::{Items, Split};
 use embedtune_train::head::CentreSpace;
 use embedtune_train::optim::{OptimizerKind, OptimizerOptions, ParamGroup};
+use embedtune_train::retrieval::Measure;
 use embedtune_train::run::{
-    AlarmKind, CallbackOptions, EpochRecord, Model, Monitor, Observer, Resumed, RunBuilder, RunFolder,
-    RunOptions, Trainer, resume,
+    AlarmKind, CallbackOptions, EpochRecord, Measured, Model, Monitor, Observer, Resumed, RunBuilder,
+    RunFolder, RunOptions, Trainer, resume,
 };
 use embedtune_train::{Error, State};
 use support::{CLASSES, Recorder, noisy_vectors};
@@ -151,7 +152,7 @@ fn early_stopping_the_best_model_and_the_last_checkpoints() {
     let split = noisy_vectors(20);
     let folder = tempfile::tempdir().unwrap();
     let callbacks = CallbackOptions {
-        monitor: Monitor::MapAtR,
+        monitor: Monitor::Measure(Measure::MapAtR),
         patience: Some(2),
         min_delta: 0.5,
         best_model: true,
@@ -204,9 +205,26 @@ struct Own {
     batches: usize,
     checkpoints: usize,
     errors: usize,
+    measured: Vec<usize>,
+    /// The batch to stop after, if it is to be in the middle of an epoch.
+    stop_at: Option<usize>,
 }
 
 impl Observer for Own {
+    fn on_evaluation_begin(&mut self, epoch: usize) {
+        assert_eq!(self.measured.len(), epoch);
+    }
+    fn on_evaluation(&mut self, measured: &Measured<'_>) {
+        assert_eq!(
+            Some(measured.figures["recall_at_1"]),
+            measured.evaluation.map(|quality| quality.recall_at_1)
+        );
+        assert!(measured.held_out.is_none() && measured.seconds > 0.0);
+        self.measured.push(measured.epoch);
+    }
+    fn stop_batch(&mut self) -> bool {
+        self.stop_at == Some(self.batches)
+    }
     fn on_epoch_begin(&mut self, epoch: usize) {
         assert_eq!(epoch, self.epochs + 1);
     }
@@ -239,6 +257,64 @@ fn ones_own_callback_hears_everything_and_can_stop() {
     assert_eq!((report.epochs, own.epochs, own.batches, own.errors), (2, 2, 10, 0));
     // Batches 2, 4, 6, 8 and the two epochs (their last batches, 5 and 10, are the epochs').
     assert_eq!(own.checkpoints, 6);
+    assert_eq!(own.measured, [0, 1, 2]);
+}
+
+#[test]
+fn a_callback_stops_after_a_batch_and_the_run_continues_to_the_same_bits() {
+    let split = noisy_vectors(20);
+    let whole = encoder_after(&split, LossKind::ArcFaceLoss, |o| o.epochs = 2);
+    let folder = tempfile::tempdir().unwrap();
+    let mut own = Own { stop_at: Some(7), ..Own::default() };
+    let run = builder(LossKind::ArcFaceLoss, |o| o.epochs = 2).folder(folder.path());
+    let stopped = run.build(&split).unwrap().fit(&mut own);
+    assert!(matches!(stopped, Err(Error::Interrupted { epoch: 2, folder: Some(_) })));
+    assert_eq!((own.batches, own.errors), (7, 1));
+    match resume(&RunFolder::new(folder.path()), &split, None).unwrap() {
+        Resumed::Ready(trainer) => assert_eq!(trainer.fit(&mut ()).unwrap().model.encoder.state(), whole),
+        Resumed::Finished(_) => panic!("the run was not finished"),
+    }
+}
+
+#[test]
+fn every_figure_can_be_monitored_and_decides() {
+    let split = noisy_vectors(20);
+    let names = [
+        "loss",
+        "recall_at_1",
+        "hit_at_7",
+        "ir_recall_at_5",
+        "precision_at_3",
+        "ndcg_at_10",
+        "r_precision",
+        "map_at_r",
+        "map",
+        "mrr",
+        "ndcg",
+        "nmi",
+        "ami",
+    ];
+    for name in names {
+        let monitor: Monitor = name.parse().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let run = builder(LossKind::ArcFaceLoss, |o| {
+            o.epochs = 3;
+            o.callbacks = CallbackOptions { monitor, best_model: true, ..CallbackOptions::default() };
+        });
+        let report = run.folder(folder.path()).build(&split).unwrap().fit(&mut ()).unwrap().report;
+        let run = RunFolder::new(folder.path());
+        let records = run.read_metrics().unwrap();
+        assert_eq!(run.read_run_file().unwrap().options.callbacks.monitor, monitor);
+        if name == "loss" {
+            continue;
+        }
+        // The last record has been measured again, with the best epoch's weights.
+        let figure = |epoch: usize| records[epoch].figures[&monitor.to_string()];
+        assert!((1..3).all(|epoch| figure(epoch) <= figure(3)), "{name}: {records:?}");
+        assert_eq!(records[3].figures["recall_at_1"], report.tuned.recall_at_1, "{name}");
+        // Those that take a clustering are measured where they are asked for.
+        assert_eq!(records[3].figures.contains_key("nmi"), name == "nmi");
+    }
 }
 
 #[test]

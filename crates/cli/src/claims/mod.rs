@@ -298,7 +298,7 @@ mod tests {
         let count = classes.len() * 12;
         let labels: Vec<u32> = (0..count).map(|row| (row % classes.len()) as u32).collect();
         let classes = classes.iter().map(|&class| class.to_owned()).collect();
-        Dataset { items: Items::Vectors(Array2::zeros((count, 1))), labels, classes }
+        Dataset::new(Items::Vectors(Array2::zeros((count, 1))), labels, classes)
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub(crate) struct Evaluate {
     #[arg(long, value_name = "N")]
     pub(crate) bootstrap: Option<usize>,
     /// Seed of the resamples and of the clustering.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = crate::args::seed)]
     pub(crate) seed: u64,
     /// Print JSON.
     #[arg(long)]

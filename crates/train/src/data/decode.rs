@@ -8,6 +8,7 @@ use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
+use super::orientation::Orientation;
 use super::resize::resize;
 use crate::{Error, Result};
 
@@ -81,6 +82,7 @@ pub(super) fn check(path: &Path) -> Result<()> {
 
 fn decode(path: &Path) -> Result<Pixels> {
     let (open, width, height) = open(path)?;
+    let mut orientation = Orientation::UPRIGHT;
     let (channels, bytes) = match open {
         Open::Png(mut reader) => {
             let size = reader.output_buffer_size().ok_or_else(|| broken(path, &"too many pixels"))?;
@@ -89,15 +91,20 @@ fn decode(path: &Path) -> Result<Pixels> {
             bytes.truncate(frame.buffer_size());
             (frame.color_type.samples(), bytes)
         }
-        Open::Jpeg(mut decoder) => (3, decoder.decode().map_err(|e| broken(path, &e))?),
+        Open::Jpeg(mut decoder) => {
+            if let Some(exif) = decoder.exif() {
+                orientation = Orientation::of_exif(exif);
+            }
+            (3, decoder.decode().map_err(|e| broken(path, &e))?)
+        }
     };
     if bytes.len() != width * height * channels {
         return Err(broken(path, &format!("{} bytes for {width} x {height} pixels", bytes.len())));
     }
-    Ok(Pixels { width, height, channels, bytes })
+    Ok(orientation.upright(Pixels { width, height, channels, bytes }))
 }
 
-/// A file's pixels, row by row, a pixel's channels together: `channels` is 1 or 3. Transparency is left out, colours become
+/// A file's pixels, row by row, a pixel's channels together: `channels` is 1 or 3. A JPEG is turned as its Exif data say. Transparency is left out, colours become
 /// grey by their luminance (ITU-R BT.709).
 pub(super) fn read(path: &Path, [channels, height, width]: [usize; 3]) -> Result<Vec<u8>> {
     let pixels = resize(decode(path)?, width, height);

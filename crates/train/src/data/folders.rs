@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::files::{ImageFiles, is_image};
-use super::{DataOptions, Dataset, Items, Split};
+use super::{DataOptions, Dataset, Items, Places, Split};
 use crate::{Error, Result};
 
 /// How deep images may lie below their class's folder.
@@ -24,6 +24,28 @@ pub(super) fn load(folder: &Path, options: &DataOptions) -> Result<Option<Split>
     let named = |names: &[&str]| names.iter().map(|name| folder.join(name)).find(|path| path.is_dir());
     if let Some(train) = named(&TRAIN) {
         let Some(classes) = classes(&train)? else { return Ok(None) };
+        if let Some(queries) = named(&super::load::QUERIES) {
+            let Some(gallery) = named(&["gallery"]) else {
+                let detail = format!(
+                    "is a folder of queries, but there is no folder {} for them to search",
+                    folder.join("gallery").display()
+                );
+                return Err(Error::data(&queries, detail));
+            };
+            if let Some(test) = named(&TEST) {
+                let detail = format!(
+                    "its images search each other, and those of {} the gallery; keep one of the two folders",
+                    queries.display()
+                );
+                return Err(Error::data(&test, detail));
+            }
+            let [queries, gallery] = [queries, gallery].map(|part| {
+                classes_or(&part, || {
+                    Error::data(&part, "holds no folders of .png, .jpg or .jpeg images, one for each class")
+                })
+            });
+            return parts(classes, queries?, Some(gallery?), options).map(Some);
+        }
         let Some(test) = named(&TEST) else {
             let detail = "has a folder of training images, but none named test or val to measure on; add it, or move \
                           the classes' folders up to have a share of each held back (data_options.test_share)";
@@ -32,7 +54,7 @@ pub(super) fn load(folder: &Path, options: &DataOptions) -> Result<Option<Split>
         let empty =
             || Error::data(&test, "holds no folders of .png, .jpg or .jpeg images, one for each class");
         let test = classes_or(&test, empty)?;
-        return parts(classes, test, options).map(Some);
+        return parts(classes, test, None, options).map(Some);
     }
     let Some(all) = classes(folder)? else { return Ok(None) };
     let (train, test) = hold_back(all, options.test_share);
@@ -41,7 +63,7 @@ pub(super) fn load(folder: &Path, options: &DataOptions) -> Result<Option<Split>
                       folders train and test";
         return Err(Error::data(folder, detail));
     }
-    parts(train, test, options).map(Some)
+    parts(train, test, None, options).map(Some)
 }
 
 fn classes_or(folder: &Path, empty: impl FnOnce() -> Error) -> Result<Classes> {
@@ -140,9 +162,10 @@ fn hold_back(all: Classes, share: f64) -> (Classes, Classes) {
     (train, test)
 }
 
-/// Both parts under one class list, in the order of the names.
-fn parts(train: Classes, test: Classes, options: &DataOptions) -> Result<Split> {
-    let mut names: Vec<String> = train.keys().chain(test.keys()).cloned().collect();
+/// All parts under one class list, in the order of the names.
+fn parts(train: Classes, test: Classes, gallery: Option<Classes>, options: &DataOptions) -> Result<Split> {
+    let searched = gallery.iter().flat_map(BTreeMap::keys);
+    let mut names: Vec<String> = train.keys().chain(test.keys()).chain(searched).cloned().collect();
     names.sort();
     names.dedup();
     let part = |classes: Classes| -> Result<Dataset> {
@@ -159,9 +182,10 @@ fn parts(train: Classes, test: Classes, options: &DataOptions) -> Result<Split> 
             files.verify()?;
             Items::Files(files)
         };
-        Ok(Dataset { items, labels, classes: names.clone() })
+        Ok(Dataset { items, labels, classes: names.clone(), places: Places::default() })
     };
-    Ok(Split { train: part(train)?, queries: part(test)?, gallery: None })
+    let gallery = gallery.map(part).transpose()?;
+    Ok(Split { train: part(train)?, queries: part(test)?, gallery })
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::{Dataset, Items, Split};
+use super::{Dataset, Items, Places, Split};
 
 const SIDE: usize = 28;
 /// Points that a stroke is drawn through.
@@ -64,6 +64,7 @@ impl Glyphs {
             items: Items::Images(images),
             labels: (0..classes * items).map(|row| (row / items) as u32).collect(),
             classes: (0..classes).map(|class| format!("glyph {}", first.wrapping_add(class))).collect(),
+            places: Places::default(),
         }
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::pairs::Joined;
+use super::parquet::Labels;
 use super::text::Table;
-use super::{DataOptions, Dataset, Items, Split, folders, idx, tensors, text, vectors};
+use super::{DataOptions, Dataset, Items, Places, Split, folders, idx, parquet, tensors, text, vectors};
 use crate::{Error, Result};
 
 /// Names of Fashion-MNIST's classes (its repository's README), whose files hold numbers alone.
@@ -44,10 +45,14 @@ impl Split {
     /// - `train.npy`, `train_labels.npy`, `test.npy`, `test_labels.npy`: the test vectors query each other;
     /// - `train.npz`, `test.npz` ([`vectors::read_npz`]), or `train.safetensors`, `test.safetensors`
     ///   ([`tensors::read_safetensors`]): likewise, vectors or sequences of token vectors;
+    /// - `train.parquet`, `test.parquet` ([`parquet::read`]), likewise, or texts with labels as in CSV files;
     /// - `train/CLASS/*.png` (or `.jpg`, `.jpeg`) and `test/CLASS/*.png`: the test images query each other;
     /// - `CLASS/*.png`: likewise, with a share of each class held back to be measured on.
     ///
-    /// Beside idx and NumPy files a `classes.txt` may hold the classes' names: line `i` (from 0) names label `i`.
+    /// Instead of `test`, files of these kinds but idx may be called `queries` (or `query`) and `gallery`: the queries then
+    /// search the gallery (`queries.npy`, `queries_labels.npy`, `gallery.npy`, `gallery_labels.npy`; `query/CLASS/*.png`).
+    ///
+    /// Beside idx, NumPy and safetensors files a `classes.txt` may hold the classes' names: line `i` (from 0) names label `i`.
     /// Fashion-MNIST's are known.
     ///
     /// # Errors
@@ -68,38 +73,39 @@ impl Split {
             return by_class(&table, all, &text::read_class_split(&table)?);
         }
         if let Some(train) = folder.find("train", &[".csv"]) {
-            return from_csv(&train, &folder.need("test", &[".csv"], &train)?, options);
+            let measured = folder.measured(".csv", &train)?;
+            return from_csv(&train, &measured, options);
+        }
+        if let Some(train) = folder.find("train", &[".parquet"]) {
+            return from_parquet(&folder, &train);
         }
         if let Some(train) = folder.find("train", &[".npz"]) {
-            let test = folder.need("test", &[".npz"], &train)?;
             let read = |path: &Path| {
                 let (rows, labels) = vectors::read_npz(path)?;
                 labelled(path, rows, path, labels)
             };
-            return Ok(shared(read(&train)?, read(&test)?, |label| label.to_string()));
+            let measured = folder.measured(".npz", &train)?;
+            return measured.split(&train, read, &Names::read(&folder)?);
         }
         if let Some(train) = folder.find("train", &[".safetensors"]) {
-            let test = folder.need("test", &[".safetensors"], &train)?;
             let read = |path: &Path| {
                 let (rows, labels) = tensors::open_safetensors(path, options.in_memory)?;
                 labelled(path, rows, path, labels)
             };
-            let names = names(&folder)?;
-            return Ok(shared(read(&train)?, read(&test)?, |label| name(&names, label)));
+            let measured = folder.measured(".safetensors", &train)?;
+            return measured.split(&train, read, &Names::read(&folder)?);
         }
         if let Some(train) = folder.find("train", &["train.npy"]) {
-            let test = folder.need("test", &["test.npy"], &train)?;
-            let read = |path: &Path, part: &str| {
+            let read = |path: &Path| {
+                let name = file_name(path);
+                let parts = ["train", "test", "gallery"].into_iter().chain(QUERIES);
+                let part = parts.into_iter().find(|part| name.contains(part)).unwrap_or_default();
                 let labels = folder.need(part, &["labels.npy"], path)?;
-                labelled(
-                    path,
-                    vectors::open_vectors(path, options.in_memory)?,
-                    &labels,
-                    vectors::read_labels(&labels)?,
-                )
+                let items = vectors::open_vectors(path, options.in_memory)?;
+                labelled(path, items, &labels, vectors::read_labels(&labels)?)
             };
-            let names = names(&folder)?;
-            return Ok(shared(read(&train, "train")?, read(&test, "test")?, |label| name(&names, label)));
+            let measured = folder.measured(".npy", &train)?;
+            return measured.split(&train, read, &Names::read(&folder)?);
         }
         if let Some(split) = folders::load(folder.path, options)? {
             return Ok(split);
@@ -113,7 +119,7 @@ impl Split {
             folder.path,
             "no data found: expected train-images-idx3-ubyte[.gz] and its companions; images-idx3 + labels-idx1 + \
              classes.tsv; train.csv + test.csv; train.npy + train_labels.npy + test.npy + test_labels.npy; \
-             train.npz + test.npz; train.safetensors + test.safetensors; or folders of .png or .jpg images, one for \
+             train.npz + test.npz; train.safetensors + test.safetensors; train.parquet + test.parquet; or folders of .png or .jpg images, one for \
              each class",
         ))
     }
@@ -151,6 +157,38 @@ impl<'a> Folder<'a> {
         self.files.iter().find(fits).cloned()
     }
 
+    /// The files to measure on that go with `train`: one whose items search each other, or queries and what they search.
+    fn measured(&self, ending: &str, train: &Path) -> Result<Measured> {
+        // Labels of NumPy files lie in files whose names only begin alike.
+        let named = |names: &[&str]| {
+            let ends: Vec<String> = names.iter().map(|name| format!("{name}{ending}")).collect();
+            self.find("", &ends.iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        let Some(queries) = named(&QUERIES) else {
+            if let Some(gallery) = named(&["gallery"]) {
+                let detail =
+                    format!("has {}, but no queries{ending} to search it; add it", file_name(&gallery));
+                return Err(Error::data(self.path, detail));
+            }
+            let ends: &[&str] = if ending == ".npy" { &["test.npy"] } else { &[ending] };
+            return Ok(Measured::Test(self.need("test", ends, train)?));
+        };
+        let Some(gallery) = named(&["gallery"]) else {
+            let detail =
+                format!("has {}, but no gallery{ending} to be searched; add it", file_name(&queries));
+            return Err(Error::data(self.path, detail));
+        };
+        if let Some(test) = named(&["test"]) {
+            let detail = format!(
+                "has {}, whose items search each other, and {}, which search the gallery; keep one of them",
+                file_name(&test),
+                file_name(&queries)
+            );
+            return Err(Error::data(self.path, detail));
+        }
+        Ok(Measured::Queries { queries, gallery })
+    }
+
     /// As [`find`](Self::find), for what must be there because `beside` is.
     fn need(&self, part: &str, ends: &[&str], beside: &Path) -> Result<PathBuf> {
         self.find(part, ends).ok_or_else(|| {
@@ -163,29 +201,97 @@ impl<'a> Folder<'a> {
     }
 }
 
+/// Names of files (and folders) of queries.
+pub(super) const QUERIES: [&str; 2] = ["queries", "query"];
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().display().to_string()
+}
+
+/// What is measured on.
+enum Measured {
+    /// Items that search each other.
+    Test(PathBuf),
+    /// Items that search others.
+    Queries { queries: PathBuf, gallery: PathBuf },
+}
+
+impl Measured {
+    /// The split of these files and `train`, each read by `read`.
+    fn split(&self, train: &Path, read: impl Fn(&Path) -> Result<Raw>, names: &Names) -> Result<Split> {
+        let train = read(train)?;
+        match self {
+            Self::Test(test) => shared(train, read(test)?, None, names),
+            Self::Queries { queries, gallery } => shared(train, read(queries)?, Some(read(gallery)?), names),
+        }
+    }
+}
+
 fn mnist(folder: &Folder<'_>, images: &Path) -> Result<Split> {
     let need = |part: &str| folder.need(part, IDX, images);
     let train = labelled_images(images, &need("train-labels-idx1")?)?;
     let test = labelled_images(&need("t10k-images-idx3")?, &need("t10k-labels-idx1")?)?;
-    let mut names = names(folder)?;
+    let mut names = Names::read(folder)?;
     let named = folder.path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.contains("fashion"));
     let known = |labels: &[u32]| FASHION_LABELS.contains(&label_checksum(labels));
-    if names.is_empty() && (named || known(&test.1) || known(&train.1)) {
-        names = FASHION.map(str::to_owned).to_vec();
+    if names.path.is_none() && (named || known(&test.1) || known(&train.1)) {
+        names.lines = FASHION.map(str::to_owned).to_vec();
     }
-    Ok(shared(train, test, |label| name(&names, label)))
+    shared(train, test, None, &names)
 }
 
-/// The names in `classes.txt`, none without that file.
-fn names(folder: &Folder<'_>) -> Result<Vec<String>> {
-    let Some(path) = folder.find("classes.txt", &[".txt"]) else { return Ok(Vec::new()) };
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "reading"))?;
-    Ok(text.lines().map(|line| line.trim().to_owned()).collect())
+/// The classes' names by label.
+#[derive(Default)]
+struct Names {
+    /// The file that they are from.
+    path: Option<PathBuf>,
+    lines: Vec<String>,
 }
 
-/// A label's name: itself where no other is known.
-fn name(names: &[String], label: u32) -> String {
-    names.get(label as usize).filter(|name| !name.is_empty()).cloned().unwrap_or_else(|| label.to_string())
+impl Names {
+    /// Those in `classes.txt`; none without that file.
+    fn read(folder: &Folder<'_>) -> Result<Self> {
+        let Some(path) = folder.find("classes.txt", &[".txt"]) else { return Ok(Self::default()) };
+        let bytes = std::fs::read(&path).map_err(Error::io(&path, "reading"))?;
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf".as_slice()).unwrap_or(&bytes);
+        let mut lines = Vec::new();
+        let mut seen = BTreeMap::new();
+        for (at, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
+            let number = at + 1;
+            let line = std::str::from_utf8(line).map_err(|_| {
+                Error::data(&path, format!("line {number}: not UTF-8; save the file as UTF-8"))
+            })?;
+            let line = line.trim();
+            if let Some(before) = seen.insert(line.to_owned(), number).filter(|_| !line.is_empty()) {
+                let detail = format!(
+                    "lines {before} and {number} both say `{line}`: give each class a name of its own"
+                );
+                return Err(Error::data(&path, detail));
+            }
+            lines.push(line.to_owned());
+        }
+        // What follows the last line break is no line.
+        if lines.last().is_some_and(String::is_empty) {
+            lines.pop();
+        }
+        Ok(Self { path: Some(path), lines })
+    }
+
+    /// A label's name: itself where its line is empty, or where there is no file.
+    fn of(&self, label: u32) -> Result<String> {
+        match (self.lines.get(label as usize), &self.path) {
+            (Some(line), _) if !line.is_empty() => Ok(line.clone()),
+            (Some(_), _) | (None, None) => Ok(label.to_string()),
+            (None, Some(path)) => {
+                let detail = format!(
+                    "has {} lines, and there are items with label {label} (line 1 names label 0); write a line for each \
+                     label, or remove the file to have the labels name themselves",
+                    self.lines.len()
+                );
+                Err(Error::data(path, detail))
+            }
+        }
+    }
 }
 
 fn label_checksum(labels: &[u32]) -> u32 {
@@ -195,6 +301,7 @@ fn label_checksum(labels: &[u32]) -> u32 {
 }
 
 type Raw = (Items, Vec<u32>);
+type Named = (Items, Vec<String>, Places);
 
 fn labelled(path: &Path, items: Items, labels_path: &Path, labels: Vec<u32>) -> Result<Raw> {
     if items.len() == labels.len() && !labels.is_empty() {
@@ -216,17 +323,20 @@ fn labelled_images(images: &Path, labels: &Path) -> Result<Raw> {
     labelled(images, Items::Images(idx::read_images(images)?), labels, idx::read_labels(labels)?)
 }
 
-/// A split whose parts have one class list, in the order of the labels; the queries search each other.
-fn shared(train: Raw, queries: Raw, name: impl Fn(u32) -> String) -> Split {
-    let mut index: BTreeMap<u32, u32> = train.1.iter().chain(&queries.1).map(|&label| (label, 0)).collect();
+/// A split whose parts have one class list, in the order of the labels; without a gallery the queries search each other.
+fn shared(train: Raw, queries: Raw, gallery: Option<Raw>, names: &Names) -> Result<Split> {
+    let searched = gallery.iter().flat_map(|(_, labels)| labels);
+    let labels = train.1.iter().chain(&queries.1).chain(searched);
+    let mut index: BTreeMap<u32, u32> = labels.map(|&label| (label, 0)).collect();
     index.values_mut().zip(0..).for_each(|(slot, position)| *slot = position);
-    let classes: Vec<String> = index.keys().map(|&label| name(label)).collect();
+    let classes: Vec<String> = index.keys().map(|&label| names.of(label)).collect::<Result<_>>()?;
     let set = |(items, labels): Raw| Dataset {
         items,
         labels: labels.iter().map(|l| index[l]).collect(),
         classes: classes.clone(),
+        places: Places::default(),
     };
-    Split { train: set(train), queries: set(queries), gallery: None }
+    Ok(Split { train: set(train), queries: set(queries), gallery: gallery.map(set) })
 }
 
 fn by_class(table: &Path, (items, labels): Raw, classes: &BTreeMap<u32, (String, bool)>) -> Result<Split> {
@@ -249,56 +359,141 @@ fn by_class(table: &Path, (items, labels): Raw, classes: &BTreeMap<u32, (String,
             items: items.select(&rows),
             labels: rows.iter().map(|&row| chosen[&labels[row]]).collect(),
             classes: chosen.keys().map(|label| classes[label].0.clone()).collect(),
+            places: Places::default(),
         })
     };
     Ok(Split { train: part(false)?, queries: part(true)?, gallery: None })
 }
 
-fn from_csv(train: &Path, test: &Path, options: &DataOptions) -> Result<Split> {
-    let parts = [text::read_table(train)?, text::read_table(test)?];
-    let [Table::Labelled(train_texts, train_names), Table::Labelled(test_texts, test_names)] = parts else {
-        return joined(test, parts, options.score_threshold);
+fn from_csv(train: &Path, measured: &Measured, options: &DataOptions) -> Result<Split> {
+    let (queries, gallery) = match measured {
+        Measured::Test(test) => (test, None),
+        Measured::Queries { queries, gallery } => (queries, Some(gallery)),
     };
-    let mut index: BTreeMap<&str, u32> =
-        train_names.iter().chain(&test_names).map(|name| (name.as_str(), 0)).collect();
+    let parts = [text::read_table(train)?, text::read_table(queries)?];
+    let gallery = gallery.map(|path| Ok::<_, Error>((path, text::read_table(path)?))).transpose()?;
+    let part = |path: &Path, texts, names, lines| (Items::Text(texts), names, Places::lines(path, lines));
+    let [train_part, query_part] = match (parts, &gallery) {
+        (
+            [
+                Table::Labelled(texts, names, lines),
+                Table::Labelled(queries_texts, queries_names, queries_lines),
+            ],
+            _,
+        ) => [part(train, texts, names, lines), part(queries, queries_texts, queries_names, queries_lines)],
+        (_, Some((path, _))) => {
+            let detail =
+                "texts in pairs search each other; give train.csv and test.csv, or texts with labels";
+            return Err(Error::data(path, detail));
+        }
+        (parts, None) => return joined([train, queries.as_path()], parts, options.score_threshold),
+    };
+    let gallery = match gallery {
+        None => None,
+        Some((path, Table::Labelled(texts, names, lines))) => Some(part(path, texts, names, lines)),
+        Some((path, Table::Pairs(..))) => {
+            return Err(Error::data(path, "holds pairs, and the other files labels; give all in one form"));
+        }
+    };
+    Ok(named(train_part, query_part, gallery))
+}
+
+/// A split of items whose labels are names. Without a gallery texts search the training items, others each other.
+fn named(train: Named, queries: Named, gallery: Option<Named>) -> Split {
+    let searched = gallery.iter().flat_map(|(_, names, _)| names);
+    let names = train.1.iter().chain(&queries.1).chain(searched);
+    let mut index: BTreeMap<String, u32> = names.map(|name| (name.clone(), 0)).collect();
     index.values_mut().zip(0..).for_each(|(slot, position)| *slot = position);
-    let classes: Vec<String> = index.keys().map(|&name| name.to_owned()).collect();
-    let set = |texts: Vec<String>, names: &[String]| Dataset {
-        items: Items::Text(texts),
-        labels: names.iter().map(|name| index[name.as_str()]).collect(),
+    let classes: Vec<String> = index.keys().cloned().collect();
+    let set = |(items, names, places): Named| Dataset {
+        items,
+        labels: names.iter().map(|name| index[name]).collect(),
         classes: classes.clone(),
+        places,
     };
-    let train = set(train_texts, &train_names);
-    Ok(Split { queries: set(test_texts, &test_names), gallery: Some(train.clone()), train })
+    let train = set(train);
+    let text = matches!(train.items, Items::Text(_));
+    let gallery = gallery.map(set).or_else(|| text.then(|| train.clone()));
+    Split { queries: set(queries), gallery, train }
+}
+
+fn from_parquet(folder: &Folder<'_>, train: &Path) -> Result<Split> {
+    let (queries, gallery) = match folder.measured(".parquet", train)? {
+        Measured::Test(test) => (test, None),
+        Measured::Queries { queries, gallery } => (queries, Some(gallery)),
+    };
+    let (train_items, train_labels) = parquet::read(train)?;
+    let mut split = match train_labels {
+        Labels::Numbers(labels) => {
+            let read = |path: &Path| match parquet::read(path)? {
+                (items, Labels::Numbers(labels)) => Ok((items, labels)),
+                _ => Err(other_labels(path, "names", train, "whole numbers")),
+            };
+            let gallery = gallery.as_deref().map(read).transpose()?;
+            shared((train_items, labels), read(&queries)?, gallery, &Names::read(folder)?)?
+        }
+        Labels::Names(names) => {
+            let read = |path: &Path| match parquet::read(path)? {
+                (items, Labels::Names(names)) => Ok((items, names, Places::default())),
+                _ => Err(other_labels(path, "whole numbers", train, "names")),
+            };
+            let gallery = gallery.as_deref().map(read).transpose()?;
+            named((train_items, names, Places::default()), read(&queries)?, gallery)
+        }
+    };
+    if split.gallery.is_none() && matches!(split.train.items, Items::Text(_)) {
+        split.gallery = Some(split.train.clone());
+    }
+    Ok(split)
+}
+
+fn other_labels(path: &Path, got: &str, train: &Path, expected: &str) -> Error {
+    let detail =
+        format!("its labels are {got}, and those of {} {expected}; give all in one form", file_name(train));
+    Error::data(path, detail)
 }
 
 /// Pairs of texts: what they join, over both files, is a class; each different text is an item.
-fn joined(test: &Path, parts: [Table; 2], threshold: f64) -> Result<Split> {
-    let [Table::Pairs(train_pairs, train_scores), Table::Pairs(test_pairs, test_scores)] = &parts else {
-        return Err(Error::data(test, "one file holds pairs and the other labels; give both in one form"));
+fn joined(paths: [&Path; 2], parts: [Table; 2], threshold: f64) -> Result<Split> {
+    let [
+        Table::Pairs(train_pairs, train_scores, train_lines),
+        Table::Pairs(test_pairs, test_scores, test_lines),
+    ] = &parts
+    else {
+        return Err(Error::data(
+            paths[1],
+            "one file holds pairs and the other labels; give both in one form",
+        ));
     };
     let mut all = Joined::default();
     let mut rows = Vec::new();
-    for (pairs, scores) in [(train_pairs, train_scores), (test_pairs, test_scores)] {
+    let parts = [(train_pairs, train_scores, train_lines), (test_pairs, test_scores, test_lines)];
+    for (path, (pairs, scores, lines)) in paths.into_iter().zip(parts) {
         let mut part = Vec::new();
         for (at, [left, right]) in pairs.iter().enumerate() {
             let [a, b] = [all.add(left), all.add(right)];
             if scores.as_ref().is_none_or(|scores| scores[at] >= threshold) {
                 all.join(a, b);
             }
-            part.extend([a, b]);
+            let line = lines.get(at).copied().unwrap_or(0);
+            part.extend([(a, line), (b, line)]);
         }
         // Each text once, in the order of the file.
         let mut seen = std::collections::HashSet::new();
-        part.retain(|row| seen.insert(*row));
-        rows.push(part);
+        part.retain(|(row, _)| seen.insert(*row));
+        let (part, lines): (Vec<usize>, Vec<u64>) = part.into_iter().unzip();
+        rows.push((part, Places::lines(path, lines)));
     }
     let texts = all.texts();
     let (labels, classes) = all.classes();
-    let set = |rows: &[usize]| Dataset {
+    let mut sets = rows.into_iter().map(|(rows, places)| Dataset {
         items: Items::Text(rows.iter().map(|&row| texts[row].to_owned()).collect()),
         labels: rows.iter().map(|&row| labels[row]).collect(),
         classes: classes.clone(),
-    };
-    Ok(Split { train: set(&rows[0]), queries: set(&rows[1]), gallery: None })
+        places,
+    });
+    match (sets.next(), sets.next()) {
+        (Some(train), Some(queries)) => Ok(Split { train, queries, gallery: None }),
+        _ => Err(Error::data(paths[0], "holds no pairs; add some")),
+    }
 }

@@ -10,7 +10,11 @@ pub mod idx;
 mod load;
 mod npy;
 mod options;
+#[cfg(feature = "images")]
+mod orientation;
 mod pairs;
+pub mod parquet;
+mod places;
 #[cfg(feature = "images")]
 mod resize;
 mod sequences;
@@ -23,6 +27,7 @@ pub mod vectors;
 pub use files::ImageFiles;
 pub use glyphs::Glyphs;
 pub use options::DataOptions;
+pub use places::Places;
 pub use sequences::Sequences;
 pub use stored::VectorFile;
 pub use stream::Stream;
@@ -58,6 +63,8 @@ pub struct Dataset {
     pub labels: Vec<u32>,
     /// The classes' names.
     pub classes: Vec<String>,
+    /// Where the items were read, for messages.
+    pub places: Places,
 }
 
 /// What to train on and what to measure on.
@@ -128,6 +135,11 @@ impl Items {
 }
 
 impl Dataset {
+    /// Items that were made or read by other code: where they come from is not known.
+    pub fn new(items: Items, labels: Vec<u32>, classes: Vec<String>) -> Self {
+        Self { items, labels, classes, places: Places::default() }
+    }
+
     /// The items in `rows` that exist, in that order, with the whole class list.
     #[must_use]
     pub fn select(&self, rows: &[usize]) -> Self {
@@ -135,6 +147,7 @@ impl Dataset {
             items: self.items.select(rows),
             labels: rows.iter().filter_map(|&row| self.labels.get(row).copied()).collect(),
             classes: self.classes.clone(),
+            places: self.places.select(rows),
         }
     }
 
@@ -163,7 +176,12 @@ mod tests {
     fn a_balanced_choice_takes_from_every_class() {
         let labels = vec![7, 7, 7, 7, 2, 2, 0];
         let vectors = Array2::zeros((7, 1));
-        let data = Dataset { items: Items::Vectors(vectors), labels, classes: Vec::new() };
+        let data = Dataset {
+            items: Items::Vectors(vectors),
+            labels,
+            classes: Vec::new(),
+            places: Places::default(),
+        };
         assert_eq!(data.balanced(3), [0, 4, 6]);
         assert_eq!(data.balanced(5), [0, 1, 4, 5, 6]);
         assert_eq!(data.balanced(6), [0, 1, 2, 4, 5, 6]);

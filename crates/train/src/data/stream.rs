@@ -8,11 +8,11 @@ use ndarray::Array2;
 
 use super::npy::Head;
 use super::vectors::{check_finite_from, read_npz_items};
-use super::{DataOptions, ImageFiles, Items, folders, tensors, text};
+use super::{DataOptions, ImageFiles, Items, folders, parquet, tensors, text};
 use crate::{Error, Result};
 
 /// Items that are given out in blocks. What is read from `.npy` (in row order), `.csv`, `.txt` and image files, and vectors in
-/// `.safetensors` files, is never in memory as a whole; `.npz` files and token vectors are.
+/// `.safetensors` files, is never in memory as a whole; `.npz` and `.parquet` files and token vectors are.
 pub struct Stream {
     path: PathBuf,
     from: From,
@@ -33,7 +33,7 @@ impl Stream {
         Self { path: PathBuf::new(), from: From::Memory(items), given: 0 }
     }
 
-    /// Opens a `.npy`, `.npz`, `.safetensors`, `.csv` or `.txt` file, or a folder of images.
+    /// Opens a `.npy`, `.npz`, `.safetensors`, `.parquet`, `.csv` or `.txt` file, or a folder of images.
     ///
     /// # Errors
     /// [`Error::Data`] naming the file and what is wrong; another ending.
@@ -59,6 +59,7 @@ impl Stream {
                 }
                 "npz" => From::Memory(read_npz_items(path)?),
                 // Vectors stay in the file, token vectors do not.
+                "parquet" => From::Memory(parquet::read_items(path)?),
                 "safetensors" => From::Memory(tensors::read_items(path)?),
                 "csv" => {
                     let mut reader = csv::Reader::from_reader(file()?);
@@ -68,7 +69,7 @@ impl Stream {
                 }
                 "txt" => From::Lines(BufReader::new(file()?).lines()),
                 _ => {
-                    let detail = "its ending names no kind of items; give .npy, .npz, .safetensors, .csv, .txt or a \
+                    let detail = "its ending names no kind of items; give .npy, .npz, .safetensors, .parquet, .csv, .txt or a \
                                   folder of images";
                     file()?;
                     return Err(Error::data(path, detail));

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-const TEXT: [&str; 5] = ["text", "query", "sentence", "item", "utterance"];
-const LABEL: [&str; 5] = ["label", "category", "intent", "class", "target"];
+pub(super) const TEXT: [&str; 5] = ["text", "query", "sentence", "item", "utterance"];
+pub(super) const LABEL: [&str; 5] = ["label", "category", "intent", "class", "target"];
 
 /// Left and right of a pair, and how much they belong together.
 const LEFT: [&str; 7] = ["text1", "sentence1", "item1", "query", "question", "anchor", "left"];
@@ -17,10 +17,10 @@ const SCORE: [&str; 3] = ["score", "similarity", "finetuner_score"];
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Table {
-    /// Texts and the names of their labels.
-    Labelled(Vec<String>, Vec<String>),
-    /// Pairs of texts; with the score of each where the file has scores.
-    Pairs(Vec<[String; 2]>, Option<Vec<f64>>),
+    /// Texts, the names of their labels, and their lines in the file, from 1.
+    Labelled(Vec<String>, Vec<String>, Vec<u64>),
+    /// Pairs of texts; with the score of each where the file has scores; and their lines.
+    Pairs(Vec<[String; 2]>, Option<Vec<f64>>, Vec<u64>),
 }
 
 /// Texts and label names of a CSV file with a header. The columns are found by name.
@@ -29,7 +29,7 @@ pub enum Table {
 /// As [`read_table`]; a file of pairs.
 pub fn read_csv(path: &Path) -> Result<(Vec<String>, Vec<String>)> {
     match read_table(path)? {
-        Table::Labelled(texts, labels) => Ok((texts, labels)),
+        Table::Labelled(texts, labels, _) => Ok((texts, labels)),
         Table::Pairs(..) => Err(Error::data(path, "holds pairs where texts with labels are expected")),
     }
 }
@@ -83,7 +83,7 @@ pub fn read_table(path: &Path) -> Result<Table> {
     }
     let text = text.ok_or_else(|| missing(path, &headers, "text", &TEXT))?;
     let label = label.ok_or_else(|| missing(path, &headers, "label", &LABEL))?;
-    let (mut texts, mut labels) = (Vec::new(), Vec::new());
+    let (mut texts, mut labels, mut lines) = (Vec::new(), Vec::new(), Vec::new());
     for record in reader.records() {
         let record = record.map_err(|e| broken(path, &e))?;
         let line = record.position().map_or(0, csv::Position::line);
@@ -94,13 +94,14 @@ pub fn read_table(path: &Path) -> Result<Table> {
                 format!("line {line}: the label is empty; fill it in or remove the line"),
             ));
         }
+        lines.push(line);
         texts.push(field(text).to_owned());
         labels.push(field(label).trim().to_owned());
     }
     if texts.is_empty() {
         return Err(Error::data(path, "it has a header and no rows; add some"));
     }
-    Ok(Table::Labelled(texts, labels))
+    Ok(Table::Labelled(texts, labels, lines))
 }
 
 fn pairs(
@@ -109,7 +110,7 @@ fn pairs(
     columns: [usize; 2],
     score: Option<usize>,
 ) -> Result<Table> {
-    let (mut texts, mut scores) = (Vec::new(), Vec::new());
+    let (mut texts, mut scores, mut lines) = (Vec::new(), Vec::new(), Vec::new());
     for record in reader.records() {
         let record = record.map_err(|e| broken(path, &e))?;
         let line = record.position().map_or(0, csv::Position::line);
@@ -128,12 +129,13 @@ fn pairs(
                 )
             })?);
         }
+        lines.push(line);
         texts.push(pair);
     }
     if texts.is_empty() {
         return Err(Error::data(path, "it has a header and no rows; add some"));
     }
-    Ok(Table::Pairs(texts, score.map(|_| scores)))
+    Ok(Table::Pairs(texts, score.map(|_| scores), lines))
 }
 
 /// Classes of a tab-separated table with columns `class`, `split` (`background` or `evaluation`) and, for names,

@@ -1,7 +1,7 @@
 //! Items to vectors, in evaluation mode.
 
 use embedtune_core::{Error as CoreError, Pool, Tape};
-use ndarray::{Array2, Axis, Ix2};
+use ndarray::{Array2, ArrayViewMut2, Axis, Ix2};
 use rayon::prelude::*;
 
 use super::{Batch, Encoder, Mode};
@@ -23,25 +23,36 @@ impl Encoder {
         self.spec.input.accepts(items)?;
         let pool = Pool::new();
         let mut vectors = Array2::zeros((rows.len(), self.output_dim));
-        let blocks: Vec<_> = rows.chunks(BLOCK).zip(vectors.axis_chunks_iter_mut(Axis(0), BLOCK)).collect();
-        let results: Vec<Result<()>> = blocks
-            .into_par_iter()
-            .map(|(rows, mut to)| {
-                let tape = Tape::new(&pool);
-                let output = self.forward(&tape, &Batch::gather(items, rows)?, Mode::Eval)?.output.value();
-                let got = output.shape().to_vec();
-                let wrong = || {
-                    let expected = format!("{:?}: one vector for each item", to.shape());
-                    Error::Core(CoreError::Shape { op: "encoder", expected, got })
-                };
-                match output.view().into_dimensionality::<Ix2>() {
-                    Ok(output) if output.dim() == to.dim() => to.assign(&output),
-                    _ => return Err(wrong()),
-                }
-                Ok(())
-            })
-            .collect();
-        results.into_iter().collect::<Result<()>>()?;
+        // As many at a time as there are threads: one that waits inside a block for another's work takes up the next block
+        // meanwhile, and its tape beside its own, which no forecast could bound.
+        let together = BLOCK * rayon::current_num_threads();
+        for (rows, mut to) in rows.chunks(together).zip(vectors.axis_chunks_iter_mut(Axis(0), together)) {
+            let blocks: Vec<_> = rows.chunks(BLOCK).zip(to.axis_chunks_iter_mut(Axis(0), BLOCK)).collect();
+            let results: Vec<Result<()>> =
+                blocks.into_par_iter().map(|(rows, to)| self.embed_block(items, rows, to, &pool)).collect();
+            results.into_iter().collect::<Result<()>>()?;
+        }
         Ok(vectors)
+    }
+
+    fn embed_block(
+        &self,
+        items: &Items,
+        rows: &[usize],
+        mut to: ArrayViewMut2<'_, f32>,
+        pool: &Pool,
+    ) -> Result<()> {
+        let tape = Tape::new(pool);
+        let output = self.forward(&tape, &Batch::gather(items, rows)?, Mode::Eval)?.output.value();
+        let got = output.shape().to_vec();
+        let wrong = || {
+            let expected = format!("{:?}: one vector for each item", to.shape());
+            Error::Core(CoreError::Shape { op: "encoder", expected, got })
+        };
+        match output.view().into_dimensionality::<Ix2>() {
+            Ok(output) if output.dim() == to.dim() => to.assign(&output),
+            _ => return Err(wrong()),
+        }
+        Ok(())
     }
 }

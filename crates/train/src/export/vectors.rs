@@ -156,7 +156,10 @@ mod tests {
             assert_eq!(writer.finish().unwrap(), 10);
         }
         assert_eq!(read_vectors(&folder.path().join("x.npy")).unwrap(), rows);
-        assert_eq!(read_items(&folder.path().join("x.safetensors")).unwrap(), Items::Vectors(rows.clone()));
+        match read_items(&folder.path().join("x.safetensors")).unwrap() {
+            Items::VectorFile(file) => assert_eq!(file.read_all().unwrap(), rows),
+            other => panic!("{}", other.kind()),
+        }
         let text = std::fs::read_to_string(folder.path().join("x.csv")).unwrap();
         let read: Vec<f32> = text
             .lines()

@@ -97,7 +97,7 @@
 //! | `val_split`, `output_dim` | the same | `val_split_by = "class"` holds classes out |
 //! | `freeze`, a model to start from | `freeze`, `init_from` | the same head; `freeze` without `init_from` would keep random weights and is refused |
 //! | `EarlyStopping`, `BestModelCheckpoint`, `TrainingCheckpoint`, `WiSEFTCallback` | `[callbacks]`: `patience`, `min_delta`, `baseline`; `best_model`; `last_k_epochs`; `wise_ft_alpha` | a checkpoint there lacks the loss's parameters and their optimizer; here it continues to the same bits |
-//! | `monitor="val_loss"`, `mode` | `monitor`: `recall_at_1`, `map_at_r`, `loss` | the direction follows from it; with NaN a run ends by itself |
+//! | `monitor="val_loss"`, `mode` | `monitor`: `recall_at_1`, `map_at_r`, `mrr` and more ([`Monitor`](crate::run::Monitor)), `loss` | the direction follows from it; with NaN a run ends by itself |
 //! | `WandBLogger` | `callbacks.tensorboard`, `metrics.jsonl` | nothing is sent anywhere |
 //! | hooks `on_fit_begin` to `on_exception` | [`Observer`](crate::run::Observer) | |
 //! | `model_options={'pooler': 'GeM', 'pooler_options': {...}}` | `pooler`, `pooler_options` | text: masked, and signed instead of clamped; an encoder without pooling refuses it instead of warning |

@@ -17,12 +17,10 @@
 //! use embedtune_train::ndarray::Array2;
 //! use embedtune_train::run::Trainer;
 //!
-//! let part = |items: usize| Dataset {
-//!     items: Items::Vectors(Array2::from_shape_fn((items, 12), |(i, j)| {
-//!         ((i % 5) * 3 + i * j) as f32 % 7.0
-//!     })),
-//!     labels: (0..items).map(|item| (item % 5) as u32).collect(),
-//!     classes: (0..5).map(|class| class.to_string()).collect(),
+//! let part = |items: usize| {
+//!     let vectors = Array2::from_shape_fn((items, 12), |(i, j)| ((i % 5) * 3 + i * j) as f32 % 7.0);
+//!     let labels = (0..items).map(|item| (item % 5) as u32).collect();
+//!     Dataset::new(Items::Vectors(vectors), labels, (0..5).map(|class| class.to_string()).collect())
 //! };
 //! let data = Split { train: part(60), queries: part(20), gallery: None };
 //! let run = |threads: usize, seed: u64| {

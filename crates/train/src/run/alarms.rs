@@ -4,8 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::scale::{fitting_scale, given_scale};
 use super::telemetry::Watched;
-use super::{EpochRecord, RunOptions, auto_scale};
+use super::{EpochRecord, RunOptions};
 use crate::head::CentreSpace;
 
 /// All embeddings point the same way when two of them have this mean cosine.
@@ -101,16 +102,23 @@ pub(super) fn alarms(
         );
     }
     let active = record.active_fraction.unwrap_or(1.0);
-    let fitting = auto_scale(classes, 1.0);
-    if let Some(scale) = options.loss_options.scale.filter(|&scale| scale > fitting)
+    let loss = &options.loss_options;
+    if let Some(scale) = given_scale(options.loss, loss)
+        && let Some(fitting) = fitting_scale(options.loss, loss, classes).filter(|&fitting| scale > fitting)
         && watched.centre_turn.is_some()
         && active < MOSTLY
     {
+        let (origin, remedy) = match loss.preset.filter(|_| loss.scale.is_none()) {
+            Some(preset) => {
+                (format!(" (preset {})", preset.name()), format!("write loss_options.scale = {fitting}"))
+            }
+            None => (String::new(), format!("leave scale out, which chooses {fitting}, or write that")),
+        };
         raise(
             AlarmKind::SaturatedScale,
             format!(
-                "only {:.0}% of the items have a gradient: at loss_options.scale = {scale} the loss of {classes} classes is \
-                 a hard hinge; leave scale out, which chooses about {fitting}",
+                "only {:.0}% of the items have a gradient: at loss_options.scale = {scale}{origin} the loss of {classes} \
+                 classes is a hard hinge; {remedy} (`advise` derives it)",
                 active * 100.0
             ),
         );
@@ -143,10 +151,11 @@ pub(super) fn alarms(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use embedtune_losses::{LossKind, Preset};
 
     #[test]
     fn each_alarm_has_its_figures_and_its_remedy() {
-        let mut options = RunOptions::default();
+        let mut options = RunOptions { loss: LossKind::ArcFaceLoss, ..RunOptions::default() };
         options.loss_options.scale = Some(64.0);
         let fine = EpochRecord { active_fraction: Some(0.9), ..EpochRecord::default() };
         let quiet = Watched {
@@ -188,5 +197,27 @@ mod tests {
             assert_eq!(raised.len(), 1, "{raised:?}");
             assert!(raised[0].kind == kind && raised[0].message.contains(part), "{raised:?}");
         }
+    }
+
+    #[test]
+    fn the_scale_of_a_preset_saturates_too() {
+        let watched = Watched { centre_turn: Some(20.0), centre_angle: Some(10.0), ..Watched::default() };
+        let record = EpochRecord { active_fraction: Some(0.1), ..EpochRecord::default() };
+        let raised = |loss, preset, scale, classes| {
+            let mut options = RunOptions { loss, ..RunOptions::default() };
+            (options.loss_options.preset, options.loss_options.scale) = (preset, scale);
+            alarms(&options, classes, 4, &record, &watched)
+        };
+        for (loss, fitting) in [(LossKind::ArcFaceLoss, "16"), (LossKind::CosFaceLoss, "17.7")] {
+            let of = raised(loss, Some(Preset::Finetuner), None, 1000);
+            assert_eq!(of.len(), 1, "{of:?}");
+            let message = &of[0].message;
+            assert!(message.contains("scale = 64 (preset finetuner)"), "{message}");
+            assert!(message.contains(&format!("write loss_options.scale = {fitting} ")), "{message}");
+            // One that fits, one that is chosen, one of a loss that has none.
+            assert_eq!(raised(loss, Some(Preset::Finetuner), Some(16.0), 1000), []);
+            assert_eq!(raised(loss, None, None, 1000), []);
+        }
+        assert_eq!(raised(LossKind::SphereFaceLoss, Some(Preset::Finetuner), None, 10), []);
     }
 }

@@ -3,16 +3,17 @@
 //! Every decision is a function of the options and the records so far, so that a resumed run decides as one that was never
 //! interrupted. One's own callbacks implement [`super::Observer`].
 
+use embedtune_retrieval::Measure;
 use serde::{Deserialize, Serialize};
 
-use super::EpochRecord;
+use super::{EpochRecord, Monitor};
 use crate::{Error, Result};
 
 /// `callbacks`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CallbackOptions {
-    /// What the best model and early stopping look at. Default `recall_at_1`.
+    /// What the best model and early stopping look at: any figure of [`Monitor`]. Default `recall_at_1`.
     pub monitor: Monitor,
     /// Measure retrieval after every so many epochs (and after the last). Default 1.
     pub evaluate_every: usize,
@@ -39,25 +40,10 @@ pub struct CallbackOptions {
     pub tensorboard: bool,
 }
 
-/// A figure of an epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Monitor {
-    /// Recall@1 on the items held out by `val_split`, or else on the evaluation items; higher is better.
-    #[default]
-    #[serde(rename = "recall_at_1", alias = "recall_at1")]
-    RecallAt1,
-    /// MAP@R on the same; higher is better.
-    MapAtR,
-    /// The training loss; lower is better.
-    Loss,
-}
-
 impl Default for CallbackOptions {
     fn default() -> Self {
         Self {
-            monitor: Monitor::RecallAt1,
+            monitor: Monitor::RECALL_AT_1,
             evaluate_every: 1,
             patience: None,
             min_delta: 0.0,
@@ -119,12 +105,19 @@ impl CallbackOptions {
 
     /// The monitored figure, turned so that higher is better.
     pub(super) fn figure(&self, record: &EpochRecord) -> Option<f64> {
-        let quality = record.validation.or(record.metrics);
-        match self.monitor {
-            Monitor::RecallAt1 => quality.map(|quality| quality.recall_at_1),
-            Monitor::MapAtR => quality.map(|quality| quality.map_at_r),
-            Monitor::Loss => record.loss.map(|loss| -loss),
-        }
+        let figure = match self.monitor {
+            Monitor::Loss => record.loss,
+            monitor => record.figures.get(&monitor.to_string()).copied().or_else(|| {
+                // Runs that began before there were figures.
+                let quality = record.validation.or(record.metrics)?;
+                match monitor {
+                    Monitor::RECALL_AT_1 => Some(quality.recall_at_1),
+                    Monitor::Measure(Measure::MapAtR) => Some(quality.map_at_r),
+                    _ => None,
+                }
+            }),
+        };
+        figure.map(|figure| if self.monitor.lower_is_better() { -figure } else { figure })
     }
 
     /// The epoch whose figure is best, the first of equals; none before an epoch has one.
@@ -137,9 +130,8 @@ impl CallbackOptions {
     /// Whether training has stopped improving.
     pub(super) fn stops(&self, records: &[EpochRecord]) -> bool {
         let Some(patience) = self.patience else { return false };
-        let start = self.baseline.map_or(f64::NEG_INFINITY, |baseline| match self.monitor {
-            Monitor::Loss => -baseline,
-            _ => baseline,
+        let start = self.baseline.map_or(f64::NEG_INFINITY, |baseline| {
+            if self.monitor.lower_is_better() { -baseline } else { baseline }
         });
         let (mut best, mut waited) = (start, 0);
         for record in records.iter().filter(|record| record.epoch > 0) {

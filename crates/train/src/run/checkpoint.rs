@@ -78,6 +78,19 @@ pub(super) fn restore(trainer: &mut Trainer<'_>, folder: &RunFolder) -> Result<b
     Ok(true)
 }
 
+/// The records of a run that is closed; `None` of one that goes on.
+pub(super) fn closed(folder: &RunFolder) -> Result<Option<Vec<EpochRecord>>> {
+    let path = folder.checkpoint();
+    if !path.exists() {
+        return Ok(None);
+    }
+    let state = store::read(&path, store::Kind::Checkpoint)?;
+    match Progress::from_state(&state.part("progress")) {
+        Some(progress) if progress.closed => records_until(folder, progress.epoch).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// The option that may change: either device continues from the other's state.
 const DEVICE: &str = "options.device";
 

@@ -93,7 +93,7 @@ mod tests {
 
     fn split(vectors: Array2<f32>, labels: Vec<u32>, classes: &[&str]) -> Split {
         let classes: Vec<String> = classes.iter().map(|&c| c.to_owned()).collect();
-        let data = Dataset { items: Items::Vectors(vectors), labels, classes };
+        let data = Dataset::new(Items::Vectors(vectors), labels, classes);
         Split { train: data.clone(), queries: data, gallery: None }
     }
 

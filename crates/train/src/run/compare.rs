@@ -201,7 +201,7 @@ fn sample(data: &Dataset) -> Dataset {
     }
     let name = |&label: &u32| data.classes.get(label as usize).cloned().unwrap_or_else(|| label.to_string());
     let classes = chosen.iter().map(name).collect();
-    Dataset { items: data.items.select(&rows), labels, classes }
+    Dataset::new(data.items.select(&rows), labels, classes)
 }
 
 #[cfg(test)]
@@ -215,7 +215,7 @@ mod tests {
         let labels: Vec<u32> = (0..3000).map(|i| 5 + i % 15).collect();
         let vectors = Array2::from_shape_fn((3000, 1), |(i, _)| i as f32);
         let classes = (0..20).map(|c| format!("class {c}")).collect();
-        let sample = sample(&Dataset { items: Items::Vectors(vectors), labels, classes });
+        let sample = sample(&Dataset::new(Items::Vectors(vectors), labels, classes));
         assert_eq!(sample.items.len(), FIGURE_CLASSES * FIGURE_ITEMS);
         assert_eq!((sample.classes.len(), sample.classes[0].as_str()), (10, "class 5"));
         assert_eq!(sample.labels.iter().filter(|&&label| label == 9).count(), FIGURE_ITEMS);

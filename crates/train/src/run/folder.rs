@@ -9,6 +9,8 @@ use crate::encoder::EncoderSpec;
 use crate::{Error, Result, io};
 
 const FORMAT: u32 = 1;
+/// What to do about a damaged file of a run.
+const RESTORE: &str = "restore the file, or train again into another folder";
 
 /// A run's folder: `run.toml`, `metrics.jsonl`, `model.safetensors`, `checkpoint.safetensors`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -215,18 +217,21 @@ impl RunFolder {
                 "not found, so this is not the folder of a run; name one that `fit` wrote",
             ));
         }
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "reading"))?;
+        let text = text_of(&path)?;
         // The version first: a newer format's fields would only be reported as unknown.
         #[derive(Deserialize)]
         struct Format {
             format: u32,
             version: String,
         }
-        let wrong = |e: toml::de::Error| Error::data(&path, e.to_string());
+        let wrong = |e: toml::de::Error| {
+            let detail = format!("{}; {RESTORE}", e.to_string().trim_end());
+            Error::data(&path, detail)
+        };
         let head: Format = toml::from_str(&text).map_err(wrong)?;
         if head.format != FORMAT {
             let detail = format!(
-                "format {} (embedtune {}); this program reads format {FORMAT}",
+                "format {} (embedtune {}); this program reads format {FORMAT}: use that version, or train again",
                 head.format, head.version
             );
             return Err(Error::data(&path, detail));
@@ -254,12 +259,35 @@ impl RunFolder {
     /// I/O, and [`Error::Data`] with the line that is not a record.
     pub fn read_metrics(&self) -> Result<Vec<EpochRecord>> {
         let path = self.metrics();
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "reading"))?;
+        let text = text_of(&path)?;
         text.lines()
             .enumerate()
             .map(|(i, line)| {
-                serde_json::from_str(line).map_err(|e| Error::data(&path, format!("line {}: {e}", i + 1)))
+                serde_json::from_str(line)
+                    .map_err(|e| Error::data(&path, format!("line {}: {e}; {RESTORE}", i + 1)))
             })
             .collect()
     }
+}
+
+/// A text file of a run.
+fn text_of(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::InvalidData => Error::data(path, format!("is not UTF-8 text; {RESTORE}")),
+        _ => Error::io(path, "reading")(e),
+    })
+}
+
+/// The options and the data of a run file's text; `None` for a file of options alone.
+///
+/// # Errors
+/// [`Error::Option`] for a text that is one of the two but is damaged.
+pub fn options_of_run(text: &str) -> Result<Option<(RunOptions, DataRecord)>> {
+    let is_run = |table: &toml::Table| table.contains_key("format") && table.contains_key("options");
+    if !text.parse().is_ok_and(|table| is_run(&table)) {
+        return Ok(None);
+    }
+    let run: RunFile = toml::from_str(text)
+        .map_err(|e| Error::option("options", "?", format!("{}; {RESTORE}", e.to_string().trim_end())))?;
+    Ok(Some((run.options, run.data)))
 }

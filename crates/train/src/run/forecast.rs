@@ -7,7 +7,6 @@ use embedtune_losses::Loss;
 use ndarray::ArrayD;
 use serde::Serialize;
 
-use super::place::CentreOptimizer;
 use super::raw::raw_dim;
 use super::{RunOptions, memory, telemetry};
 use crate::data::{Dataset, Items, Split};
@@ -73,12 +72,14 @@ pub(super) struct Costs {
 }
 
 impl Costs {
-    /// Looks at an encoder and a loss whose centres are not drawn yet. Takes two small steps whose result is dropped. `kept`
-    /// is whether the run has a folder, and how many items are held out.
+    /// Looks at an encoder and a loss whose centres are not drawn yet. Takes two small steps whose result is dropped. `centre_slots`
+    /// are the bytes of the centres' optimizer's state for each byte of theirs; the last two whether the run has a folder, and
+    /// how many items are held out.
     pub(super) fn new(
         options: &RunOptions,
         encoder: &Encoder,
         loss: &dyn Loss,
+        centre_slots: f64,
         split: &Split,
         (saves, held_out): (bool, usize),
     ) -> Result<Self> {
@@ -92,10 +93,7 @@ impl Costs {
         let gradients = weights.saturating_sub(table);
         let waiting = if options.gradient_accumulation_steps > 1 { gradients } else { 0 };
         let centres = loss.weight_shape().map_or(0, |[rows, columns]| bytes(rows, columns));
-        let centre_state = match CentreOptimizer::new(options, loss, &mut Vec::new())?.into_optimizer() {
-            Some(optimizer) => times(centres, slots(optimizer)?),
-            None => 0,
-        };
+        let centre_state = times(centres, centre_slots);
         let classes = split.train.classes.len();
         let watched = telemetry::bytes(classes, dim, centres);
         let bank = bytes(options.memory_size, dim + 1);
@@ -244,11 +242,11 @@ fn encoder_slots(options: &RunOptions) -> Result<f64> {
     }
     // Which layers learn how fast changes no state.
     let own = OptimizerOptions { layer_wise_lr_decay: None, ..own.clone() };
-    slots(optim::build(options.optimizer, &own, options.learning_rate)?)
+    slots(optim::build(options.optimizer, &own, options.learning_rate)?.as_mut())
 }
 
 /// Bytes of an optimizer's state for each byte of a parameter: found by a step on a small one.
-fn slots(mut optimizer: Box<dyn Optimizer>) -> Result<f64> {
+pub(super) fn slots(optimizer: &mut dyn Optimizer) -> Result<f64> {
     const SIDE: usize = 64;
     let mut value = ArrayD::<f32>::ones(vec![SIDE, SIDE]).into_shared();
     let grad = Some(Grad::Dense(ArrayD::ones(vec![SIDE, SIDE])));

@@ -1,8 +1,10 @@
 //! A trained encoder and what is needed to use it.
 
+use std::collections::BTreeMap;
+
 use ndarray::{Array2, ArrayView2, ArrayViewD};
 
-use super::{Quality, RunFolder, RunOptions, raw_vectors, store};
+use super::{Monitor, Quality, RunFolder, RunOptions, quality, raw_vectors, store};
 use crate::data::{Dataset, Items, Split};
 use crate::encoder::Encoder;
 use crate::{Error, Result, State};
@@ -109,7 +111,12 @@ pub(super) fn raw_quality(split: &Split) -> Result<Quality> {
     Quality::measure(&split.queries, split.gallery.as_ref(), raw_vectors)
 }
 
-/// Retrieval by `encoder` among some rows of `data`.
-pub(super) fn quality_of_rows(encoder: &Encoder, data: &Dataset) -> Result<Quality> {
-    Quality::measure(data, None, |items| embed(encoder, items))
+/// Retrieval by `encoder`, with all figures by name.
+pub(super) fn figures(
+    encoder: &Encoder,
+    queries: &Dataset,
+    gallery: Option<&Dataset>,
+    monitor: Monitor,
+) -> Result<(Quality, BTreeMap<String, f64>)> {
+    quality::measure(queries, gallery, |items| embed(encoder, items), Some(monitor))
 }

@@ -1,10 +1,11 @@
 //! What a run tells whoever watches it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Alarm, Quality};
+use super::{Alarm, Monitor, Quality};
 use crate::Error;
 
 /// A callback: receives a run's progress (a progress bar, a log, a test) and may end it. Every method does nothing by
@@ -47,6 +48,15 @@ pub trait Observer {
     fn on_batch(&mut self, batch: &BatchReport) {
         let _ = batch;
     }
+    /// Before retrieval is measured after an epoch (0: before training).
+    fn on_evaluation_begin(&mut self, epoch: usize) {
+        let _ = epoch;
+    }
+    /// After retrieval has been measured, before [`on_epoch`](Self::on_epoch). Once more for the last epoch where the weights
+    /// that the run ends with are not those that it had then.
+    fn on_evaluation(&mut self, measured: &Measured<'_>) {
+        let _ = measured;
+    }
     /// After every epoch (0: before training) with the line of `metrics.jsonl`.
     fn on_epoch(&mut self, epoch: &EpochRecord) {
         let _ = epoch;
@@ -63,6 +73,12 @@ pub trait Observer {
     fn on_error(&mut self, error: &Error) {
         let _ = error;
     }
+    /// Asked after every batch: whether training is interrupted here, as by Ctrl-C. The run then saves a checkpoint, from which
+    /// it can be continued to the same bits, and ends in [`Error::Interrupted`]. (With `gradient_accumulation_steps` it stops
+    /// after the step under way; after the last batch of all there is nothing to interrupt.)
+    fn stop_batch(&mut self) -> bool {
+        false
+    }
     /// Asked after every epoch: whether training ends here. The run is then finished, not interrupted.
     fn stop(&mut self) -> bool {
         false
@@ -75,6 +91,22 @@ pub trait Observer {
 
 /// Watches nothing.
 impl Observer for () {}
+
+/// What a measurement found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured<'a> {
+    /// The epoch after which it was made, from 1; 0: before training.
+    pub epoch: usize,
+    /// All figures by name ([`Monitor`]): of the items held out by `val_split` where there are any, else of the evaluation
+    /// items.
+    pub figures: &'a BTreeMap<String, f64>,
+    /// Retrieval among the items held out.
+    pub held_out: Option<Quality>,
+    /// Retrieval on the evaluation items; `None` where these are for the end.
+    pub evaluation: Option<Quality>,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+}
 
 /// A run that is about to start.
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +121,8 @@ pub struct Start<'a> {
     pub done: usize,
     /// Parameters of the encoder.
     pub parameters: usize,
+    /// What the best model and early stopping look at.
+    pub monitor: Monitor,
 }
 
 /// One batch.
@@ -164,6 +198,10 @@ pub struct EpochRecord {
     pub metrics: Option<Quality>,
     /// Retrieval among the items held out by `val_split`, each without itself.
     pub validation: Option<Quality>,
+    /// All figures of that measurement by name ([`Monitor`]): of the held-out items where there are any, else of the
+    /// evaluation items. At 1, 5 and 10 neighbours, and at the number that is monitored.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub figures: BTreeMap<String, f64>,
     /// Retrieval by the raw vectors on the same items as `metrics`; in epoch 0 only.
     pub raw: Option<Quality>,
 }

@@ -77,6 +77,15 @@ impl CentreOptimizer {
         Ok(Self(Some((kind, built.map_err(|e| under("loss_optimizer_options", e))?))))
     }
 
+    /// Bytes of state for each byte of the centres: found by a step on a small parameter, which is forgotten.
+    pub(super) fn slots(&mut self) -> Result<f64> {
+        let Some((_, optimizer)) = &mut self.0 else { return Ok(0.0) };
+        let fresh = optimizer.state();
+        let slots = super::forecast::slots(optimizer.as_mut())?;
+        optimizer.load_state(&fresh)?;
+        Ok(slots)
+    }
+
     /// On the CPU.
     pub(super) fn into_optimizer(self) -> Option<Box<dyn Optimizer>> {
         self.0.map(|(_, optimizer)| optimizer)

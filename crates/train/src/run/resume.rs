@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::builder::Known;
-use super::{Report, RunBuilder, RunFolder, Trainer, checksum, trainer};
+use super::{Report, RunBuilder, RunFolder, Trainer, checkpoint, checksum, conclude};
 use crate::data::Split;
 use crate::{Error, Result};
 
@@ -15,6 +15,18 @@ pub enum Resumed<'a> {
     Finished(Report),
     /// It continues where its checkpoint stands, or at the start if there is none yet.
     Ready(Trainer<'a>),
+}
+
+/// The report of the run in `folder` if it is finished, which takes none of its data.
+///
+/// # Errors
+/// As [`resume`].
+pub fn finished(folder: &RunFolder) -> Result<Option<Report>> {
+    let run = folder.read_run_file()?;
+    match checkpoint::closed(folder)? {
+        Some(records) => conclude::report(&run.options, &records).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Prepares the run in `folder` to continue on `split`, which must be the data that it began with
@@ -65,7 +77,7 @@ pub fn resume<'a>(
     }
     trainer.restore()?;
     if trainer.finished() {
-        return trainer::report(&options, &trainer.records).map(Resumed::Finished);
+        return conclude::report(&options, &trainer.records).map(Resumed::Finished);
     }
     Ok(Resumed::Ready(trainer))
 }

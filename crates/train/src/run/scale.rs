@@ -1,6 +1,6 @@
 //! The scale of a margin-softmax loss, from the number of classes.
 
-use embedtune_losses::{LossKind, LossOptions, MarginValue, Preset};
+use embedtune_losses::{LossKind, LossOptions, MarginValue, margin_options};
 
 /// The smallest scale chosen: the value at which ten-class and thousand-class runs were compared with PyTorch.
 const FLOOR: f64 = 16.0;
@@ -31,7 +31,13 @@ pub fn default_scale(loss: LossKind, options: &LossOptions, classes: usize) -> O
     if options.preset.is_some() || options.scale.is_some() {
         return None;
     }
-    let defaults = Preset::default().defaults();
+    fitting_scale(loss, options, classes)
+}
+
+/// The scale that fits the loss's margin ([`auto_scale`]), whatever scale it has; `None` for losses without a scale of this
+/// kind, and for a margin in another unit.
+pub(super) fn fitting_scale(loss: LossKind, options: &LossOptions, classes: usize) -> Option<f64> {
+    let defaults = options.preset.unwrap_or_default().defaults();
     let own_cosine = match (loss, options.margin) {
         (LossKind::ArcFaceLoss | LossKind::SubCenterArcFaceLoss, None) => {
             defaults.arc_margin.as_radians().cos()
@@ -46,9 +52,16 @@ pub fn default_scale(loss: LossKind, options: &LossOptions, classes: usize) -> O
     Some(auto_scale(classes, own_cosine))
 }
 
+/// The scale that such a loss has: the one given, or its preset's. `None` where it is chosen for the classes.
+pub(super) fn given_scale(loss: LossKind, options: &LossOptions) -> Option<f64> {
+    let preset = || margin_options(loss, options).ok().map(|margin| margin.scale);
+    options.scale.or_else(|| options.preset.and_then(|_| preset()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use embedtune_losses::Preset;
 
     #[test]
     fn only_an_open_scale_is_filled_in() {

@@ -32,7 +32,7 @@ pub(super) fn write(path: &Path, start: f64, records: &[EpochRecord]) -> Result<
 }
 
 /// The figures that an epoch has, by tag.
-fn scalars(epoch: &EpochRecord) -> Vec<(&'static str, f64)> {
+fn scalars(epoch: &EpochRecord) -> Vec<(String, f64)> {
     let recall = |quality: Option<super::Quality>| quality.map(|quality| quality.recall_at_1);
     let map = |quality: Option<super::Quality>| quality.map(|quality| quality.map_at_r);
     let trained = epoch.epoch > 0;
@@ -53,7 +53,11 @@ fn scalars(epoch: &EpochRecord) -> Vec<(&'static str, f64)> {
         ("validation/recall_at_1", recall(epoch.validation)),
         ("validation/map_at_r", map(epoch.validation)),
     ];
-    all.into_iter().filter_map(|(tag, value)| Some((tag, value?))).collect()
+    let all = all.into_iter().filter_map(|(tag, value)| Some((tag.to_owned(), value?)));
+    let part = if epoch.validation.is_some() { "validation" } else { "evaluation" };
+    // Two are there already.
+    let more = epoch.figures.iter().filter(|(name, _)| !["recall_at_1", "map_at_r"].contains(&name.as_str()));
+    all.chain(more.map(|(name, &value)| (format!("{part}/{name}"), value))).collect()
 }
 
 fn event(time: f64, step: u64, what: impl Fn(&mut Vec<u8>)) -> Vec<u8> {

@@ -6,21 +6,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use embedtune_core::Pool;
-use embedtune_losses::{CrossBatchMemory, LossKind, Stats};
+use embedtune_losses::{CrossBatchMemory, Stats};
 use ndarray::{CowArray, Ix2};
 
 use super::alarms::alarms;
+use super::begin::{Begun, begin};
+use super::conclude::{report, set_centres};
 use super::forecast::{Costs, Forecast};
 use super::progress::{Progress, Step};
 use super::step::Accumulated;
 use super::telemetry::{MOST_VALUES, Telemetry};
 use super::{
-    Alarm, AlarmKind, BatchReport, DataRecord, EpochRecord, Model, Observer, Report, RunBuilder, RunFile,
-    RunFolder, RunOptions, Schedule, Start, checkpoint, checksum, feed, init, inspect, model, place, plan,
-    store, tensorboard,
+    BatchReport, DataRecord, EpochRecord, Model, Observer, Report, RunBuilder, RunFile, RunFolder,
+    RunOptions, Schedule, Start, checkpoint, checksum, feed, init, inspect, model, place, plan, store,
+    tensorboard,
 };
 use crate::data::Split;
-use crate::encoder::{Encoder, EncoderSpec};
+use crate::encoder::Encoder;
 use crate::head::LossHead;
 use crate::optim::Optimizer;
 use crate::{Error, Result, State, io};
@@ -48,7 +50,7 @@ pub struct Trainer<'a> {
     pub(super) pool: Pool,
     pub(super) progress: Progress,
     pub(super) records: Vec<EpochRecord>,
-    folder: Option<RunFolder>,
+    pub(super) folder: Option<RunFolder>,
     overwrite: bool,
     resumed: bool,
     source: String,
@@ -65,7 +67,7 @@ pub struct Trainer<'a> {
     /// The encoder before training, for WiSE-FT.
     pub(super) initial: Option<State>,
     /// The model of the best epoch so far.
-    best: Option<State>,
+    pub(super) best: Option<State>,
     forecast: Forecast,
 }
 
@@ -89,47 +91,20 @@ impl<'a> Trainer<'a> {
         let mut notices = options.check()?;
         plan::check_data(split, &mut notices)?;
         let train = &split.train;
-        let known = builder.known.as_ref();
-        // A checkpoint holds all of it, and the other run may be gone.
-        let given = if known.is_some_and(|known| known.checkpointed) { None } else { init::load(&options)? };
-        let spec = match (known, &given) {
-            (Some(known), _) if options.init_from.is_some() => known.spec.clone(),
-            (_, Some(model)) => init::spec(&options, model),
-            _ => plan::encoder_spec(&options, &train.items)?,
-        };
-        let classes = match (known, &given) {
-            (Some(known), _) => known.classes.clone(),
-            (None, Some(model)) => init::classes(model, train),
-            (None, None) => train.classes.clone(),
-        };
-        let class_index = init::class_index(&train.classes, &classes)?;
-        let mut encoder = plan::encoder(&options, spec)?;
-        let rows = plan::split_rows(
-            &train.labels,
-            train.classes.len(),
-            options.val_split,
-            options.val_split_by,
-            options.seed,
-        );
-        match &given {
-            Some(model) => encoder.load_part(&model.encoder.state())?,
-            // What the first run measured belongs to its weights.
-            None if options.init_from.is_some() => {}
-            None => encoder.prepare(&train.items, &rows.train)?,
-        }
-        if options.freeze {
-            encoder.freeze(encoder.spec().layers.len().saturating_sub(EncoderSpec::HEAD_LAYERS));
-        }
+        let Begun { mut encoder, given, classes, class_index, rows } =
+            begin(&options, split, builder.known.as_ref())?;
         if let Some(state) = &builder.encoder_state {
             encoder.load(state)?;
         }
         let labels: Vec<u32> = rows.train.iter().map(|&row| train.labels[row]).collect();
         let loss = place::LossPlan::new(&options, classes.len(), encoder.output_dim(), &mut notices)?;
         let optimizer = plan::optimizer(&options, &encoder, &mut notices)?;
-        let centre_optimizer = place::CentreOptimizer::new(&options, loss.loss.as_ref(), &mut notices)?;
+        let mut centre_optimizer = place::CentreOptimizer::new(&options, loss.loss.as_ref(), &mut notices)?;
         // Before the centres are drawn: what cannot fit is not begun.
         let saves = builder.folder.is_some();
-        let costs = Costs::new(&options, &encoder, loss.loss.as_ref(), split, (saves, rows.held_out.len()))?;
+        let slots = centre_optimizer.slots()?;
+        let held_out = rows.held_out.len();
+        let costs = Costs::new(&options, &encoder, loss.loss.as_ref(), slots, split, (saves, held_out))?;
         let sizes = |size: usize| plan::batch_sizes(&options, size, loss.loss.sampling(), &labels);
         let (batch_size, forecast) =
             costs.batch(options.batch_size, sizes, loss.loss.as_ref(), encoder.output_dim())?;
@@ -239,6 +214,7 @@ impl<'a> Trainer<'a> {
             batches,
             done: self.progress.epoch,
             parameters: self.encoder.parameters(),
+            monitor: self.options.callbacks.monitor,
         });
         if self.records.is_empty() {
             self.begin(observer)?;
@@ -271,92 +247,6 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Chooses the final weights and measures them, if that is not what the last epoch did. Returns whether it saved.
-    fn finish(&mut self, observer: &mut dyn Observer) -> Result<bool> {
-        let callbacks = self.options.callbacks;
-        let epoch = self.progress.epoch;
-        self.progress.closed = true;
-        let mut changed = false;
-        if let Some(best) =
-            callbacks.best(&self.records).filter(|&best| callbacks.best_model && best != epoch)
-        {
-            let state = match (&self.best, &self.folder) {
-                (Some(state), _) => state.clone(),
-                (None, Some(folder)) => store::read(&folder.best(), store::Kind::Model)?,
-                (None, None) => {
-                    return Err(Error::Unsuitable("the best epoch's weights are gone".to_owned()));
-                }
-            };
-            self.encoder.load(&state.part("encoder"))?;
-            if let Some(centres) = state.part("head").tensors.remove("centres") {
-                set_centres(self.head.as_mut(), centres)?;
-            }
-            observer.on_notice(&format!("best_model: the weights of epoch {best}"));
-            changed = true;
-        }
-        if let (Some(alpha), Some(initial)) = (callbacks.wise_ft_alpha, &self.initial) {
-            let mut averaged = self.encoder.state();
-            for (name, tensor) in &mut averaged.tensors {
-                if let Some(before) = initial.tensors.get(name) {
-                    let alpha = alpha as f32;
-                    tensor.zip_mut_with(before, |after, &before| {
-                        *after = (1.0 - alpha) * before + alpha * *after
-                    });
-                }
-            }
-            self.encoder.load(&averaged)?;
-            observer
-                .on_notice(&format!("wise_ft_alpha = {alpha}: weights averaged with those before training"));
-            changed = true;
-        }
-        let outliers = self.outliers()?;
-        let missing = self.records.last().is_some_and(|record| record.metrics.is_none());
-        if changed || missing {
-            let (metrics, validation) = (model::quality(&self.encoder, self.split)?, self.validation()?);
-            let gem_p = self.encoder.gem_p();
-            if let Some(record) = self.records.last_mut() {
-                (record.metrics, record.validation, record.gem_p) = (Some(metrics), validation, gem_p);
-            }
-        }
-        if let (Some(alarm), Some(record)) = (outliers, self.records.last_mut()) {
-            observer.on_alarm(&alarm);
-            record.alarms.push(alarm);
-        }
-        self.save(observer)?;
-        Ok(true)
-    }
-
-    /// Lists the training items that lie far from their class, for a loss with sub-centres.
-    fn outliers(&self) -> Result<Option<Alarm>> {
-        if self.options.loss != LossKind::SubCenterArcFaceLoss {
-            return Ok(None);
-        }
-        let Some(centres) = self.head.weights()? else { return Ok(None) };
-        let each = centres.nrows().checked_div(self.classes.len()).unwrap_or(1).max(1);
-        let (train, rows) = (&self.split.train, &self.rows.train);
-        let vectors = self.encoder.embed(&train.items, rows)?;
-        let labels: Vec<u32> = rows.iter().map(|&row| self.class_index[train.labels[row] as usize]).collect();
-        let found = inspect::outliers(vectors.view(), &labels, rows, centres.view(), each);
-        let Some(worst) = found.first() else { return Ok(None) };
-        let place = match &self.folder {
-            Some(folder) => {
-                let path = inspect::write_outliers(folder, train, &self.classes, &found)?;
-                format!("they are listed in {}", path.display())
-            }
-            None => "give the run a folder to list them".to_owned(),
-        };
-        let message = format!(
-            "{} of {} training items are more than 75 degrees from the main centre of their class, {} of class {} by \
-             {:.1}; {place}: check their labels",
-            found.len(),
-            rows.len(),
-            inspect::file(&train.items, worst.row).unwrap_or_else(|| format!("item {}", worst.row)),
-            self.classes.get(worst.class).map_or("?", String::as_str),
-            worst.angle
-        );
-        Ok(Some(Alarm { kind: AlarmKind::LabelNoise, message }))
-    }
-
     /// Writes the run file and measures the state before training.
     fn begin(&mut self, observer: &mut dyn Observer) -> Result<()> {
         if let Some(folder) = &self.folder {
@@ -370,13 +260,12 @@ impl<'a> Trainer<'a> {
             file.notices = self.notices.clone();
             folder.write_run_file(&file)?;
         }
-        let record = EpochRecord {
-            metrics: Some(model::quality(&self.encoder, self.split)?),
+        let mut record = EpochRecord {
             raw: Some(model::raw_quality(self.split)?),
-            validation: self.validation()?,
             gem_p: self.encoder.gem_p(),
             ..EpochRecord::default()
         };
+        self.measure(&mut record, true, observer)?;
         observer.on_epoch(&record);
         self.records.push(record);
         if let Some(folder) = &self.folder {
@@ -419,10 +308,10 @@ impl<'a> Trainer<'a> {
         record.mean_cosine = watched.mean_cosine;
         record.alarms = alarms(&self.options, self.classes.len(), batches.len(), &record, &watched);
         let due = self.measure_epochs && self.options.callbacks.measures(record.epoch);
-        record.validation = if due || last { self.validation()? } else { None };
-        // With items held out for it, choosing by the evaluation items would be choosing by the answer.
-        let peek = due && self.rows.held_out.is_empty();
-        record.metrics = if peek || last { Some(model::quality(&self.encoder, self.split)?) } else { None };
+        if due || last {
+            // With items held out the evaluation items are for the end.
+            self.measure(&mut record, self.rows.held_out.is_empty() || last, observer)?;
+        }
         Ok(record)
     }
 
@@ -434,6 +323,7 @@ impl<'a> Trainer<'a> {
         mut feed: feed::Feed<'_>,
         observer: &mut dyn Observer,
     ) -> Result<()> {
+        let mut asked = false;
         for (index, positions) in batches.iter().enumerate().skip(self.progress.batch) {
             observer.on_batch_begin(epoch + 1, index + 1);
             let started = Instant::now();
@@ -444,11 +334,12 @@ impl<'a> Trainer<'a> {
             let seconds = started.elapsed().as_secs_f64();
             self.progress.add(Step { stats, items: positions.len(), seconds, waited: feed.waited() });
             observer.on_batch(&self.batch_report(index, batches.len(), positions.len(), &stats));
+            asked |= observer.stop_batch();
             // In the middle of a step that accumulates there is nothing to continue from.
             if (end && epoch + 1 == self.options.epochs) || self.accumulated.batches > 0 {
                 continue;
             }
-            let stop = self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed));
+            let stop = asked || self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed));
             let every = self.options.callbacks.save_steps as u64;
             let due = !end && every > 0 && self.progress.step.is_multiple_of(every);
             if let Some(folder) = self.folder.as_ref().filter(|_| stop || due) {
@@ -492,15 +383,7 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    fn validation(&self) -> Result<Option<super::Quality>> {
-        if self.rows.held_out.is_empty() {
-            return Ok(None);
-        }
-        let data = self.split.train.select(&self.rows.held_out);
-        model::quality_of_rows(&self.encoder, &data).map(Some)
-    }
-
-    fn save(&self, observer: &mut dyn Observer) -> Result<()> {
+    pub(super) fn save(&self, observer: &mut dyn Observer) -> Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
         let callbacks = &self.options.callbacks;
         folder.write_metrics(&self.records)?;
@@ -548,36 +431,4 @@ fn watched_centres(head: &dyn LossHead) -> Result<Option<CowArray<'_, f32, Ix2>>
         Some([rows, dim]) if rows.saturating_mul(dim) <= MOST_VALUES => head.weights(),
         _ => Ok(None),
     }
-}
-
-/// Replaces the centres and keeps their optimizer.
-fn set_centres(head: &mut dyn LossHead, centres: ndarray::ArrayD<f32>) -> Result<()> {
-    let mut state = head.state()?;
-    state.tensors.insert("centres".to_owned(), centres);
-    head.load_state(&state)
-}
-
-/// The report of a finished run from its records.
-pub(super) fn report(options: &RunOptions, records: &[EpochRecord]) -> Result<Report> {
-    let missing = || {
-        Error::Unsuitable("metrics.jsonl lacks the measurements of the first or the last epoch".to_owned())
-    };
-    let (first, last) = records.first().zip(records.last()).ok_or_else(missing)?;
-    let watched = |r: &EpochRecord| r.validation.or(r.metrics).map(|quality| quality.recall_at_1);
-    let best = records
-        .iter()
-        .skip(1)
-        .filter_map(|r| Some((r.epoch, watched(r)?)))
-        .fold(None, |best: Option<(usize, f64)>, next| best.filter(|best| best.1 >= next.1).or(Some(next)));
-    Ok(Report {
-        loss: options.loss.name().to_owned(),
-        epochs: last.epoch,
-        seconds: records.iter().map(|r| r.seconds).sum(),
-        raw: first.raw.ok_or_else(missing)?,
-        untrained: first.metrics.ok_or_else(missing)?,
-        init_from: options.init_from.clone(),
-        tuned: last.metrics.ok_or_else(missing)?,
-        best_epoch: best.map_or(0, |best| best.0),
-        gem_p: last.gem_p,
-    })
 }

@@ -25,7 +25,7 @@ pub(crate) fn noisy_vectors(per_class: usize) -> Split {
             }
         });
         let classes = (0..CLASSES).map(|c| format!("class {c}")).collect();
-        Dataset { items: Items::Vectors(vectors), labels, classes }
+        Dataset::new(Items::Vectors(vectors), labels, classes)
     };
     Split { train: part(per_class), queries: part(20), gallery: None }
 }
