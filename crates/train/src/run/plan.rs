@@ -116,7 +116,8 @@ pub(super) fn check_data(split: &Split, notices: &mut Vec<String>) -> Result<()>
                 let what = format!("the {name} vectors have no columns; an item needs at least one value");
                 return Err(Error::Unsuitable(what));
             }
-            check_finite(vectors.view()).map_err(|e| Error::Unsuitable(format!("the {name} vectors: {e}")))?;
+            check_finite(vectors.view())
+                .map_err(|e| Error::Unsuitable(format!("the {name} vectors: {e}")))?;
         }
     }
     for (name, data) in parts {
