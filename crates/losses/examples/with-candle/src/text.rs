@@ -40,11 +40,6 @@ impl Texts {
     }
 }
 
-/// The texts alone.
-pub fn of(items: &[Item]) -> Vec<&str> {
-    items.iter().map(|item| item.text.as_str()).collect()
-}
-
 /// Share of `queries` whose most similar row of `gallery` has their class.
 pub fn recall_at_1(
     queries: &Tensor,
