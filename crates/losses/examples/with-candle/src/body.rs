@@ -17,12 +17,15 @@ use crate::text::Item;
 /// Tokens of a text that are read at most.
 const LENGTH: usize = 64;
 
+/// Parameters and their names.
+pub type Parameters = Vec<(String, Var)>;
+
 /// A ModernBERT, the variables that train it, and its tokenizer.
 pub struct Body {
     bert: ModernBert,
     tokenizer: Tokenizer,
     /// All parameters by name, in the order of the names.
-    pub vars: Vec<(String, Var)>,
+    pub vars: Parameters,
     /// Length of a token's state.
     pub hidden: usize,
 }
@@ -124,7 +127,7 @@ fn small(vocab_size: usize) -> Config {
 }
 
 /// The model of a file of weights, whose tensors become variables.
-fn trained(path: &Path, config: &Config) -> Result<(ModernBert, Vec<(String, Var)>), Box<dyn Error>> {
+fn trained(path: &Path, config: &Config) -> Result<(ModernBert, Parameters), Box<dyn Error>> {
     let device = &Device::Cpu;
     let mut named: Vec<(String, Tensor)> = safetensors::load(path, device)?.into_iter().collect();
     named.sort_unstable_by(|a, b| a.0.cmp(&b.0));
@@ -144,7 +147,7 @@ fn trained(path: &Path, config: &Config) -> Result<(ModernBert, Vec<(String, Var
 }
 
 /// Matrices uniform with BERT's standard deviation, the same in every run; norms as candle makes them.
-fn random(config: &Config, seed: u64) -> Result<(ModernBert, Vec<(String, Var)>), Box<dyn Error>> {
+fn random(config: &Config, seed: u64) -> Result<(ModernBert, Parameters), Box<dyn Error>> {
     let map = VarMap::new();
     let bert = ModernBert::load(VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu), config)?;
     let vars = map.data().lock().map_err(|e| e.to_string())?;
