@@ -52,6 +52,7 @@ fn operations() -> Vec<(&'static str, Vec<Vec<usize>>, Apply)> {
         ("linear", vec![vec![203, 65], vec![130, 65], vec![130]], |v| v[0].linear(v[1], Some(v[2]))),
         ("matmul", vec![vec![203, 65], vec![65, 130]], |v| v[0].matmul(v[1])),
         ("embedding", vec![vec![203, 65]], |v| v[0].embedding(&[7, 2, 202, 7])),
+        ("bias of maps", vec![maps.clone(), vec![24]], |v| v[0].bias(v[1])),
         ("arithmetic", vec![maps.clone(), maps], |v| {
             v[0].add(v[1])?.mul(v[0].sub(v[1])?)?.scale(0.3)?.mean()
         }),

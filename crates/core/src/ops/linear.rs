@@ -1,9 +1,13 @@
 //! Matrix products and biases.
 
 use ndarray::{Array2, ArrayD, Axis, Ix2};
+use rayon::prelude::*;
 
-use super::shape_error;
+use super::{array, shape_error, slice, standard};
 use crate::{Grad, Result, Value, Var, linalg};
+
+/// Elements of one task, about.
+const BLOCK: usize = 1 << 14;
 
 fn matrix(op: &'static str, value: &Value) -> Result<ndarray::ArcArray<f32, Ix2>> {
     value
@@ -70,14 +74,35 @@ impl<'t> Var<'t> {
             };
             return Err(shape_error("bias", expected, b.shape()));
         }
-        let mut y = x.into_owned();
-        for (mut channel, &b) in y.axis_iter_mut(Axis(1)).zip(b.iter()) {
-            channel += b;
+        let x = standard(&x);
+        let shape = x.shape().to_vec();
+        let (channels, plane) = (shape[1], shape[2..].iter().product::<usize>());
+        let mut y = self.tape().pool().take(x.len());
+        if !y.is_empty() {
+            let item = channels * plane;
+            let task = item * (BLOCK / item).max(1);
+            y.par_chunks_mut(task).zip(slice("bias", &x)?.par_chunks(task)).for_each(|(y, x)| {
+                for (y, x) in y.chunks_mut(item).zip(x.chunks(item)) {
+                    if plane == 1 {
+                        y.iter_mut().zip(x).zip(&b).for_each(|((y, &x), &b)| *y = x + b);
+                        continue;
+                    }
+                    for ((y, x), &b) in y.chunks_mut(plane).zip(x.chunks(plane)).zip(&b) {
+                        y.iter_mut().zip(x).for_each(|(y, &x)| *y = x + b);
+                    }
+                }
+            });
         }
-        self.tape().record("bias", [self, bias], y, |g: ArrayD<f32>, [_, second]| {
+        let y = array("bias", &shape, y)?;
+        self.tape().record("bias", [self, bias], y, move |g: ArrayD<f32>, [_, second]| {
             let to_bias = second.then(|| {
-                let sums = g.axis_iter(Axis(1)).map(|c| c.iter().map(|&v| f64::from(v)).sum::<f64>() as f32);
-                Grad::Dense(sums.collect::<ndarray::Array1<f32>>().into_dyn())
+                let mut sums = ndarray::Array1::<f32>::zeros(channels);
+                let whole = g.view();
+                sums.as_slice_mut().unwrap_or_default().par_iter_mut().enumerate().for_each(|(c, sum)| {
+                    let channel = whole.index_axis(Axis(1), c);
+                    *sum = channel.iter().map(|&v| f64::from(v)).sum::<f64>() as f32;
+                });
+                Grad::Dense(sums.into_dyn())
             });
             Ok([Some(Grad::Dense(g)), to_bias])
         })

@@ -7,6 +7,7 @@ mod linear;
 mod lookup;
 mod norm;
 mod pool2d;
+mod rows;
 mod shape;
 
 pub use conv::Conv2d;

@@ -1,6 +1,6 @@
-//! Batch norm, layer norm and row normalisation.
+//! Batch normalisation.
 
-use ndarray::{Array1, Array2, ArrayD, Ix2};
+use ndarray::Array1;
 use rayon::prelude::*;
 
 use super::{array, contiguous, shape_error, slice, standard};
@@ -46,7 +46,7 @@ fn lanes(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f64 {
 }
 
 /// Added to a variance: below 0 it would make NaN of a channel that hardly varies.
-fn not_negative(op: &'static str, eps: f32) -> Result<()> {
+pub(super) fn not_negative(op: &'static str, eps: f32) -> Result<()> {
     if eps >= 0.0 && eps.is_finite() {
         return Ok(());
     }
@@ -200,98 +200,4 @@ impl<'t> Var<'t> {
         })?;
         Ok((out, statistics))
     }
-
-    /// Layer normalisation (Ba, Kiros and Hinton 2016, arXiv:1607.06450) over the last axis of `[n, dim]`, with
-    /// `gamma` and `beta` `[dim]`.
-    ///
-    /// # Errors
-    /// Shapes that do not fit; `eps` below 0.
-    pub fn layer_norm(self, gamma: Var<'t>, beta: Var<'t>, eps: f32) -> Result<Var<'t>> {
-        const OP: &str = "layer_norm";
-        let x = matrix(OP, self)?;
-        not_negative(OP, eps)?;
-        let dim = x.ncols();
-        let (g, b) = (gamma.value(), beta.value());
-        for p in [&g, &b] {
-            if p.shape() != [dim] || dim == 0 {
-                return Err(shape_error(OP, format!("[{dim}] for gamma and beta, not empty"), p.shape()));
-            }
-        }
-        let mut unit = Array2::<f32>::zeros(x.dim());
-        let mut inverse = Vec::with_capacity(x.nrows());
-        for (row, mut unit) in x.rows().into_iter().zip(unit.rows_mut()) {
-            let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / dim as f64;
-            let variance = row.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / dim as f64;
-            let scale = 1.0 / (variance + f64::from(eps)).sqrt();
-            unit.zip_mut_with(&row, |u, &v| *u = ((f64::from(v) - mean) * scale) as f32);
-            inverse.push(scale);
-        }
-        let y = &unit
-            * &g.view()
-                .into_dimensionality::<ndarray::Ix1>()
-                .map_err(|_| shape_error(OP, "[dim]", g.shape()))?
-            + b.view()
-                .into_dimensionality::<ndarray::Ix1>()
-                .map_err(|_| shape_error(OP, "[dim]", b.shape()))?;
-        self.tape().record(OP, [self, gamma, beta], y.into_dyn(), move |dy: ArrayD<f32>, _| {
-            let dy = gradient_matrix(OP, dy)?;
-            let mut dx = Array2::zeros(dy.dim());
-            let (mut dg, mut db) = (vec![0.0f64; dim], vec![0.0f64; dim]);
-            for (i, (dy, u)) in dy.rows().into_iter().zip(unit.rows()).enumerate() {
-                let (mut plain, mut along) = (0.0, 0.0);
-                for j in 0..dim {
-                    let d = f64::from(dy[j]) * f64::from(g[j]);
-                    plain += d;
-                    along += d * f64::from(u[j]);
-                    dg[j] += f64::from(dy[j]) * f64::from(u[j]);
-                    db[j] += f64::from(dy[j]);
-                }
-                for j in 0..dim {
-                    let d = f64::from(dy[j]) * f64::from(g[j]);
-                    dx[[i, j]] =
-                        (inverse[i] * (d - plain / dim as f64 - f64::from(u[j]) * along / dim as f64)) as f32;
-                }
-            }
-            let dense = |v: Vec<f64>| {
-                Grad::Dense(v.into_iter().map(|v| v as f32).collect::<Array1<f32>>().into_dyn())
-            };
-            Ok([Some(Grad::Dense(dx.into_dyn())), Some(dense(dg)), Some(dense(db))])
-        })
-    }
-
-    /// Rows divided by `max(|x|, eps)`; the gradient of a row shorter than `eps` is `dy / eps`.
-    ///
-    /// # Errors
-    /// Not a matrix; `eps` that is not above 0.
-    pub fn normalize_rows(self, eps: f32) -> Result<Var<'t>> {
-        const OP: &str = "normalize_rows";
-        let x = matrix(OP, self)?;
-        let mut unit = Array2::zeros(x.dim());
-        let norms = crate::linalg::normalize_rows(x.view(), eps, unit.view_mut())?;
-        let kept = unit.clone();
-        self.tape().record(OP, [self], unit.into_dyn(), move |dy, _| {
-            let mut dx = gradient_matrix(OP, dy)?;
-            for ((mut dx, u), &norm) in dx.rows_mut().into_iter().zip(kept.rows()).zip(&norms) {
-                let along: f64 = if norm > eps { dot(dx.view(), u) } else { 0.0 };
-                let scale = 1.0 / f64::from(norm.max(eps));
-                dx.zip_mut_with(&u, |d, &u| *d = ((f64::from(*d) - along * f64::from(u)) * scale) as f32);
-            }
-            Ok([Some(Grad::Dense(dx.into_dyn()))])
-        })
-    }
-}
-
-fn dot(a: ndarray::ArrayView1<'_, f32>, b: ndarray::ArrayView1<'_, f32>) -> f64 {
-    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-}
-
-fn matrix(op: &'static str, x: Var<'_>) -> Result<ndarray::ArcArray<f32, Ix2>> {
-    let value = x.value();
-    let shape = value.shape().to_vec();
-    value.into_dimensionality().map_err(|_| shape_error(op, "a matrix [n, dim]", &shape))
-}
-
-fn gradient_matrix(op: &'static str, g: ArrayD<f32>) -> Result<Array2<f32>> {
-    let shape = g.shape().to_vec();
-    g.into_dimensionality().map_err(|_| shape_error(op, "a matrix [n, dim]", &shape))
 }
