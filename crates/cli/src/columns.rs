@@ -8,31 +8,17 @@ pub(crate) fn width(text: &str) -> usize {
 /// `text` on one line of at most `most` columns, with an ellipsis where something is missing. Control characters become
 /// spaces; those that turn the direction of writing, which would mix up the rest of the line, go.
 pub(crate) fn cell(text: &str, most: usize) -> String {
-    let clean = || text.chars().filter(|&c| !turns(c)).map(|c| if c.is_control() { ' ' } else { c });
-    let columns = |c: char| width(c.encode_utf8(&mut [0; 4]));
-    // No longer than needed: names of any length come from data.
-    if clean()
-        .scan(0, |sum, c| {
-            *sum += columns(c);
-            Some(*sum)
-        })
-        .all(|sum| sum <= most)
-    {
-        return clean().collect();
+    if most == 0 {
+        return String::new();
     }
-    let mut left = most.saturating_sub(1);
-    let kept = clean().take_while(|&c| {
-        let fits = columns(c) <= left;
-        left = left.saturating_sub(columns(c));
-        fits
-    });
-    kept.chain(['…']).take(most).collect()
+    let clean: String =
+        text.chars().filter(|&c| !turns(c)).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    console::truncate_str(&clean, most, "…").into_owned()
 }
 
 /// `text` with spaces up to `columns`.
 pub(crate) fn padded(text: &str, columns: usize) -> String {
-    let missing = columns.saturating_sub(width(text));
-    format!("{text}{}", " ".repeat(missing))
+    console::pad_str(text, columns, console::Alignment::Left, None).into_owned()
 }
 
 /// Marks, embeddings, overrides and isolates of the Unicode bidirectional algorithm.

@@ -5,7 +5,7 @@ use embedtune_core::{Error, Result};
 use pulp::{Simd, WithSimd};
 
 use crate::Gem;
-use crate::rows::{self, Pooled, Scratch};
+use crate::rows::{self, Maps, Pooled, Scratch};
 
 /// Values that one task pools at least: a size that does not depend on the number of threads.
 const BLOCK: usize = 16 * 1024;
@@ -151,7 +151,7 @@ impl Pooling<'_> {
         dx: &mut [f32],
     ) {
         if let Self::GeM { p, options, .. } = *self {
-            with_simd(Backward { p, options, x, length, first, pooled, upstream, dx });
+            with_simd(Backward { maps: Maps { x, length, first, p, options }, pooled, upstream, dx });
             return;
         }
         for ((dx, pooled), &upstream) in dx.chunks_exact_mut(length.max(1)).zip(pooled).zip(upstream) {
@@ -182,7 +182,7 @@ impl WithSimd for Forward<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { pooling, x, length, first, scratch, pooled } = self;
         if let Pooling::GeM { p, options, learnable } = *pooling {
-            rows::gem_rows(simd, x, length, first, p, options, learnable, scratch, pooled);
+            rows::gem_rows(simd, Maps { x, length, first, p, options }, learnable, scratch, pooled);
             return;
         }
         for (i, to) in pooled.iter_mut().enumerate() {
@@ -194,11 +194,7 @@ impl WithSimd for Forward<'_> {
 
 /// GeM's [`Pooling::rows_backward`] for one instruction set.
 struct Backward<'a> {
-    p: &'a [f32],
-    options: &'a Gem,
-    x: &'a [f32],
-    length: usize,
-    first: usize,
+    maps: Maps<'a>,
     pooled: &'a [Pooled],
     upstream: &'a [f32],
     dx: &'a mut [f32],
@@ -209,8 +205,8 @@ impl WithSimd for Backward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { p, options, x, length, first, pooled, upstream, dx } = self;
-        rows::gem_backward_rows(simd, x, length, first, p, options, pooled, upstream, dx);
+        let Self { maps, pooled, upstream, dx } = self;
+        rows::gem_backward_rows(simd, maps, pooled, upstream, dx);
     }
 }
 

@@ -10,7 +10,7 @@ use pulp::Simd;
 use crate::math::{exp_all, ln_all, power_all};
 use crate::options::Gem;
 use crate::reduce::{Extremes, Terms, extremes, sum, sums};
-use crate::vectors::{self, Clamped, Power};
+use crate::vectors::{self, Clamped};
 use crate::{MIN_P, Pooling, Sign};
 
 /// Where the signed root becomes a straight line, as a share of the largest magnitude's power.
@@ -180,13 +180,6 @@ impl Relative {
     }
 }
 
-/// The whole power of all rows, if there is one that products make.
-fn whole(p: &[f32], less: f32) -> Option<u32> {
-    let &[p] = p else { return None };
-    let power = p.max(MIN_P) - less;
-    (power.fract() == 0.0 && (0.0..=4.0).contains(&power)).then_some(power as u32)
-}
-
 /// `u^k` of each value.
 #[inline(always)]
 fn raise(values: &mut [f32], k: u32) {
@@ -219,50 +212,97 @@ pub(crate) struct Scratch {
     logs: Vec<f32>,
 }
 
-/// Pools rows of `length` values that lie one after another. `p` holds one power, or one for each channel; `first` is
-/// the number of the first row, from which its channel follows.
+/// Rows of `length` values that lie one after another.
+#[derive(Clone, Copy)]
+pub(crate) struct Maps<'a> {
+    pub(crate) x: &'a [f32],
+    pub(crate) length: usize,
+    /// The number of the first row, from which its channel follows.
+    pub(crate) first: usize,
+    /// One power, or one for each channel.
+    pub(crate) p: &'a [f32],
+    pub(crate) options: &'a Gem,
+}
+
+impl<'a> Maps<'a> {
+    fn rows(self) -> impl Iterator<Item = &'a [f32]> {
+        self.x.chunks_exact(self.length)
+    }
+
+    #[inline(always)]
+    fn power(&self, row: usize) -> f32 {
+        self.p[(self.first + row) % self.p.len()].max(MIN_P)
+    }
+
+    /// The power (less `less`) of all rows, if they have one that products make.
+    fn whole(&self, less: f32) -> Option<u32> {
+        if self.p.len() == 1 { vectors::whole(self.power(0) - less) } else { None }
+    }
+
+    /// These rows, `count` at a time.
+    fn parts(self, count: usize) -> impl Iterator<Item = Self> {
+        let parts = self.x.chunks(count * self.length).enumerate();
+        parts.map(move |(at, x)| Self { x, first: self.first + at * count, ..self })
+    }
+
+    /// One of them.
+    fn one(&self, row: usize) -> Self {
+        Self { x: &self.x[row * self.length..(row + 1) * self.length], first: self.first + row, ..*self }
+    }
+
+    /// Whether they can be pooled in [`vectors`], but for those with extreme values.
+    fn in_vectors(&self) -> bool {
+        self.options.sign == Sign::Clamp && self.p.iter().all(|&p| p >= 1.0)
+    }
+}
+
+/// Pools the rows.
 #[inline(always)]
 pub(crate) fn gem_rows<S: Simd>(
     simd: S,
-    x: &[f32],
-    length: usize,
-    first: usize,
-    p: &[f32],
-    options: &Gem,
+    maps: Maps<'_>,
     want_d_p: bool,
     scratch: &mut Scratch,
     pooled: &mut [Pooled],
 ) {
-    if length == 0 {
+    if maps.length == 0 {
         pooled.fill(Pooled::EMPTY);
-        return;
+    } else if maps.in_vectors() {
+        gem_rows_in_vectors(simd, maps, want_d_p, scratch, pooled);
+    } else {
+        gem_rows_in_steps(simd, maps, want_d_p, scratch, pooled);
     }
-    if in_vectors(p, options) {
-        // Each step for a few rows before the next step: what a row waits for (a reduction, a quotient, a root) passes
-        // while other rows are at it.
-        for (at, (x, pooled)) in x.chunks(GROUP * length).zip(pooled.chunks_mut(GROUP)).enumerate() {
-            let power = |row: usize| p[(first + at * GROUP + row) % p.len()];
-            let mut found = [(0.0, 0.0); GROUP];
-            for (x, to) in x.chunks_exact(length).zip(&mut *pooled) {
-                *to = begin(simd, x, options);
-            }
-            for (row, ((x, to), found)) in x.chunks_exact(length).zip(&*pooled).zip(&mut found).enumerate() {
-                if let Some(clamped) = Clamped::new(options.eps, to.top) {
-                    *found = vectors::sums(simd, x, clamped, Power::of(power(row)), want_d_p);
-                }
-            }
-            for (row, ((x, to), found)) in x.chunks_exact(length).zip(pooled).zip(found).enumerate() {
-                if Clamped::new(options.eps, to.top).is_some() {
-                    finish(x, power(row), options, found.0, found.1, want_d_p, to);
-                } else {
-                    let (p, to) = (&[power(row)], std::slice::from_mut(to));
-                    gem_rows_in_steps(simd, x, length, 0, p, options, want_d_p, scratch, to);
-                }
+}
+
+/// Each step for a few rows before the next step: what a row waits for (a reduction, a quotient, a root) passes while
+/// other rows are at it.
+#[inline(always)]
+fn gem_rows_in_vectors<S: Simd>(
+    simd: S,
+    maps: Maps<'_>,
+    want_d_p: bool,
+    scratch: &mut Scratch,
+    pooled: &mut [Pooled],
+) {
+    let options = maps.options;
+    for (maps, pooled) in maps.parts(GROUP).zip(pooled.chunks_mut(GROUP)) {
+        for (x, to) in maps.rows().zip(&mut *pooled) {
+            *to = begin(simd, x, options);
+        }
+        let mut found = [None; GROUP];
+        for (row, ((x, to), found)) in maps.rows().zip(&*pooled).zip(&mut found).enumerate() {
+            if let Some(clamped) = Clamped::new(options.eps, to.top) {
+                *found = Some(vectors::sums(simd, x, clamped, maps.power(row), want_d_p));
             }
         }
-        return;
+        for (row, ((x, to), found)) in maps.rows().zip(pooled).zip(found).enumerate() {
+            if let Some((sum, sum_logs)) = found {
+                finish(x, maps.power(row), options, sum, sum_logs, want_d_p, to);
+            } else {
+                gem_rows_in_steps(simd, maps.one(row), want_d_p, scratch, std::slice::from_mut(to));
+            }
+        }
     }
-    gem_rows_in_steps(simd, x, length, first, p, options, want_d_p, scratch, pooled);
 }
 
 /// A clamped row's largest value, or NaN in everything.
@@ -275,11 +315,6 @@ fn begin<S: Simd>(simd: S, x: &[f32], options: &Gem) -> Pooled {
     Pooled { top: high.max(options.eps), ..Pooled::EMPTY }
 }
 
-/// Whether the rows can be pooled in `vectors`, but for those with extreme values.
-fn in_vectors(p: &[f32], options: &Gem) -> bool {
-    options.sign == Sign::Clamp && p.iter().all(|&p| p >= 1.0)
-}
-
 /// [`gem_rows`] of rows of any kind.
 ///
 /// Each step (magnitudes, logarithms, powers, sums) runs over a chunk of rows: loops without a reduction over many
@@ -287,19 +322,16 @@ fn in_vectors(p: &[f32], options: &Gem) -> bool {
 #[inline(always)]
 fn gem_rows_in_steps<S: Simd>(
     simd: S,
-    x: &[f32],
-    length: usize,
-    first: usize,
-    p: &[f32],
-    options: &Gem,
+    maps: Maps<'_>,
     want_d_p: bool,
     scratch: &mut Scratch,
     pooled: &mut [Pooled],
 ) {
+    let Maps { length, options, p, .. } = maps;
     let rows = (CHUNK / length).max(1);
-    let whole = whole(p, 0.0);
-    for (at, (x, pooled)) in x.chunks(rows * length).zip(pooled.chunks_mut(rows)).enumerate() {
-        let power = |row: usize| p[(first + at * rows + row) % p.len()].max(MIN_P);
+    let whole = maps.whole(0.0);
+    for (maps, pooled) in maps.parts(rows).zip(pooled.chunks_mut(rows)) {
+        let x = maps.x;
         let Scratch { powers, logs } = scratch;
         powers.resize(x.len(), 0.0);
         for ((x, u), pooled) in x.chunks_exact(length).zip(powers.chunks_exact_mut(length)).zip(&mut *pooled)
@@ -322,10 +354,11 @@ fn gem_rows_in_steps<S: Simd>(
             }
             None => {
                 match p {
-                    &[_] => exp_all::<S>(power(0), logs, powers),
+                    &[_] => exp_all::<S>(maps.power(0), logs, powers),
                     _ => {
                         let rows = powers.chunks_exact_mut(length).zip(logs.chunks_exact(length));
-                        rows.enumerate().for_each(|(row, (to, logs))| exp_all::<S>(power(row), logs, to));
+                        rows.enumerate()
+                            .for_each(|(row, (to, logs))| exp_all::<S>(maps.power(row), logs, to));
                     }
                 }
                 Terms::Powers
@@ -346,7 +379,7 @@ fn gem_rows_in_steps<S: Simd>(
                 true => sums(simd, powers, &logs[of_row], terms),
                 false => (sum(simd, powers, terms), 0.0),
             };
-            finish(x, power(row), options, sum, sum_logs, want_d_p, pooled);
+            finish(x, maps.power(row), options, sum, sum_logs, want_d_p, pooled);
         }
     }
 }
@@ -417,70 +450,50 @@ fn root(mean: f64, p: f64, sign: Sign) -> (f64, f64, f64, f64) {
 #[inline(always)]
 pub(crate) fn gem_backward_rows<S: Simd>(
     simd: S,
-    x: &[f32],
-    length: usize,
-    first: usize,
-    p: &[f32],
-    options: &Gem,
+    maps: Maps<'_>,
     pooled: &[Pooled],
     upstream: &[f32],
     dx: &mut [f32],
 ) {
-    if length == 0 {
+    if maps.length == 0 {
         return;
     }
-    if !in_vectors(p, options) {
-        gem_backward_rows_in_steps::<S>(x, length, first, p, options, pooled, upstream, dx);
+    if !maps.in_vectors() {
+        gem_backward_rows_in_steps::<S>(maps, pooled, upstream, dx);
         return;
     }
-    let power = |row: usize| p[(first + row) % p.len()];
-    for (row, (x, dx)) in x.chunks_exact(length).zip(dx.chunks_exact_mut(length)).enumerate() {
-        let (pooled, upstream) = (&pooled[row..=row], &upstream[row..=row]);
-        match Clamped::new(options.eps, pooled[0].top) {
-            Some(clamped) => {
-                let factor = pooled[0].factor(upstream[0]);
-                vectors::slopes(simd, x, clamped, Power::of(power(row) - 1.0), factor, dx);
-            }
-            None => {
-                let p = &[power(row)];
-                gem_backward_rows_in_steps::<S>(x, length, 0, p, options, pooled, upstream, dx);
-            }
+    for (row, (x, dx)) in maps.rows().zip(dx.chunks_exact_mut(maps.length)).enumerate() {
+        if let Some(clamped) = Clamped::new(maps.options.eps, pooled[row].top) {
+            let factor = pooled[row].factor(upstream[row]);
+            vectors::slopes(simd, x, clamped, maps.power(row) - 1.0, factor, dx);
+        } else {
+            gem_backward_rows_in_steps::<S>(maps.one(row), &pooled[row..=row], &upstream[row..=row], dx);
         }
     }
 }
 
 /// [`gem_backward_rows`] of rows of any kind.
 #[inline(always)]
-fn gem_backward_rows_in_steps<S: Simd>(
-    x: &[f32],
-    length: usize,
-    first: usize,
-    p: &[f32],
-    options: &Gem,
-    pooled: &[Pooled],
-    upstream: &[f32],
-    dx: &mut [f32],
-) {
+fn gem_backward_rows_in_steps<S: Simd>(maps: Maps<'_>, pooled: &[Pooled], upstream: &[f32], dx: &mut [f32]) {
+    let Maps { length, options, p, .. } = maps;
     let rows = (CHUNK / length).max(1);
-    let whole = whole(p, 1.0);
-    for (at, (x, dx)) in x.chunks(rows * length).zip(dx.chunks_mut(rows * length)).enumerate() {
-        let from = at * rows;
-        let power = |row: usize| p[(first + from + row) % p.len()].max(MIN_P);
-        for ((x, dx), pooled) in x.chunks_exact(length).zip(dx.chunks_exact_mut(length)).zip(&pooled[from..])
-        {
+    let whole = maps.whole(1.0);
+    let parts = maps.parts(rows).zip(pooled.chunks(rows).zip(upstream.chunks(rows)));
+    for ((maps, (pooled, upstream)), dx) in parts.zip(dx.chunks_mut(rows * length)) {
+        for ((x, dx), pooled) in maps.rows().zip(dx.chunks_exact_mut(length)).zip(pooled) {
             let magnitudes = Magnitudes { eps: options.eps, low: pooled.low, scale: pooled.scale };
             magnitudes.relative(x, options.sign, Relative::to(pooled.top), dx);
         }
         match (whole, p) {
             (Some(k), _) => raise(dx, k),
-            (None, &[_]) => power_all::<S>(power(0) - 1.0, dx),
+            (None, &[_]) => power_all::<S>(maps.power(0) - 1.0, dx),
             (None, _) => {
                 let rows = dx.chunks_exact_mut(length).enumerate();
-                rows.for_each(|(row, dx)| power_all::<S>(power(row) - 1.0, dx));
+                rows.for_each(|(row, dx)| power_all::<S>(maps.power(row) - 1.0, dx));
             }
         }
-        for (row, (x, dx)) in x.chunks_exact(length).zip(dx.chunks_exact_mut(length)).enumerate() {
-            slopes(x, power(row), options, &pooled[from + row], upstream[from + row], dx);
+        for (row, (x, dx)) in maps.rows().zip(dx.chunks_exact_mut(length)).enumerate() {
+            slopes(x, maps.power(row), options, &pooled[row], upstream[row], dx);
         }
     }
 }

@@ -30,17 +30,9 @@ const EXP2: [f32; 7] = [
     0.000_153_458_12,
 ];
 
-/// A power that products make, or any other.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Power {
-    Whole(u32),
-    Real(f32),
-}
-
-impl Power {
-    pub(crate) fn of(p: f32) -> Self {
-        if p.fract() == 0.0 && (0.0..=4.0).contains(&p) { Self::Whole(p as u32) } else { Self::Real(p) }
-    }
+/// A power that products make.
+pub(crate) fn whole(power: f32) -> Option<u32> {
+    (power.fract() == 0.0 && (0.0..=4.0).contains(&power)).then_some(power as u32)
 }
 
 /// How the values of a row become numbers in `(0, 1]`: raised to `eps`, divided by the largest (or `eps`).
@@ -91,24 +83,20 @@ pub(crate) fn largest<S: Simd>(simd: S, x: &[f32]) -> f32 {
     if zero == 0.0 { high } else { f32::NAN }
 }
 
-/// `sum u^p` and, if asked for (else 0), `sum u^p ln u`.
+/// `sum u^p` and, if asked for (else 0), `sum u^p ln u`; `p` is above 0.
 #[inline(always)]
-pub(crate) fn sums<S: Simd>(simd: S, x: &[f32], clamped: Clamped, power: Power, logs: bool) -> (f64, f64) {
-    match (power, logs) {
-        (Power::Whole(1), false) => sums_of::<S, 1, false>(simd, x, clamped, 1.0),
-        (Power::Whole(2), false) => sums_of::<S, 2, false>(simd, x, clamped, 2.0),
-        (Power::Whole(3), false) => sums_of::<S, 3, false>(simd, x, clamped, 3.0),
-        (Power::Whole(4), false) => sums_of::<S, 4, false>(simd, x, clamped, 4.0),
-        (Power::Whole(1), true) => sums_of::<S, 1, true>(simd, x, clamped, 1.0),
-        (Power::Whole(2), true) => sums_of::<S, 2, true>(simd, x, clamped, 2.0),
-        (Power::Whole(3), true) => sums_of::<S, 3, true>(simd, x, clamped, 3.0),
-        (Power::Whole(4), true) => sums_of::<S, 4, true>(simd, x, clamped, 4.0),
-        (Power::Whole(k), logs) => match logs {
-            true => sums_of::<S, REAL, true>(simd, x, clamped, k as f32),
-            false => sums_of::<S, REAL, false>(simd, x, clamped, k as f32),
-        },
-        (Power::Real(p), true) => sums_of::<S, REAL, true>(simd, x, clamped, p),
-        (Power::Real(p), false) => sums_of::<S, REAL, false>(simd, x, clamped, p),
+pub(crate) fn sums<S: Simd>(simd: S, x: &[f32], clamped: Clamped, p: f32, logs: bool) -> (f64, f64) {
+    match (whole(p), logs) {
+        (Some(1), false) => sums_of::<S, 1, false>(simd, x, clamped, p),
+        (Some(2), false) => sums_of::<S, 2, false>(simd, x, clamped, p),
+        (Some(3), false) => sums_of::<S, 3, false>(simd, x, clamped, p),
+        (Some(4), false) => sums_of::<S, 4, false>(simd, x, clamped, p),
+        (_, false) => sums_of::<S, REAL, false>(simd, x, clamped, p),
+        (Some(1), true) => sums_of::<S, 1, true>(simd, x, clamped, p),
+        (Some(2), true) => sums_of::<S, 2, true>(simd, x, clamped, p),
+        (Some(3), true) => sums_of::<S, 3, true>(simd, x, clamped, p),
+        (Some(4), true) => sums_of::<S, 4, true>(simd, x, clamped, p),
+        (_, true) => sums_of::<S, REAL, true>(simd, x, clamped, p),
     }
 }
 
@@ -165,28 +153,20 @@ fn term<S: Simd, const K: u32, const LOGS: bool>(
 ) -> (S::f32s, S::f32s) {
     let u = clamped.of(simd, v);
     let log = if LOGS || K == REAL { log2(simd, u) } else { simd.splat_f32s(0.0) };
-    let power = if K == REAL { exp2(simd, simd.mul_f32s(p, log)) } else { whole::<S, K>(simd, u) };
+    let power = if K == REAL { exp2(simd, simd.mul_f32s(p, log)) } else { product::<S, K>(simd, u) };
     (power, log)
 }
 
 /// `dx_i = factor u_i^power` where `x_i` is not below `eps`, else 0. `power` is the row's less 1.
 #[inline(always)]
-pub(crate) fn slopes<S: Simd>(
-    simd: S,
-    x: &[f32],
-    clamped: Clamped,
-    power: Power,
-    factor: f32,
-    dx: &mut [f32],
-) {
-    match power {
-        Power::Whole(0) => slopes_of::<S, 0>(simd, x, clamped, 0.0, factor, dx),
-        Power::Whole(1) => slopes_of::<S, 1>(simd, x, clamped, 1.0, factor, dx),
-        Power::Whole(2) => slopes_of::<S, 2>(simd, x, clamped, 2.0, factor, dx),
-        Power::Whole(3) => slopes_of::<S, 3>(simd, x, clamped, 3.0, factor, dx),
-        Power::Whole(4) => slopes_of::<S, 4>(simd, x, clamped, 4.0, factor, dx),
-        Power::Whole(k) => slopes_of::<S, REAL>(simd, x, clamped, k as f32, factor, dx),
-        Power::Real(p) => slopes_of::<S, REAL>(simd, x, clamped, p, factor, dx),
+pub(crate) fn slopes<S: Simd>(simd: S, x: &[f32], clamped: Clamped, power: f32, factor: f32, dx: &mut [f32]) {
+    match whole(power) {
+        Some(0) => slopes_of::<S, 0>(simd, x, clamped, power, factor, dx),
+        Some(1) => slopes_of::<S, 1>(simd, x, clamped, power, factor, dx),
+        Some(2) => slopes_of::<S, 2>(simd, x, clamped, power, factor, dx),
+        Some(3) => slopes_of::<S, 3>(simd, x, clamped, power, factor, dx),
+        Some(4) => slopes_of::<S, 4>(simd, x, clamped, power, factor, dx),
+        _ => slopes_of::<S, REAL>(simd, x, clamped, power, factor, dx),
     }
 }
 
@@ -226,7 +206,7 @@ fn slope<S: Simd, const K: u32>(
 }
 
 #[inline(always)]
-fn whole<S: Simd, const K: u32>(simd: S, u: S::f32s) -> S::f32s {
+fn product<S: Simd, const K: u32>(simd: S, u: S::f32s) -> S::f32s {
     match K {
         0 => simd.splat_f32s(1.0),
         1 => u,

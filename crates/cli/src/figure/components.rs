@@ -1,10 +1,12 @@
 //! Principal components by randomised subspace iteration (Halko, Martinsson and Tropp, "Finding Structure with
 //! Randomness", SIAM Review 53, 2011, algorithms 4.4 and 5.1), deterministic: the random directions come from a fixed
-//! generator, and products are cut into blocks that do not depend on the number of threads.
+//! seed, and products are cut into blocks that do not depend on the number of threads.
 
 use embedtune_train::Result;
 use embedtune_train::core::linalg::matmul;
 use embedtune_train::ndarray::{Array2, ArrayView1, ArrayView2, Axis};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 /// Directions beyond those asked for: they make the last ones accurate (section 4.2 of the paper).
@@ -28,9 +30,9 @@ pub(super) fn coordinates(centred: ArrayView2<'_, f32>, count: usize) -> Result<
     if count == 0 {
         return Ok(Array2::zeros((rows, 0)));
     }
-    let mut generator = Generator(0x9e37_79b9_7f4a_7c15);
+    let mut generator = ChaCha8Rng::seed_from_u64(0);
     // A direction is a row.
-    let mut basis = Array2::from_shape_simple_fn((width, dim), || generator.next());
+    let mut basis = Array2::from_shape_simple_fn((width, dim), || generator.random_range(-1.0f32..1.0));
     orthonormalise(&mut basis);
     let mut along = Array2::zeros((rows, width));
     for _ in 0..PASSES {
@@ -53,21 +55,6 @@ pub(super) fn coordinates(centred: ArrayView2<'_, f32>, count: usize) -> Result<
     let mut found = Array2::zeros((rows, count));
     matmul(1.0, along.view(), turn.t(), 0.0, found.view_mut())?;
     Ok(found)
-}
-
-/// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): directions without a pattern, the same on every machine.
-struct Generator(u64);
-
-impl Generator {
-    /// Uniform in -1 to 1.
-    fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        (z >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
 }
 
 /// Gram-Schmidt, twice, as once loses digits where rows are nearly parallel. A row that the ones before it span
@@ -197,10 +184,11 @@ mod tests {
     /// Variances known beforehand: 90 uncorrelated columns of falling weight, turned into other axes.
     #[test]
     fn fifty_directions_hold_the_variance_that_they_should() {
-        let mut generator = Generator(1);
+        let mut generator = ChaCha8Rng::seed_from_u64(1);
         let weight = |j: usize| 0.93f32.powi(j as i32);
-        let columns = Array2::from_shape_fn((4000, 90), |(_, j)| generator.next() * weight(j));
-        let mut turn = Array2::from_shape_simple_fn((90, 90), || generator.next());
+        let columns =
+            Array2::from_shape_fn((4000, 90), |(_, j)| generator.random_range(-1.0f32..1.0) * weight(j));
+        let mut turn = Array2::from_shape_simple_fn((90, 90), || generator.random_range(-1.0f32..1.0));
         orthonormalise(&mut turn);
         let rows = centred(columns.dot(&turn));
         let found = coordinates(rows.view(), 50).unwrap();

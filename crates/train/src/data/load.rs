@@ -301,7 +301,8 @@ fn label_checksum(labels: &[u32]) -> u32 {
 }
 
 type Raw = (Items, Vec<u32>);
-type Named = (Items, Vec<String>, Places);
+/// Items, their labels, and where they were read.
+type Part<L> = (Items, Vec<L>, Places);
 
 fn labelled(path: &Path, items: Items, labels_path: &Path, labels: Vec<u32>) -> Result<Raw> {
     if items.len() == labels.len() && !labels.is_empty() {
@@ -323,20 +324,35 @@ fn labelled_images(images: &Path, labels: &Path) -> Result<Raw> {
     labelled(images, Items::Images(idx::read_images(images)?), labels, idx::read_labels(labels)?)
 }
 
-/// A split whose parts have one class list, in the order of the labels; without a gallery the queries search each other.
+/// [`split`] of parts whose labels are numbers with `names`.
 fn shared(train: Raw, queries: Raw, gallery: Option<Raw>, names: &Names) -> Result<Split> {
-    let searched = gallery.iter().flat_map(|(_, labels)| labels);
+    let part = |(items, labels): Raw| (items, labels, Places::default());
+    split(part(train), part(queries), gallery.map(part), |&label| names.of(label))
+}
+
+/// A split whose parts have one class list, in the order of the labels. Without a gallery texts search the training items,
+/// others each other.
+fn split<L: Ord + Clone>(
+    train: Part<L>,
+    queries: Part<L>,
+    gallery: Option<Part<L>>,
+    name: impl Fn(&L) -> Result<String>,
+) -> Result<Split> {
+    let searched = gallery.iter().flat_map(|(_, labels, _)| labels);
     let labels = train.1.iter().chain(&queries.1).chain(searched);
-    let mut index: BTreeMap<u32, u32> = labels.map(|&label| (label, 0)).collect();
+    let mut index: BTreeMap<L, u32> = labels.map(|label| (label.clone(), 0)).collect();
     index.values_mut().zip(0..).for_each(|(slot, position)| *slot = position);
-    let classes: Vec<String> = index.keys().map(|&label| names.of(label)).collect::<Result<_>>()?;
-    let set = |(items, labels): Raw| Dataset {
+    let classes: Vec<String> = index.keys().map(name).collect::<Result<_>>()?;
+    let set = |(items, labels, places): Part<L>| Dataset {
         items,
-        labels: labels.iter().map(|l| index[l]).collect(),
+        labels: labels.iter().map(|label| index[label]).collect(),
         classes: classes.clone(),
-        places: Places::default(),
+        places,
     };
-    Ok(Split { train: set(train), queries: set(queries), gallery: gallery.map(set) })
+    let train = set(train);
+    let text = matches!(train.items, Items::Text(_));
+    let gallery = gallery.map(set).or_else(|| text.then(|| train.clone()));
+    Ok(Split { queries: set(queries), gallery, train })
 }
 
 fn by_class(table: &Path, (items, labels): Raw, classes: &BTreeMap<u32, (String, bool)>) -> Result<Split> {
@@ -395,26 +411,7 @@ fn from_csv(train: &Path, measured: &Measured, options: &DataOptions) -> Result<
             return Err(Error::data(path, "holds pairs, and the other files labels; give all in one form"));
         }
     };
-    Ok(named(train_part, query_part, gallery))
-}
-
-/// A split of items whose labels are names. Without a gallery texts search the training items, others each other.
-fn named(train: Named, queries: Named, gallery: Option<Named>) -> Split {
-    let searched = gallery.iter().flat_map(|(_, names, _)| names);
-    let names = train.1.iter().chain(&queries.1).chain(searched);
-    let mut index: BTreeMap<String, u32> = names.map(|name| (name.clone(), 0)).collect();
-    index.values_mut().zip(0..).for_each(|(slot, position)| *slot = position);
-    let classes: Vec<String> = index.keys().cloned().collect();
-    let set = |(items, names, places): Named| Dataset {
-        items,
-        labels: names.iter().map(|name| index[name]).collect(),
-        classes: classes.clone(),
-        places,
-    };
-    let train = set(train);
-    let text = matches!(train.items, Items::Text(_));
-    let gallery = gallery.map(set).or_else(|| text.then(|| train.clone()));
-    Split { queries: set(queries), gallery, train }
+    split(train_part, query_part, gallery, |name| Ok(name.clone()))
 }
 
 fn from_parquet(folder: &Folder<'_>, train: &Path) -> Result<Split> {
@@ -423,14 +420,14 @@ fn from_parquet(folder: &Folder<'_>, train: &Path) -> Result<Split> {
         Measured::Queries { queries, gallery } => (queries, Some(gallery)),
     };
     let (train_items, train_labels) = parquet::read(train)?;
-    let mut split = match train_labels {
+    match train_labels {
         Labels::Numbers(labels) => {
             let read = |path: &Path| match parquet::read(path)? {
                 (items, Labels::Numbers(labels)) => Ok((items, labels)),
                 _ => Err(other_labels(path, "names", train, "whole numbers")),
             };
             let gallery = gallery.as_deref().map(read).transpose()?;
-            shared((train_items, labels), read(&queries)?, gallery, &Names::read(folder)?)?
+            shared((train_items, labels), read(&queries)?, gallery, &Names::read(folder)?)
         }
         Labels::Names(names) => {
             let read = |path: &Path| match parquet::read(path)? {
@@ -438,13 +435,9 @@ fn from_parquet(folder: &Folder<'_>, train: &Path) -> Result<Split> {
                 _ => Err(other_labels(path, "whole numbers", train, "names")),
             };
             let gallery = gallery.as_deref().map(read).transpose()?;
-            named((train_items, names, Places::default()), read(&queries)?, gallery)
+            split((train_items, names, Places::default()), read(&queries)?, gallery, |name| Ok(name.clone()))
         }
-    };
-    if split.gallery.is_none() && matches!(split.train.items, Items::Text(_)) {
-        split.gallery = Some(split.train.clone());
     }
-    Ok(split)
 }
 
 fn other_labels(path: &Path, got: &str, train: &Path, expected: &str) -> Error {

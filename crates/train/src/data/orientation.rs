@@ -1,16 +1,12 @@
 //! Which way up a photograph is.
 
-use super::decode::Pixels;
+use exif::{In, Tag};
 
-/// Exif's orientation and its type, a number of 16 bits (Exif 2.32, 4.6.4 A and 4.6.2).
-const TAG: u16 = 0x0112;
-const SHORT: u16 = 3;
-/// Bytes of a directory's entry.
-const ENTRY: usize = 12;
+use super::decode::Pixels;
 
 /// Exif's orientation, 1 to 8: on which sides of the picture the file's first row and its first column are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Orientation(u16);
+pub(super) struct Orientation(u32);
 
 impl Orientation {
     /// As the file has it.
@@ -18,8 +14,12 @@ impl Orientation {
 
     /// From Exif data, which begin with their byte order: that of the first directory; upright where there is none, or a
     /// value that means nothing.
-    pub(super) fn of_exif(exif: &[u8]) -> Self {
-        find(exif).filter(|value| (1..=8).contains(value)).map_or(Self::UPRIGHT, Self)
+    pub(super) fn of_exif(data: &[u8]) -> Self {
+        // Other fields may be damaged.
+        let read = exif::Reader::new().continue_on_error(true).read_raw(data.to_vec());
+        let read = read.or_else(|error| error.distill_partial_result(|_| {})).ok();
+        let value = read.and_then(|read| read.get_field(Tag::Orientation, In::PRIMARY)?.value.get_uint(0));
+        value.filter(|value| (1..=8).contains(value)).map_or(Self::UPRIGHT, Self)
     }
 
     /// The picture as it is to be looked at.
@@ -46,33 +46,12 @@ impl Orientation {
     }
 }
 
-/// The value of the tag in the first directory of TIFF data.
-fn find(tiff: &[u8]) -> Option<u16> {
-    let little = match tiff.get(..2)? {
-        b"II" => true,
-        b"MM" => false,
-        _ => return None,
-    };
-    let short = |at: usize| {
-        let bytes = tiff.get(at..at.checked_add(2)?)?.try_into().ok()?;
-        Some(if little { u16::from_le_bytes(bytes) } else { u16::from_be_bytes(bytes) })
-    };
-    let long = |at: usize| {
-        let bytes = tiff.get(at..at.checked_add(4)?)?.try_into().ok()?;
-        Some(if little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) })
-    };
-    let directory = long(4)? as usize;
-    let entries = usize::from(short(directory)?);
-    (0..entries).find_map(|entry| {
-        let at = directory.checked_add(2 + entry * ENTRY)?;
-        let is = short(at)? == TAG && short(at + 2)? == SHORT && long(at + 4)? == 1;
-        is.then(|| short(at + 8)).flatten()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const TAG: u16 = 0x0112;
+    const SHORT: u16 = 3;
 
     fn exif(little: bool, tag: u16, value: u16) -> Vec<u8> {
         let short = |v: u16| if little { v.to_le_bytes() } else { v.to_be_bytes() };
@@ -86,6 +65,8 @@ mod tests {
             bytes.extend(long(1));
             bytes.extend([short(value), short(0)].concat());
         }
+        // No directory follows.
+        bytes.extend(long(0));
         bytes
     }
 
@@ -96,7 +77,7 @@ mod tests {
             assert_eq!(Orientation::of_exif(&exif(little, TAG, 9)), Orientation::UPRIGHT);
             assert_eq!(Orientation::of_exif(&exif(little, TAG + 1, 6)), Orientation::UPRIGHT);
             let whole = exif(little, TAG, 6);
-            for end in 0..whole.len() - 2 {
+            for end in 0..whole.len() - 6 {
                 assert_eq!(Orientation::of_exif(&whole[..end]), Orientation::UPRIGHT, "{end}");
             }
             let mut far = whole;
@@ -108,7 +89,7 @@ mod tests {
     #[test]
     fn every_orientation_is_turned_upright() {
         // The picture, two rows of three, and how a camera that was held otherwise has stored it.
-        let stored: [(u16, usize, &[u8]); 8] = [
+        let stored: [(u32, usize, &[u8]); 8] = [
             (1, 3, b"abcdef"),
             (2, 3, b"cbafed"),
             (3, 3, b"fedcba"),

@@ -8,8 +8,8 @@ use crate::head::LossHead;
 use crate::{Error, Result};
 
 impl Trainer<'_> {
-    /// Chooses the final weights and measures them, if that is not what the last epoch did. Returns whether it saved.
-    pub(super) fn finish(&mut self, observer: &mut dyn Observer) -> Result<bool> {
+    /// Chooses the final weights and measures them, if that is not what the last epoch did, and saves.
+    pub(super) fn finish(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let callbacks = self.options.callbacks;
         let epoch = self.progress.epoch;
         self.progress.closed = true;
@@ -60,8 +60,7 @@ impl Trainer<'_> {
             observer.on_alarm(&alarm);
             record.alarms.push(alarm);
         }
-        self.save(observer)?;
-        Ok(true)
+        self.save(observer)
     }
 
     /// Lists the training items that lie far from their class, for a loss with sub-centres.

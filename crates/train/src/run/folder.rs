@@ -281,13 +281,13 @@ fn text_of(path: &Path) -> Result<String> {
 /// The options and the data of a run file's text; `None` for a file of options alone.
 ///
 /// # Errors
-/// [`Error::Option`] for a text that is one of the two but is damaged.
+/// [`Error::Unsuitable`] for a run file's text that is damaged.
 pub fn options_of_run(text: &str) -> Result<Option<(RunOptions, DataRecord)>> {
     let is_run = |table: &toml::Table| table.contains_key("format") && table.contains_key("options");
     if !text.parse().is_ok_and(|table| is_run(&table)) {
         return Ok(None);
     }
     let run: RunFile = toml::from_str(text)
-        .map_err(|e| Error::option("options", "?", format!("{}; {RESTORE}", e.to_string().trim_end())))?;
+        .map_err(|e| Error::Unsuitable(format!("{}; {RESTORE}", e.to_string().trim_end())))?;
     Ok(Some((run.options, run.data)))
 }

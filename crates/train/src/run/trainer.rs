@@ -236,7 +236,9 @@ impl<'a> Trainer<'a> {
                 }
                 self.best = Some(state);
             }
-            if !(done && self.finish(observer)?) {
+            if done {
+                self.finish(observer)?;
+            } else {
                 self.save(observer)?;
             }
         }
