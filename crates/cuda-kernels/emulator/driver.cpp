@@ -88,6 +88,11 @@ Result release(Pointer at) {
 
 extern "C" __attribute__((visibility("default"))) void emulated_fail_allocation(long n) { fail_after = n; }
 extern "C" __attribute__((visibility("default"))) size_t emulated_memory_used() { return used; }
+// Whether the bytes are device memory: for cublas.cpp.
+extern "C" __attribute__((visibility("default"))) int emulated_inside(Pointer at, size_t bytes) {
+  std::lock_guard<std::recursive_mutex> guard(lock);
+  return inside(at, bytes);
+}
 // The most that was in use since this was last called.
 extern "C" __attribute__((visibility("default"))) size_t emulated_memory_peak() {
   const size_t peak = most_used;

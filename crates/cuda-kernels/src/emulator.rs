@@ -70,6 +70,15 @@ pub fn driver_with(folder: &Path, flags: &[&str]) -> Result<PathBuf> {
     Ok(library)
 }
 
+/// Builds cuBLAS's stand-in into a folder of its own below `folder`, and returns the library's path: for processes that
+/// have it in `LD_LIBRARY_PATH` beside the driver's.
+///
+/// # Errors
+/// As [`driver`].
+pub fn cublas_with(folder: &Path, flags: &[&str]) -> Result<PathBuf> {
+    build(folder, "libcublas.so.12", Kind::Library, &[source("emulator/cublas.cpp")], flags)
+}
+
 /// Builds `sources` (`.cu` as kernels) with the emulator, below `folder`, and returns the product's path. Once it is there
 /// for the present sources, nothing is built.
 ///

@@ -93,6 +93,23 @@ pub enum Error {
         /// What was being allocated, with its size.
         action: String,
     },
+    /// cuBLAS was asked for by name, and cannot be had.
+    #[error(
+        "cuBLAS was asked for and is not here ({reason}); put the folder of libcublas.so.13 or .12 on LD_LIBRARY_PATH, \
+         or compute by the kernels' own products (Products::Own)"
+    )]
+    NoCublas {
+        /// What was tried.
+        reason: String,
+    },
+    /// cuBLAS reports a failure.
+    #[error("{action} cuBLAS failed: {reason}; take Products::Own to compute without it")]
+    Cublas {
+        /// What was attempted.
+        action: &'static str,
+        /// The name of its status.
+        reason: String,
+    },
     /// A kernel did not start or did not finish.
     #[error("kernel {kernel} failed on the GPU: {reason}")]
     Launch {

@@ -10,16 +10,18 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 
-use crate::margin::MarginArgument;
+use crate::cublas::Cublas;
+use crate::margin::{Choices, MarginArgument};
 use crate::pooling::GemArgument;
 use crate::{Error, Result};
 
 /// The PTX of every source in `kernels/`, by name; `build-kernels.sh` writes it.
-const MODULES: [(&str, &str); 12] = [
+const MODULES: [(&str, &str); 13] = [
     ("rows", include_str!("../ptx/rows.ptx")),
     ("margin_forward", include_str!("../ptx/margin_forward.ptx")),
     ("margin_target", include_str!("../ptx/margin_target.ptx")),
     ("margin_backward", include_str!("../ptx/margin_backward.ptx")),
+    ("margin_tile", include_str!("../ptx/margin_tile.ptx")),
     ("margin_centres", include_str!("../ptx/margin_centres.ptx")),
     ("optimizer", include_str!("../ptx/optimizer.ptx")),
     ("triplet_distance", include_str!("../ptx/triplet_distance.ptx")),
@@ -42,6 +44,8 @@ pub struct Kernels {
     shared_limit: u32,
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
     functions: Mutex<HashMap<String, Arc<Function>>>,
+    pub(crate) cublas: Cublas,
+    pub(crate) choices: Choices,
 }
 
 struct Function {
@@ -107,6 +111,20 @@ impl<'a> Args<'a> {
         }
     }
 
+    /// Pointers into one buffer, to be written: at each of `starts`, or null.
+    pub(crate) fn pieces<T>(
+        mut self,
+        buffer: &'a mut impl DevicePtrMut<T>,
+        stream: &'a CudaStream,
+        starts: &[Option<usize>],
+    ) -> Self {
+        let (pointer, guard) = buffer.device_ptr_mut(stream);
+        let at = |start: &usize| Arg::Pointer(pointer + (start * size_of::<T>()) as u64);
+        self.values.extend(starts.iter().map(|start| start.as_ref().map_or(Arg::NULL, at)));
+        self.guards.push(guard);
+        self
+    }
+
     pub(crate) fn arg(mut self, value: Arg) -> Self {
         self.values.push(value);
         self
@@ -162,7 +180,17 @@ impl Kernels {
             shared_limit: u32::try_from(limit).unwrap_or(PLAIN_SHARED),
             modules: Mutex::default(),
             functions: Mutex::default(),
+            cublas: Cublas::default(),
+            choices: Choices::default(),
         })
+    }
+
+    /// Whether cuBLAS can be had, which [`Products`](crate::margin::Products) may use. Looks for it once it is asked.
+    ///
+    /// # Errors
+    /// [`Error::NoCublas`] with what was tried; [`Error::OutOfMemory`].
+    pub fn cublas(&self) -> Result<()> {
+        self.cublas.open(&self.context)
     }
 
     /// The context.

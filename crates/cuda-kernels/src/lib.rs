@@ -1,10 +1,11 @@
 #![doc = include_str!("../README.md")]
-// Unsafe stands at the edge of the device only: the look for the driver in `probe`, and in `kernels` the memory that a
-// kernel fills and the one call that launches them all.
+// Unsafe stands at the edge of the device only: the look for the driver in `probe`, the calls of cuBLAS in `cublas`, and
+// in `kernels` the memory that a kernel fills and the one call that launches them all.
 #![deny(unsafe_code)]
 
 mod check;
 mod convert;
+mod cublas;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod error;

@@ -8,13 +8,14 @@
 //! use std::sync::Arc;
 //!
 //! use embedtune_losses::cuda::kernels::Kernels;
-//! use embedtune_losses::cuda::kernels::margin::{Batch, Centres, Precision};
+//! use embedtune_losses::cuda::kernels::margin::{Batch, Centres, Precision, Products};
 //! use embedtune_losses::{MarginOptions, MarginSoftmax, Stats};
 //!
 //! let context = embedtune_losses::cuda::kernels::context(0)?; // no driver, no GPU: an error that says so
 //! let stream = context.new_stream()?;
 //! let kernels = Arc::new(Kernels::new(&context)?);
-//! let loss = MarginSoftmax::new(1000, 128, MarginOptions::arcface())?.on_gpu(kernels, Precision::F32)?;
+//! let loss = MarginSoftmax::new(1000, 128, MarginOptions::arcface())?;
+//! let loss = loss.on_gpu(kernels, Precision::F32, Products::Own)?;
 //!
 //! let (x, w) = (stream.clone_htod(&vec![0.1f32; 64 * 128])?, stream.clone_htod(&vec![0.2f32; 1000 * 128])?);
 //! let y = stream.clone_htod(&[7u32; 64])?;
@@ -30,7 +31,7 @@
 use std::sync::Arc;
 
 pub use embedtune_cuda_kernels as kernels;
-use embedtune_cuda_kernels::margin::{self, MarginStats, Precision};
+use embedtune_cuda_kernels::margin::{self, MarginStats, Precision, Products};
 use embedtune_cuda_kernels::triplet::{self, TripletStats};
 use embedtune_cuda_kernels::{Error as CudaError, Kernels};
 
@@ -51,7 +52,12 @@ impl MarginSoftmax {
     ///
     /// # Errors
     /// [`Error::Option`] for more than 16 centres a class.
-    pub fn on_gpu(&self, kernels: Arc<Kernels>, precision: Precision) -> Result<margin::MarginSoftmax> {
+    pub fn on_gpu(
+        &self,
+        kernels: Arc<Kernels>,
+        precision: Precision,
+        products: Products,
+    ) -> Result<margin::MarginSoftmax> {
         let options = self.options();
         let margin = match options.margin {
             Margin::Arc { angle, edge, gradient } => margin::Margin::Arc {
@@ -69,7 +75,7 @@ impl MarginSoftmax {
         let plain = margin::MarginOptions::new(margin);
         let tile_bytes = plain.tile_bytes.min(options.logits_budget_bytes);
         let (scale, sub_centers) = (options.scale, options.sub_centers);
-        let options = margin::MarginOptions { scale, sub_centers, precision, tile_bytes, ..plain };
+        let options = margin::MarginOptions { scale, sub_centers, precision, products, tile_bytes, ..plain };
         let [classes, dim] = self.sizes();
         Ok(margin::MarginSoftmax::new(kernels, classes, dim, options)?)
     }

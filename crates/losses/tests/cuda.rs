@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use embedtune_losses::cuda::kernels::cudarc::driver::{CudaContext, CudaStream};
-use embedtune_losses::cuda::kernels::margin::{Batch, Centres, Precision};
+use embedtune_losses::cuda::kernels::margin::{Batch, Centres, Precision, Products};
 use embedtune_losses::cuda::kernels::{Kernels, Write, emulator};
 use embedtune_losses::{
     Angle, Distance, Edge, Error, Input, Loss, Margin, MarginGradient, MarginOptions, MarginSoftmax, Miner,
@@ -79,7 +79,7 @@ fn margins_are_those_of_the_cpu() {
         let loss = MarginSoftmax::new(CLASSES, DIM, MarginOptions { scale: 9.0, ..options }).unwrap();
         let Output { stats, d_embeddings, d_weights } =
             loss.evaluate(Input::new(x.view(), &labels).with_weights(w.view())).unwrap();
-        let on_gpu = loss.on_gpu(kernels.clone(), Precision::F32).unwrap();
+        let on_gpu = loss.on_gpu(kernels.clone(), Precision::F32, Products::Own).unwrap();
         let (of_x, of_w) = (
             stream.clone_htod(x.as_slice().unwrap()).unwrap(),
             stream.clone_htod(w.as_slice().unwrap()).unwrap(),
@@ -156,7 +156,7 @@ fn what_the_kernels_lack_is_refused_by_name() {
     named(triplet(hard.smooth(true)), "smooth");
     let many = MarginOptions { sub_centers: 17, ..MarginOptions::arcface() };
     let many = MarginSoftmax::new(CLASSES, DIM, many).unwrap();
-    named(many.on_gpu(kernels.clone(), Precision::F32).map(drop), "sub_centers");
+    named(many.on_gpu(kernels.clone(), Precision::F32, Products::Own).map(drop), "sub_centers");
     let semihard = Miner::triplet_margin(TripletKind::Semihard);
     named(triplet(TripletMargin::builder().miner(semihard).distance(Distance::Cosine)), "miner");
     named(triplet(TripletMargin::builder().miner(semihard).normalize(false)), "miner");

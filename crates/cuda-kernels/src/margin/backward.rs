@@ -10,23 +10,56 @@ use super::{Batch, Centres, MarginSoftmax};
 use crate::kernels::{Arg, Args, Shape};
 use crate::{Result, Storage, Write};
 
+/// A tile of classes: `[first, first + classes)`, in scratch `pitch` rows of each sub-centre.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    pub(super) first: usize,
+    pub(super) classes: usize,
+    pub(super) pitch: usize,
+}
+
+/// The products of a backward pass over `n` rows, a tile of classes at a time, and the memory that they need.
+pub(super) trait TileProducts {
+    /// The tile's unit rows, from its centres `[classes * subs, dim]`, and their norms.
+    fn unit<W: Storage>(
+        &mut self,
+        of: &Pass<'_>,
+        rows: &CudaView<'_, W>,
+        norms: &mut CudaSlice<f32>,
+        tile: Tile,
+    ) -> Result<()>;
+    /// The tile's shares.
+    fn shares(&mut self, of: &Pass<'_>, tile: Tile) -> Result<()>;
+    /// The shares times the centres, `[parts, n, padded]`, added to what is there if `add`.
+    fn embeddings(&mut self, of: &Pass<'_>, tile: Tile, raw: &mut CudaSlice<f32>, add: bool) -> Result<()>;
+    /// The shares' transpose times the weighted embeddings, `[subs * pitch, padded]`.
+    fn centres(&mut self, of: &Pass<'_>, tile: Tile, raw: &mut CudaSlice<f32>) -> Result<()>;
+}
+
+/// What the products of a backward pass read.
+pub(super) struct Pass<'a> {
+    pub(super) loss: &'a MarginSoftmax,
+    pub(super) stream: &'a Arc<CudaStream>,
+    pub(super) n: usize,
+    pub(super) tiles: Tiles,
+    pub(super) labels: &'a CudaView<'a, u32>,
+    pub(super) work: &'a Work,
+}
+
 impl MarginSoftmax {
     pub(super) fn backward<W: Storage>(
         &self,
-        stream: &Arc<CudaStream>,
-        n: usize,
-        tiles: &Tiles,
+        pass: &Pass<'_>,
         batch: &Batch<'_>,
         mut centres: Centres<'_, '_, W>,
         gradient: Option<(&mut CudaViewMut<'_, f32>, Write)>,
-        work: &Work,
+        products: &mut impl TileProducts,
     ) -> Result<()> {
-        let (kernels, padded, suffix) = (&self.kernels, tiles.padded, self.options.precision.suffix());
+        let Pass { stream, n, tiles, work, .. } = *pass;
+        let (kernels, padded) = (&self.kernels, tiles.padded);
         let moves = !matches!(centres, Centres::Frozen(_));
         let (subs, width) = (tiles.subs, tiles.subs * self.dim);
         let tile = tiles.backward * subs;
-        let mut unit = self.halves(stream, tile * padded, "a tile of the centres' unit rows")?;
-        let mut shares = self.halves(stream, tile * n, "a tile of the classes' shares")?;
         let mut norms: CudaSlice<f32> = kernels.allocate(stream, tile, "the centres' norms")?;
         let mut raw_centres: CudaSlice<f32> = kernels.allocate(
             stream,
@@ -37,12 +70,6 @@ impl MarginSoftmax {
         let mut raw: CudaSlice<f32> =
             kernels.allocate(stream, parts * n * padded, "the embeddings' gradient")?;
         let sorted = if moves { Some(self.sorted(stream, n, batch.labels)?) } else { None };
-        let mut weighted = None;
-        if moves {
-            let mut rows = self.halves(stream, n * padded, "the embeddings' weighted rows")?;
-            self.unit_rows(stream, batch.embeddings, Some(&work.column), &mut rows, None, n, padded)?;
-            weighted = Some(rows);
-        }
         // The embeddings' own part needs the centres as they were: it is written before the last tile moves, from the
         // bulk of all tiles. So the centres' tiles move only after their shares have been used, and the targets' part
         // of the embeddings' gradient is made first.
@@ -56,59 +83,21 @@ impl MarginSoftmax {
         for first in (0..self.classes).step_by(tiles.backward) {
             let classes = tiles.backward.min(self.classes - first);
             let range = first * width..(first + classes) * width;
+            let tile = Tile { first, classes, pitch: classes.next_multiple_of(TILE) };
             match &centres {
                 Centres::Frozen(w) | Centres::Gradient(w, ..) => {
-                    let rows = w.slice(range.clone());
-                    self.unit_centres(stream, &rows, &mut unit, Some(&mut norms), classes, padded)?;
+                    products.unit(pass, &w.slice(range.clone()), &mut norms, tile)?;
                 }
                 Centres::Sgd(w, ..) | Centres::Adam(w, ..) => {
-                    let rows = w.slice(range.clone());
-                    self.unit_centres(stream, &rows, &mut unit, Some(&mut norms), classes, padded)?;
+                    products.unit(pass, &w.slice(range.clone()), &mut norms, tile)?;
                 }
             }
-            let pitch = classes.next_multiple_of(TILE);
-            let args = Args::default()
-                .halves(&work.x, stream)
-                .halves(&unit, stream)
-                .read(batch.labels, stream)
-                .read(&work.row_scale, stream)
-                .read(&work.lse, stream)
-                .halves_mut(&mut shares, stream)
-                .int(n)
-                .int(classes)
-                .int(first)
-                .int(padded)
-                .int(pitch);
-            let shape = self.product([n.div_ceil(TILE), pitch / TILE, 1]);
-            let (name, args) = self.logits("margin_shares", args, &[subs]);
-            kernels.launch(stream, &name, shape, args)?;
-            // To the products a tile is its centres; with several a class, rows between the classes are zero.
-            let (rows, row) = if subs == 1 { (classes, pitch) } else { (subs * pitch, subs * pitch) };
+            products.shares(pass, tile)?;
             if gradient.is_some() {
-                let args = Args::default()
-                    .halves(&shares, stream)
-                    .halves(&unit, stream)
-                    .write(&mut raw, stream)
-                    .int(n)
-                    .int(rows)
-                    .int(padded)
-                    .int(row)
-                    .int(tiles.share(row))
-                    .flag(first > 0);
-                let shape = self.product([padded.div_ceil(TILE), n.div_ceil(TILE), tiles.parts]);
-                kernels.launch(stream, &format!("margin_raw_embeddings_{suffix}"), shape, args)?;
+                products.embeddings(pass, tile, &mut raw, first > 0)?;
             }
-            if let (Some(weighted), Some(sorted)) = (&weighted, &sorted) {
-                let args = Args::default()
-                    .halves(&shares, stream)
-                    .halves(weighted, stream)
-                    .write(&mut raw_centres, stream)
-                    .int(n)
-                    .int(rows)
-                    .int(padded)
-                    .int(row);
-                let shape = self.product([padded.div_ceil(TILE), row / TILE, 1]);
-                kernels.launch(stream, &format!("margin_raw_centres_{suffix}"), shape, args)?;
+            if let Some(sorted) = &sorted {
+                products.centres(pass, tile, &mut raw_centres)?;
                 let args = Args::default()
                     .read(&raw_centres, stream)
                     .read(&norms, stream)
@@ -124,14 +113,14 @@ impl MarginSoftmax {
                     .int(first)
                     .int(classes * subs)
                     .int(subs)
-                    .int(pitch)
+                    .int(tile.pitch)
                     .flag(self.options.sphere())
                     .arg(Arg::Double(self.options.scale));
                 self.move_centres(stream, &mut centres, range, classes * subs, args)?;
             }
         }
         if let Some(dx) = gradient {
-            self.bulk_gradient(stream, n, tiles, batch, work, &raw, dx)?;
+            self.bulk_gradient(stream, n, &tiles, batch, work, &raw, dx)?;
         }
         Ok(())
     }

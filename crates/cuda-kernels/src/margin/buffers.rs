@@ -17,7 +17,6 @@ const PRODUCT_THREADS: u32 = 256;
 
 /// Buffers of a call.
 pub(super) struct Work {
-    pub(super) x: Halves,
     pub(super) row_scale: CudaSlice<f32>,
     pub(super) targets: CudaSlice<f64>,
     pub(super) tops: CudaSlice<f32>,
@@ -34,6 +33,43 @@ pub(super) struct Work {
 pub(super) struct Halves {
     pub(super) high: CudaSlice<u16>,
     pub(super) low: Option<CudaSlice<u16>>,
+}
+
+/// Rows for cuBLAS, `[rows, width]`: f16, or in each row pieces of `padded` values, so that one product over all of them is
+/// the split product: `[high | low | high]` times `[high | high | low]`.
+pub(super) struct Pieces {
+    pub(super) values: CudaSlice<u16>,
+    pub(super) width: usize,
+    /// Where in a row the low halves start, and the high ones once more.
+    pub(super) low: Option<usize>,
+    again: Option<usize>,
+}
+
+/// Which of a product's factors rows are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// `[high | low | high]`.
+    First,
+    /// `[high | high | low]`.
+    Second,
+    /// `[high | low]`, for a product each.
+    Apart,
+}
+
+/// Where unit rows are written.
+pub(super) enum Rows<'a> {
+    Halves(&'a mut Halves),
+    Pieces(&'a mut Pieces),
+}
+
+impl<'a> Rows<'a> {
+    /// With three pointers, high, low and again, at the end of `args`; and the values from row to row.
+    fn push(self, args: Args<'a>, stream: &'a CudaStream, padded: usize) -> (Args<'a>, usize) {
+        match self {
+            Rows::Halves(halves) => (args.halves_mut(halves, stream).arg(Arg::NULL), padded),
+            Rows::Pieces(of) => (args.pieces(&mut of.values, stream, &[Some(0), of.low, of.again]), of.width),
+        }
+    }
 }
 
 impl<'a> Args<'a> {
@@ -60,10 +96,27 @@ impl MarginSoftmax {
         Ok(Halves { high, low })
     }
 
+    pub(super) fn pieces(
+        &self,
+        stream: &Arc<CudaStream>,
+        rows: usize,
+        padded: usize,
+        side: Side,
+        what: &str,
+    ) -> Result<Pieces> {
+        let (pieces, low, again) = match (self.options.precision.parts(), side) {
+            (1, _) => (1, None, None),
+            (_, Side::First) => (3, Some(padded), Some(2 * padded)),
+            (_, Side::Second) => (3, Some(2 * padded), Some(padded)),
+            (_, Side::Apart) => (2, Some(padded), None),
+        };
+        let values = self.kernels.allocate(stream, rows * pieces * padded, what)?;
+        Ok(Pieces { values, width: pieces * padded, low, again })
+    }
+
     pub(super) fn work(&self, stream: &Arc<CudaStream>, n: usize, tiles: &Tiles) -> Result<Work> {
         let (kernels, what) = (&self.kernels, "the batch's rows");
         Ok(Work {
-            x: self.halves(stream, n * tiles.padded, "the embeddings' unit rows")?,
             row_scale: kernels.allocate(stream, n, what)?,
             targets: kernels.allocate(stream, n * TARGET_FIELDS, what)?,
             tops: kernels.allocate(stream, n * tiles.splits, what)?,
@@ -82,18 +135,20 @@ impl MarginSoftmax {
         stream: &Arc<CudaStream>,
         values: &CudaView<'_, T>,
         factors: Option<&CudaSlice<f32>>,
-        out: &mut Halves,
+        out: Rows<'_>,
         norms: Option<&mut CudaSlice<f32>>,
         rows: usize,
         padded: usize,
     ) -> Result<()> {
-        let args = Args::default().read(values, stream).optional(factors, stream).halves_mut(out, stream);
+        let args = Args::default().read(values, stream).optional(factors, stream);
+        let (args, width) = out.push(args, stream, padded);
         let args = match norms {
             Some(norms) => args.write(norms, stream),
             None => args.arg(Arg::NULL),
         };
         let name = format!("unit_rows_{}", T::SUFFIX);
-        self.kernels.launch(stream, &name, Shape::warps(rows), args.int(rows).int(self.dim).int(padded))
+        let args = args.int(rows).int(self.dim).int(padded).int(width);
+        self.kernels.launch(stream, &name, Shape::warps(rows), args)
     }
 
     /// The unit rows and norms of the tile `rows` of centres `[classes * subs, dim]`, as the products want them.
@@ -101,22 +156,23 @@ impl MarginSoftmax {
         &self,
         stream: &Arc<CudaStream>,
         rows: &CudaView<'_, T>,
-        out: &mut Halves,
+        out: Rows<'_>,
         norms: Option<&mut CudaSlice<f32>>,
         classes: usize,
         padded: usize,
     ) -> Result<()> {
         let subs = self.options.sub_centers;
-        if subs == 1 {
+        // Our own products end where the classes do; cuBLAS's want zeros up to the pitch.
+        if subs == 1 && matches!(out, Rows::Halves(_)) {
             return self.unit_rows(stream, rows, None, out, norms, classes, padded);
         }
         let pitch = classes.next_multiple_of(TILE);
-        let args = Args::default().read(rows, stream).halves_mut(out, stream);
+        let (args, width) = out.push(Args::default().read(rows, stream), stream, padded);
         let args = match norms {
             Some(norms) => args.write(norms, stream),
             None => args.arg(Arg::NULL),
         };
-        let args = args.int(classes).int(self.dim).int(padded).int(subs).int(pitch);
+        let args = args.int(classes).int(self.dim).int(padded).int(subs).int(pitch).int(width);
         self.kernels.launch(stream, &format!("unit_centres_{}", T::SUFFIX), Shape::warps(subs * pitch), args)
     }
 

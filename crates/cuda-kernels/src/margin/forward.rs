@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, CudaView};
 
-use super::buffers::Work;
+use super::buffers::{Halves, Rows, Work};
 use super::options::MarginArgument;
 use super::tiles::{TILE, Tiles};
 use super::{Batch, MarginSoftmax};
@@ -12,17 +12,15 @@ use crate::kernels::{Arg, Args, Shape};
 use crate::{Result, Storage};
 
 impl MarginSoftmax {
-    pub(super) fn forward<W: Storage>(
+    /// Each row against its own centre.
+    pub(super) fn targets<W: Storage>(
         &self,
         stream: &Arc<CudaStream>,
         n: usize,
-        tiles: &Tiles,
         batch: &Batch<'_>,
         w: &CudaView<'_, W>,
         work: &mut Work,
     ) -> Result<()> {
-        let (kernels, padded) = (&self.kernels, tiles.padded);
-        self.unit_rows(stream, batch.embeddings, None, &mut work.x, None, n, padded)?;
         let args = Args::default()
             .read(batch.embeddings, stream)
             .read(w, stream)
@@ -31,23 +29,32 @@ impl MarginSoftmax {
             .write(&mut work.targets, stream)
             .write(&mut work.row_scale, stream)
             .write(&mut work.bad_row, stream);
-        let name = format!("margin_target_{}", W::SUFFIX);
-        kernels.launch(
-            stream,
-            &name,
-            Shape::warps(n),
-            args.int(n).int(self.dim).int(self.classes).int(tiles.subs),
-        )?;
+        let args = args.int(n).int(self.dim).int(self.classes).int(self.options.sub_centers);
+        self.kernels.launch(stream, &format!("margin_target_{}", W::SUFFIX), Shape::warps(n), args)
+    }
 
+    /// Each row against all other classes, in registers. Returns the embeddings' unit rows.
+    pub(super) fn bulk<W: Storage>(
+        &self,
+        stream: &Arc<CudaStream>,
+        n: usize,
+        tiles: &Tiles,
+        batch: &Batch<'_>,
+        w: &CudaView<'_, W>,
+        work: &mut Work,
+    ) -> Result<Halves> {
+        let padded = tiles.padded;
+        let mut x = self.halves(stream, n * padded, "the embeddings' unit rows")?;
+        self.unit_rows(stream, batch.embeddings, None, Rows::Halves(&mut x), None, n, padded)?;
         let rows = tiles.forward * tiles.subs;
         let mut unit = self.halves(stream, rows * padded, "a tile of the centres' unit rows")?;
         for first in (0..self.classes).step_by(tiles.forward) {
             let classes = tiles.forward.min(self.classes - first);
             let width = tiles.subs * self.dim;
             let rows = w.slice(first * width..(first + classes) * width);
-            self.unit_centres(stream, &rows, &mut unit, None, classes, padded)?;
+            self.unit_centres(stream, &rows, Rows::Halves(&mut unit), None, classes, padded)?;
             let args = Args::default()
-                .halves(&work.x, stream)
+                .halves(&x, stream)
                 .halves(&unit, stream)
                 .read(batch.labels, stream)
                 .read(&work.row_scale, stream)
@@ -60,9 +67,21 @@ impl MarginSoftmax {
                 .flag(first == 0);
             let subs = [tiles.subs, classes.next_multiple_of(TILE)];
             let (name, args) = self.logits("margin_lse", args, &subs);
-            kernels.launch(stream, &name, self.product([n.div_ceil(TILE), tiles.splits, 1]), args)?;
+            let shape = self.product([n.div_ceil(TILE), tiles.splits, 1]);
+            self.kernels.launch(stream, &name, shape, args)?;
         }
+        Ok(x)
+    }
 
+    /// The losses, from the two.
+    pub(super) fn losses(
+        &self,
+        stream: &Arc<CudaStream>,
+        n: usize,
+        splits: usize,
+        batch: &Batch<'_>,
+        work: &mut Work,
+    ) -> Result<()> {
         let args = Args::default()
             .read(&work.tops, stream)
             .read(&work.sums, stream)
@@ -78,10 +97,10 @@ impl MarginSoftmax {
             .read(&work.bad_row, stream)
             .int(n)
             .int(self.classes)
-            .int(tiles.splits)
+            .int(splits)
             .arg(Arg::Double(self.options.scale))
             .flag(self.options.sphere())
             .arg(Arg::Double(batch.upstream));
-        kernels.launch(stream, "margin_loss", Shape::blocks([1, 1, 1], 1024), args)
+        self.kernels.launch(stream, "margin_loss", Shape::blocks([1, 1, 1], 1024), args)
     }
 }

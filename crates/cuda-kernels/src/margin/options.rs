@@ -1,5 +1,6 @@
 use cudarc::driver::DeviceRepr;
 
+use super::Products;
 use crate::{Error, Result};
 
 /// Where the target's margin acts, and how.
@@ -42,7 +43,7 @@ pub enum Edge {
 }
 
 /// What the tensor cores multiply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 #[non_exhaustive]
 pub enum Precision {
     /// Each value as two f16 halves, three products for one: as accurate as f32 products, three times the work.
@@ -64,6 +65,14 @@ impl Precision {
     pub(crate) fn parts(self) -> usize {
         match self {
             Self::F32 => 2,
+            Self::F16 => 1,
+        }
+    }
+
+    /// f16 values in which one lies in a row that cuBLAS multiplies at once.
+    pub(crate) fn pieces(self) -> usize {
+        match self {
+            Self::F32 => 3,
             Self::F16 => 1,
         }
     }
@@ -92,14 +101,24 @@ pub struct MarginOptions {
     pub sub_centers: usize,
     /// Default [`Precision::F32`].
     pub precision: Precision,
-    /// Device memory for tiles of classes. Default 48 MiB, so that they stay in a large GPU's second-level cache.
+    /// Default [`Products::Faster`].
+    pub products: Products,
+    /// Device memory for tiles of classes; with cuBLAS a quarter of it is cuBLAS's. Default 48 MiB, so that they stay in a
+    /// large GPU's second-level cache.
     pub tile_bytes: usize,
 }
 
 impl MarginOptions {
-    /// With this margin, scale 64, one centre a class, f32-accurate products and tiles of 48 MiB.
+    /// With this margin, scale 64, one centre a class, f32-accurate products, whoever's are faster, and tiles of 48 MiB.
     pub fn new(margin: Margin) -> Self {
-        Self { margin, scale: 64.0, sub_centers: 1, precision: Precision::F32, tile_bytes: 48 << 20 }
+        Self {
+            margin,
+            scale: 64.0,
+            sub_centers: 1,
+            precision: Precision::F32,
+            products: Products::Faster,
+            tile_bytes: 48 << 20,
+        }
     }
 
     pub(crate) fn check(&self) -> Result<()> {

@@ -2,9 +2,15 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, CudaView, CudaViewMut};
 
-use super::buffers::{STATS, TARGET_FIELDS};
+use super::Products;
+use super::backward::Pass;
+use super::buffers::{Halves, Pieces, STATS, TARGET_FIELDS, Work};
+use super::cublas::CublasProducts;
 use super::options::MarginOptions;
+use super::own::OwnProducts;
+use super::products::{Key, Turn};
 use super::tiles::Tiles;
+use crate::cublas::Session;
 use crate::optimizer::{Adam, Sgd};
 use crate::{Error, Kernels, Result, Storage, Write, check};
 
@@ -60,6 +66,14 @@ pub struct MarginStats {
     pub accuracy: f64,
     /// Share of rows with a gradient.
     pub active_fraction: f64,
+    /// Whose products they come from: [`Products::Own`] or [`Products::Cublas`].
+    pub products: Products,
+}
+
+/// The embeddings' unit rows as the products want them, and with whom these are made.
+enum Prepared<'a> {
+    Own(Halves),
+    Cublas(Pieces, Session<'a>),
 }
 
 impl MarginSoftmax {
@@ -77,27 +91,54 @@ impl MarginSoftmax {
         Ok(Self { kernels, classes, dim, options })
     }
 
-    pub(super) fn tiles(&self, batch: usize) -> Tiles {
-        Tiles::new(batch, self.dim, self.classes, &self.options)
+    fn tiles(&self, batch: usize, products: Products) -> Tiles {
+        match products {
+            Products::Cublas => Tiles::cublas(batch, self.dim, self.classes, &self.options),
+            Products::Own | Products::Faster => Tiles::new(batch, self.dim, self.classes, &self.options),
+        }
     }
 
-    /// Device memory that a call holds beside its arguments.
+    /// Device memory that a call holds beside its arguments; [`Products::Faster`] holds the more of the two. Not counted:
+    /// what cuBLAS takes for itself when it is opened.
     pub fn workspace_bytes(&self, batch: usize) -> usize {
-        let tiles = self.tiles(batch);
-        let half = 2 * self.options.precision.parts();
-        let rows = batch * (half * tiles.padded * 2 + 8 * TARGET_FIELDS + 4 * 5 + 8 * tiles.splits + 8);
-        let forward = tiles.forward * tiles.subs * (half * tiles.padded + 4);
-        let backward = tiles.backward * tiles.subs * (half * (tiles.padded + batch) + 4 * tiles.padded + 4);
-        rows + forward.max(backward + 4 * tiles.parts * batch * tiles.padded) + 8 * STATS + 4
+        let own = || self.bytes(batch, Products::Own);
+        let cublas = || self.bytes(batch, Products::Cublas);
+        match self.options.products {
+            Products::Own => own(),
+            Products::Cublas => cublas(),
+            Products::Faster => own().max(cublas()),
+        }
+    }
+
+    fn bytes(&self, batch: usize, products: Products) -> usize {
+        let tiles = self.tiles(batch, products);
+        let precision = self.options.precision;
+        let half = 2 * precision.parts();
+        // The rows of either product's factors, and what cuBLAS has beside them: a tile's logits, and its workspace.
+        let (first, logits, workspace) = match products {
+            Products::Cublas => (2 * precision.pieces(), 4 * batch, Tiles::workspace(&self.options)),
+            Products::Own | Products::Faster => (half, 0, 0),
+        };
+        let row = (first + half) * tiles.padded + 8 * TARGET_FIELDS + 4 * 5 + 8 * tiles.splits + 8;
+        let forward = tiles.forward * tiles.subs * (first * tiles.padded + logits + 4);
+        let backward = tiles.backward
+            * tiles.subs
+            * (first * tiles.padded + logits + half * batch + 4 * tiles.padded + 4);
+        let phases = forward.max(backward + 4 * tiles.parts * batch * tiles.padded);
+        batch * row + phases + workspace + 8 * STATS + 4
     }
 
     /// The loss, the embeddings' gradient (`[batch, dim]`, if asked for), each row's loss (`[batch]`, if asked for),
     /// and what [`Centres`] says. Waits for the device once, at the end.
     ///
+    /// Whose products it takes says [`MarginOptions::products`]; [`MarginStats::products`] tells which it took.
+    ///
     /// Where the loss is not finite, or a label is no class, no centre has moved; a written gradient is then unusable.
     ///
     /// # Errors
-    /// Buffers of wrong lengths or alignment, before anything is launched; [`Error::Label`]; what the driver says.
+    /// Buffers of wrong lengths or alignment, before anything is launched; [`Error::Label`]; what the driver says, and
+    /// what cuBLAS says: [`Error::NoCublas`], [`Error::Cublas`]. After an error from the device centres that were to move
+    /// may have moved in part.
     pub fn forward_backward<W: Storage>(
         &self,
         stream: &Arc<CudaStream>,
@@ -109,32 +150,105 @@ impl MarginSoftmax {
         let n = batch.labels.len();
         self.check(n, &batch, &centres, gradient.as_ref().map(|(dx, _)| dx.len()), per_sample.as_deref())?;
         if n == 0 {
-            return Ok(MarginStats { value: 0.0, accuracy: 0.0, active_fraction: 0.0 });
+            let products = Products::Own;
+            return Ok(MarginStats { value: 0.0, accuracy: 0.0, active_fraction: 0.0, products });
         }
-        let tiles = self.tiles(n);
-        let mut work = self.work(stream, n, &tiles)?;
-        match &centres {
-            Centres::Frozen(w) | Centres::Gradient(w, ..) => {
-                self.forward(stream, n, &tiles, &batch, *w, &mut work)?
+        let moves = !matches!(centres, Centres::Frozen(_));
+        let key = Key {
+            sizes: [n, self.dim, self.classes, self.options.sub_centers, self.options.tile_bytes],
+            precision: self.options.precision,
+            outputs: [moves, gradient.is_some()],
+        };
+        let mut turn = match self.options.products {
+            Products::Faster => self.kernels.choices.begin(key, stream)?,
+            products => Turn::forced(products),
+        };
+        let begun = self.forward(stream, &batch, &centres, turn.products);
+        let (tiles, work, prepared) = match begun {
+            // Nothing has moved yet.
+            Err(Error::NoCublas { .. } | Error::Cublas { .. })
+                if self.options.products == Products::Faster =>
+            {
+                self.kernels.choices.settle(key, Products::Own);
+                turn = Turn::forced(Products::Own);
+                self.forward(stream, &batch, &centres, turn.products)?
             }
-            Centres::Sgd(w, ..) | Centres::Adam(w, ..) => {
-                self.forward(stream, n, &tiles, &batch, &w.as_view(), &mut work)?;
+            begun => begun?,
+        };
+        if gradient.is_some() || moves {
+            let pass = Pass { loss: self, stream, n, tiles, labels: batch.labels, work: &work };
+            match prepared {
+                Prepared::Own(x) => {
+                    let mut products = OwnProducts::new(&pass, x, &batch, moves)?;
+                    self.backward(&pass, &batch, centres, gradient, &mut products)?;
+                }
+                Prepared::Cublas(x, session) => {
+                    let mut products = CublasProducts::new(&pass, &session, x, &batch, moves)?;
+                    self.backward(&pass, &batch, centres, gradient, &mut products)?;
+                }
             }
-        }
-        if gradient.is_some() || !matches!(centres, Centres::Frozen(_)) {
-            self.backward(stream, n, &tiles, &batch, centres, gradient, &work)?;
         }
         if let Some(out) = per_sample {
             stream.memcpy_dtod(&work.losses.slice(..n), out).map_err(Error::driver("copying the losses"))?;
         }
         let stats = stream.clone_dtoh(&work.stats).map_err(Error::launch("margin softmax"))?;
         stream.synchronize().map_err(Error::launch("margin softmax"))?;
+        self.kernels.choices.end(key, &turn, stream)?;
         let bad = stats[4] as usize;
         if bad < n {
             return Err(Error::Label { row: bad, classes: self.classes });
         }
         let share = |count: f64| count / n as f64;
-        Ok(MarginStats { value: stats[0], accuracy: share(stats[2]), active_fraction: share(stats[3]) })
+        Ok(MarginStats {
+            value: stats[0],
+            accuracy: share(stats[2]),
+            active_fraction: share(stats[3]),
+            products: turn.products,
+        })
+    }
+
+    /// The losses, and what the backward pass goes on with.
+    fn forward<W: Storage>(
+        &self,
+        stream: &Arc<CudaStream>,
+        batch: &Batch<'_>,
+        centres: &Centres<'_, '_, W>,
+        products: Products,
+    ) -> Result<(Tiles, Work, Prepared<'_>)> {
+        match centres {
+            Centres::Frozen(w) | Centres::Gradient(w, ..) => self.forward_over(stream, batch, w, products),
+            Centres::Sgd(w, ..) | Centres::Adam(w, ..) => {
+                self.forward_over(stream, batch, &w.as_view(), products)
+            }
+        }
+    }
+
+    fn forward_over<W: Storage>(
+        &self,
+        stream: &Arc<CudaStream>,
+        batch: &Batch<'_>,
+        w: &CudaView<'_, W>,
+        products: Products,
+    ) -> Result<(Tiles, Work, Prepared<'_>)> {
+        let (n, tiles) = (batch.labels.len(), self.tiles(batch.labels.len(), products));
+        let session = match products {
+            Products::Cublas => {
+                let bytes = Tiles::workspace(&self.options);
+                Some(self.kernels.cublas.session(&self.kernels, stream, bytes)?)
+            }
+            Products::Own | Products::Faster => None,
+        };
+        let mut work = self.work(stream, n, &tiles)?;
+        self.targets(stream, n, batch, w, &mut work)?;
+        let prepared = match session {
+            None => Prepared::Own(self.bulk(stream, n, &tiles, batch, w, &mut work)?),
+            Some(session) => {
+                let x = self.cublas_bulk(stream, &session, &tiles, batch, w, &mut work)?;
+                Prepared::Cublas(x, session)
+            }
+        };
+        self.losses(stream, n, tiles.splits, batch, &mut work)?;
+        Ok((tiles, work, prepared))
     }
 
     fn check<W: Storage>(

@@ -19,9 +19,16 @@ pub(crate) fn build(name: &str, kind: Kind, sources: &[PathBuf], flags: &[&str])
     emulator::build(folder(), name, kind, sources, flags).unwrap()
 }
 
+fn flags() -> &'static [&'static str] {
+    if sanitized() { &["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] } else { &[] }
+}
+
 /// The stand-in driver library with every kernel in it.
 pub(crate) fn driver() -> PathBuf {
-    let flags: &[&str] =
-        if sanitized() { &["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] } else { &[] };
-    emulator::driver_with(folder(), flags).unwrap()
+    emulator::driver_with(folder(), flags()).unwrap()
+}
+
+/// The stand-in for cuBLAS.
+pub(crate) fn cublas() -> PathBuf {
+    emulator::cublas_with(folder(), flags()).unwrap()
 }

@@ -1,9 +1,10 @@
 //! What can go wrong, each in a process of its own with the stand-in driver set up for it.
 
+use std::process::Output;
 use std::sync::Arc;
 
 use embedtune_cuda_kernels::cudarc::driver::CudaContext;
-use embedtune_cuda_kernels::margin::{Batch, Centres, Margin, MarginOptions, MarginSoftmax};
+use embedtune_cuda_kernels::margin::{Batch, Centres, Margin, MarginOptions, MarginSoftmax, Products};
 use embedtune_cuda_kernels::pooling::{self, Layout, Pooling};
 use embedtune_cuda_kernels::triplet::{Distance, TripletMargin, TripletOptions};
 use embedtune_cuda_kernels::{Error, Kernels, Write, devices};
@@ -13,7 +14,11 @@ use crate::with_the_driver;
 
 /// Runs the ignored test of that name with these settings of the stand-in driver.
 fn in_a_process(test: &str, environment: &[(&str, &str)]) {
-    let output = with_the_driver(&["--ignored", "--exact", test], environment);
+    succeeded(with_the_driver(&["--ignored", "--exact", test], environment));
+}
+
+/// One test ran, and passed.
+pub(crate) fn succeeded(output: Output) {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && out.contains("1 passed"), "{out}\n{err}");
 }
@@ -92,7 +97,7 @@ fn every_allocation_fails_cleanly() {
         device.kernels.clone(),
         classes,
         dim,
-        MarginOptions::new(Margin::Cos { cosine: 0.1 }),
+        MarginOptions { products: Products::Own, ..MarginOptions::new(Margin::Cos { cosine: 0.1 }) },
     )
     .unwrap();
     let triplet = TripletMargin::new(device.kernels.clone(), TripletOptions::default()).unwrap();
@@ -123,7 +128,10 @@ fn every_allocation_fails_cleanly() {
 
 /// Lets the first allocation fail, then the second, and so on. Each time the error must name bytes and nothing may stay
 /// allocated.
-fn fails_until_it_succeeds(call: &mut dyn FnMut() -> Result<(), Error>, before: Option<usize>) -> i64 {
+pub(crate) fn fails_until_it_succeeds(
+    call: &mut dyn FnMut() -> Result<(), Error>,
+    before: Option<usize>,
+) -> i64 {
     for n in 0..100 {
         fail_allocation(n);
         let result = call();

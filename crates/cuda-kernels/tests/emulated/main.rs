@@ -6,6 +6,7 @@
 #![cfg(unix)]
 
 mod build;
+mod cublas;
 mod device;
 mod errors;
 mod faults;
@@ -20,13 +21,23 @@ mod pooling_reference;
 mod random;
 mod triplet;
 
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 /// This test program again, with the stand-in driver where the loader looks first.
 fn with_the_driver(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    let library = build::driver();
+    with_libraries(&[build::driver()], arguments, environment)
+}
+
+/// The same with the stand-in for cuBLAS beside it.
+fn with_cublas(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    with_libraries(&[build::driver(), build::cublas()], arguments, environment)
+}
+
+fn with_libraries(libraries: &[PathBuf], arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(arguments).env("LD_LIBRARY_PATH", library.parent().unwrap());
+    let folders = std::env::join_paths(libraries.iter().map(|library| library.parent().unwrap())).unwrap();
+    command.args(arguments).env("LD_LIBRARY_PATH", folders);
     if build::sanitized() {
         let asan = Command::new(build::compiler()).arg("-print-file-name=libasan.so").output().unwrap();
         command.env("LD_PRELOAD", String::from_utf8(asan.stdout).unwrap().trim());
@@ -37,8 +48,13 @@ fn with_the_driver(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 
 /// Runs the ignored tests whose names start with `module`.
 fn on_the_emulated_device(module: &str) {
-    let output =
-        with_the_driver(&["--ignored", "--test-threads=1", module], &[("EMBEDTUNE_REQUIRE_GPU", "1")]);
+    all_passed(with_the_driver(
+        &["--ignored", "--test-threads=1", module],
+        &[("EMBEDTUNE_REQUIRE_GPU", "1")],
+    ));
+}
+
+fn all_passed(output: Output) {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}\n{err}");
     assert!(!out.contains(" 0 passed"), "nothing ran: {out}");
@@ -47,6 +63,12 @@ fn on_the_emulated_device(module: &str) {
 #[test]
 fn margin_softmax_on_the_emulated_device() {
     on_the_emulated_device("margin::");
+}
+
+#[test]
+fn margin_softmax_with_cublas_on_the_emulated_device() {
+    let environment = [("EMBEDTUNE_REQUIRE_GPU", "1"), ("EMBEDTUNE_TEST_PRODUCTS", "cublas")];
+    all_passed(with_cublas(&["--ignored", "--test-threads=1", "margin::"], &environment));
 }
 
 #[test]
@@ -67,10 +89,12 @@ fn pooling_on_the_emulated_device() {
 #[test]
 fn the_times_are_taken_on_the_emulated_device() {
     on_the_emulated_device("a_table_of_times");
+    let arguments = ["--ignored", "--exact", "a_table_of_times"];
+    all_passed(with_cublas(&arguments, &[("EMBEDTUNE_REQUIRE_GPU", "1")]));
 }
 
 #[test]
 #[ignore = "needs the emulated device or a GPU"]
 fn a_table_of_times() {
-    gpu_times::run(true).unwrap();
+    assert!(gpu_times::run(true).unwrap().len() >= 9);
 }

@@ -1,6 +1,6 @@
 use embedtune_cuda_kernels::half::{bf16, f16};
 use embedtune_cuda_kernels::margin::{
-    Adam, Batch, Centres, Edge, Margin, MarginOptions, MarginSoftmax, MarginStats, Precision, Sgd,
+    Adam, Batch, Centres, Edge, Margin, MarginOptions, MarginSoftmax, MarginStats, Precision, Products, Sgd,
 };
 use embedtune_cuda_kernels::{Error, Storage, Write};
 
@@ -106,7 +106,16 @@ impl Case {
 /// With tiles so small that several of each kind are needed.
 fn options(margin: Margin, precision: Precision) -> MarginOptions {
     let scale = if matches!(margin, Margin::Sphere { .. }) { 1.0 } else { 16.0 };
-    MarginOptions { scale, precision, tile_bytes: 200_000, ..MarginOptions::new(margin) }
+    let (tile_bytes, products) = (200_000, products());
+    MarginOptions { scale, precision, products, tile_bytes, ..MarginOptions::new(margin) }
+}
+
+/// Our own, unless the process says otherwise.
+fn products() -> Products {
+    match std::env::var("EMBEDTUNE_TEST_PRODUCTS").as_deref() {
+        Ok("cublas") => Products::Cublas,
+        _ => Products::Own,
+    }
 }
 
 fn check(case: &Case, device: &Device, what: &str, tolerances: [f64; 3]) {
@@ -492,7 +501,7 @@ fn the_workspace_is_what_is_stated() {
         );
     }
     let loss = |precision| {
-        let options = MarginOptions { precision, ..MarginOptions::new(ARC) };
+        let options = MarginOptions { precision, products: products(), ..MarginOptions::new(ARC) };
         MarginSoftmax::new(device.kernels.clone(), 10_000_000, 512, options).unwrap()
     };
     for precision in [Precision::F32, Precision::F16] {

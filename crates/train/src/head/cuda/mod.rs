@@ -3,7 +3,7 @@
 mod gpu;
 mod learnt;
 
-use embedtune_cuda_kernels::margin::{self, Batch, Centres, Precision};
+use embedtune_cuda_kernels::margin::{self, Batch, Centres, Precision, Products};
 use embedtune_cuda_kernels::{Write, triplet};
 use embedtune_losses::{CentreInit, Input, Loss, MarginSoftmax, Stats, TripletMargin};
 use ndarray::{ArrayViewMut2, CowArray, Ix2};
@@ -92,7 +92,9 @@ impl CudaHead {
         };
         let computes = match &loss {
             CudaLoss::Margin(loss) => {
-                Computes::Margin(loss.on_gpu(gpu.kernels.clone(), Precision::F32).map_err(unsupported)?)
+                // The same bits on every run, which whichever products are faster would not give.
+                let on_gpu = loss.on_gpu(gpu.kernels.clone(), Precision::F32, Products::Own);
+                Computes::Margin(on_gpu.map_err(unsupported)?)
             }
             CudaLoss::Triplet(loss) => {
                 Computes::Triplet(loss.on_gpu(gpu.kernels.clone()).map_err(unsupported)?)

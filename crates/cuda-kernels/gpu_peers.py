@@ -1,0 +1,363 @@
+"""Times other systems at the shapes of examples/gpu_times.rs, on the same GPU, and sets them beside ours in one table.
+
+  gpu_peers.py [--ours FILE] [--only TEXT] [--dry-run]
+
+FILE is what gpu_times wrote. With --dry-run everything runs at small sizes on the CPU, where the times mean nothing: that
+the script works. A peer that is not here, or that fails at a size, is a line that says why.
+
+Times are medians of the device's own clock (CUDA events) after a warm-up; inputs take turns, so many of them that none is
+still in the second-level cache. Extra memory is the peak beside inputs, parameters and their gradients.
+"""
+
+import argparse
+import importlib
+import json
+import math
+import statistics
+import time
+
+MIB = 1 << 20
+UNCACHED = 128 * MIB
+SCALE, MARGIN = 64.0, 0.5
+# Tile of classes of our own class-tile path at batch 1024 and dim 512, for the rate of cuBLAS.
+TILE = 3712
+
+
+class Device:
+    """A GPU's clock and memory, or the CPU's for a dry run."""
+
+    def __init__(self, torch, dry):
+        self.torch, self.dry = torch, dry
+        self.name = "cpu" if dry else "cuda"
+        self.runs, self.warmup = (1, 1) if dry else (20, 3)
+        # Bytes of what a run returns.
+        self.expected = 0
+        self.generator = torch.Generator(device=self.name).manual_seed(17)
+
+    def normal(self, *shape, dtype=None):
+        dtype = dtype or self.torch.float32
+        values = self.torch.empty(shape, dtype=dtype, device=self.name)
+        return values.normal_(generator=self.generator)
+
+    def sets(self, size):
+        """How many inputs of so many bytes take turns."""
+        return 2 if self.dry else min(64, max(1, -(-UNCACHED // size)))
+
+    def memory(self):
+        return 0 if self.dry else self.torch.cuda.memory_allocated()
+
+    def measure(self, run):
+        """Median milliseconds of `run(i)`, and the bytes that it took at its peak beside what was there."""
+        for i in range(self.warmup):
+            run(i)
+        peak = None
+        if not self.dry:
+            self.torch.cuda.synchronize()
+            self.torch.cuda.reset_peak_memory_stats()
+        before = self.memory()
+        times = []
+        for i in range(self.runs):
+            if self.dry:
+                start = time.perf_counter()
+                run(i)
+                times.append((time.perf_counter() - start) * 1e3)
+                continue
+            start, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            run(i)
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end))
+        if not self.dry:
+            peak = max(0, self.torch.cuda.max_memory_allocated() - before - self.expected)
+        return statistics.median(times), peak
+
+
+class Missing(Exception):
+    """Why a peer does not run here."""
+
+
+def need(name):
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # A package may fail in any way when it is imported.
+        raise Missing(f"not here: {first_line(error)}") from error
+
+
+def first_line(error):
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:160] if text else ''}"
+
+
+def needs_gpu(device, name):
+    if device.dry:
+        raise Missing(f"{name} needs a GPU")
+
+
+# ---- ArcFace, forward and both gradients. A peer takes the device and the sizes, and returns run(i).
+
+
+class Inputs:
+    """Embeddings, centres and labels, several of each."""
+
+    def __init__(self, device, n, dim, classes, dtype=None, transposed=False):
+        torch = device.torch
+        size = torch.finfo(dtype or torch.float32).bits // 8
+        self.count = device.sets(size * (n * dim + 2 * classes * dim))
+        shape = (dim, classes) if transposed else (classes, dim)
+        self.x = [device.normal(n, dim, dtype=dtype).requires_grad_() for _ in range(self.count)]
+        self.w = [device.normal(*shape, dtype=dtype).requires_grad_() for _ in range(self.count)]
+        # Of the gradients' own memory nothing is extra.
+        device.expected = size * (n * dim + classes * dim)
+        self.autograd = torch.autograd.grad
+        self.labels = torch.arange(n, device=device.name) * 7919 % classes
+
+    def step(self, loss):
+        def run(i):
+            x, w = self.x[i % self.count], self.w[i % self.count]
+            self.autograd(loss(x, w, self.labels), [x, w])
+
+        return run
+
+
+def arcface(torch):
+    functional = torch.nn.functional
+
+    def loss(x, w, labels):
+        cosines = functional.linear(functional.normalize(x), functional.normalize(w))
+        target = cosines.gather(1, labels[:, None])
+        # Away from 1, where the derivative of acos is infinite.
+        moved = torch.cos(torch.acos(target.clamp(-1 + 1e-6, 1 - 1e-6).float()) + MARGIN).to(cosines.dtype)
+        return functional.cross_entropy(SCALE * cosines.scatter(1, labels[:, None], moved), labels)
+
+    return loss
+
+
+def eager(device, n, dim, classes):
+    device.torch.backends.cuda.matmul.allow_tf32 = False
+    return Inputs(device, n, dim, classes).step(arcface(device.torch))
+
+
+def eager_tf32(device, n, dim, classes):
+    needs_gpu(device, "TF32")
+    device.torch.backends.cuda.matmul.allow_tf32 = True
+    return Inputs(device, n, dim, classes).step(arcface(device.torch))
+
+
+def compiled(device, n, dim, classes):
+    compiled_loss = device.torch.compile(arcface(device.torch))
+    autocast = device.torch.autocast(device.name, dtype=device.torch.bfloat16)
+
+    def loss(x, w, labels):
+        with autocast:
+            return compiled_loss(x, w, labels)
+
+    return Inputs(device, n, dim, classes).step(loss)
+
+
+def metric_learning(device, n, dim, classes):
+    losses = need("pytorch_metric_learning.losses")
+    device.torch.backends.cuda.matmul.allow_tf32 = False
+    module = losses.ArcFaceLoss(classes, dim, margin=math.degrees(MARGIN), scale=SCALE)
+    inputs = Inputs(device, n, dim, classes, transposed=True)
+    parameters = [device.torch.nn.Parameter(w.detach()) for w in inputs.w]
+    inputs.w = parameters
+
+    def loss(x, w, labels):
+        module.W = w
+        return module(x, labels)
+
+    return inputs.step(loss)
+
+
+def cut_cross_entropy(device, n, dim, classes):
+    needs_gpu(device, "cut-cross-entropy")
+    module, torch = need("cut_cross_entropy"), device.torch
+    functional = torch.nn.functional
+
+    def loss(x, w, labels):
+        return module.linear_cross_entropy(SCALE * functional.normalize(x), functional.normalize(w), labels)
+
+    return Inputs(device, n, dim, classes, dtype=torch.bfloat16).step(loss)
+
+
+def liger(device, n, dim, classes):
+    needs_gpu(device, "Liger")
+    module, torch = need("liger_kernel.transformers"), device.torch
+    functional = torch.nn.functional
+    fused = module.LigerFusedLinearCrossEntropyLoss()
+
+    def loss(x, w, labels):
+        result = fused(functional.normalize(w), SCALE * functional.normalize(x), labels)
+        return result[0] if isinstance(result, tuple) else result
+
+    return Inputs(device, n, dim, classes, dtype=torch.bfloat16).step(loss)
+
+
+ARCFACE = [
+    ("PyTorch eager, f32", eager, ""),
+    ("PyTorch eager, TF32", eager_tf32, ""),
+    ("torch.compile, bf16 autocast", compiled, ""),
+    ("pytorch-metric-learning, f32", metric_learning, ""),
+    ("cut-cross-entropy, bf16", cut_cross_entropy, "normalised, without the margin"),
+    ("Liger fused linear cross entropy, bf16", liger, "normalised, without the margin"),
+]
+
+
+# ---- Triplets and pooling
+
+
+def triplets(device, n, dim):
+    losses = need("pytorch_metric_learning.losses")
+    device.torch.backends.cuda.matmul.allow_tf32 = False
+    module = losses.TripletMarginLoss(margin=0.05)
+    x = [device.normal(n, dim).requires_grad_() for _ in range(device.sets(8 * n * dim))]
+    device.expected = 4 * n * dim
+    labels = device.torch.arange(n, device=device.name) // 4
+
+    def run(i):
+        of = x[i % len(x)]
+        device.torch.autograd.grad(module(of, labels), of)
+
+    return run
+
+
+def gem(torch, compile_it):
+    def pool(x, p):
+        return x.clamp(min=1e-6).pow(p).mean(dim=(-2, -1)).pow(1 / p)
+
+    return torch.compile(pool) if compile_it else pool
+
+
+def gem_passes(device, shape, p, compile_it):
+    """Forward, and backward alone."""
+    torch = device.torch
+    pool = gem(torch, compile_it)
+    size = math.prod(shape) * 2
+    x = [device.normal(*shape, dtype=torch.bfloat16).requires_grad_() for _ in range(device.sets(size))]
+    power = torch.full((1,), p, device=device.name, requires_grad=True)
+    upstream = device.normal(*shape[:2]).to(torch.bfloat16)
+
+    def forward(i):
+        with torch.no_grad():
+            pool(x[i % len(x)], power)
+
+    kept = [None] * len(x)
+
+    def backward(i):
+        at = i % len(x)
+        if kept[at] is None:
+            kept[at] = pool(x[at], power)
+        torch.autograd.grad(kept[at], [x[at], power], upstream.to(kept[at].dtype), retain_graph=True)
+
+    return forward, backward
+
+
+# ---- Everything into one table
+
+
+class Table:
+    def __init__(self, rows):
+        self.rows = rows
+
+    def add(self, case, who, measured, note=""):
+        ms, extra = measured
+        self.rows.append({"case": case, "who": who, "ms": ms, "extra": extra, "note": note})
+        print(f"{case}: {who}: {'-' if ms is None else f'{ms:.3f} ms'} {note}", flush=True)
+
+    def attempt(self, device, case, who, make, note=""):
+        device.expected = 0
+        try:
+            self.add(case, who, device.measure(make()), note)
+        except Missing as reason:
+            self.add(case, who, (None, None), str(reason))
+        except Exception as error:  # Out of memory, a kernel that does not compile: the others go on.
+            self.add(case, who, (None, None), first_line(error))
+        if not device.dry:
+            device.torch.cuda.empty_cache()
+
+    def text(self):
+        """Cases in the order of their first rows; ratios are to our fastest row of the case."""
+        cases = list(dict.fromkeys(row["case"] for row in self.rows))
+        lines = ["| case | whose | ms | over ours | extra MiB | |", "|---|---|---|---|---|---|"]
+        for case in cases:
+            rows = [row for row in self.rows if row["case"] == case]
+            ours = [row["ms"] for row in rows if row["who"].startswith("ours") and row["ms"]]
+            for row in rows:
+                ms = "-" if row["ms"] is None else f"{row['ms']:.3f}"
+                over = f"{row['ms'] / min(ours):.2f}" if ours and row["ms"] else ""
+                extra = "" if row["extra"] is None else f"{row['extra'] / MIB:.1f}"
+                lines.append(f"| {case} | {row['who']} | {ms} | {over} | {extra} | {row['note']} |")
+        return "\n".join(lines)
+
+
+def ceilings(device, table, dry):
+    torch = device.torch
+    size = MIB if dry else 1 << 30
+    a, b = (device.normal(size // 4) for _ in range(2))
+    ms, _ = device.measure(lambda i: b.copy_(a))
+    table.add(f"copy of {size // MIB} MiB", "PyTorch", (ms, None), f"{2 * size / ms / 1e6:.0f} GB/s")
+    del a, b
+    tile = 256 if dry else TILE
+    n, dim = (32, 16) if dry else (1024, 512)
+    half = torch.bfloat16 if dry else torch.float16
+    # The three products of a tile: logits, the embeddings' gradient, the centres'.
+    for rows, shared, columns in [(n, dim, tile), (n, tile, dim), (tile, n, dim)]:
+        a, b = device.normal(rows, shared).to(half), device.normal(shared, columns).to(half)
+        out = torch.empty(rows, columns, dtype=half, device=device.name)
+        ms, _ = device.measure(lambda i: torch.matmul(a, b, out=out))
+        rate = f"{2 * rows * shared * columns / ms / 1e9:.1f} TFLOP/s"
+        table.add(f"product {rows} x {shared} x {columns} f16", "cuBLAS, by PyTorch", (ms, None), rate)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ours", help="rows that gpu_times wrote")
+    parser.add_argument("--only", default="", help="cases with this in their name")
+    parser.add_argument("--dry-run", action="store_true", help="small sizes on the CPU")
+    arguments = parser.parse_args()
+    rows = json.load(open(arguments.ours)) if arguments.ours else []
+    table = Table(rows)
+    dry = arguments.dry_run
+    try:
+        import torch
+    except ImportError as error:
+        print(f"peers: no PyTorch here ({first_line(error)}): none is timed")
+        print(table.text())
+        return
+    if not dry and not torch.cuda.is_available():
+        print("peers: this PyTorch sees no GPU: none is timed")
+        print(table.text())
+        return
+    where = "CPU, dry run" if dry else torch.cuda.get_device_name()
+    print(f"PyTorch {torch.__version__} on {where}")
+    device = Device(torch, dry)
+    if arguments.only in "ceilings":
+        ceilings(device, table, dry)
+    shapes = [(33, 20, 200)] if dry else [
+        (256, 128, 10_000), (1024, 512, 100_000), (4096, 512, 1_000_000), (1024, 512, 10_000_000)
+    ]
+    for n, dim, classes in shapes:
+        case = f"ArcFace ({n}, {dim}, {classes})"
+        if arguments.only in case:
+            for who, make, note in ARCFACE:
+                table.attempt(device, case, who, lambda: make(device, n, dim, classes), note)
+    for n, dim in [(64, 16)] if dry else [(8192, 128)]:
+        case = f"all triplets ({n}, {dim}), 4 a class"
+        if arguments.only in case:
+            table.attempt(device, case, "pytorch-metric-learning", lambda: triplets(device, n, dim))
+    batch, channels, side = (2, 8, 7) if dry else (1024, 2048, 14)
+    for p in (3.0, 2.5):
+        for who, compile_it in [("PyTorch eager", False), ("torch.compile", True)]:
+            for way in (0, 1):
+                name = ("forward", "backward")[way]
+                case = f"GeM {name} ({batch}, {channels}, {side * side}) bf16, p = {p:g}"
+                if arguments.only in case:
+                    shape = (batch, channels, side, side)
+                    table.attempt(device, case, who, lambda: gem_passes(device, shape, p, compile_it)[way])
+    print()
+    print(table.text())
+
+
+if __name__ == "__main__":
+    main()
