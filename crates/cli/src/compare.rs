@@ -150,10 +150,11 @@ fn further_seeds(
     quiet: bool,
 ) -> Result<Findings> {
     let setting = format!(
-        "{} training and {} evaluation items, {} epochs, batches of {}",
+        "{} training and {} evaluation items, {} epoch{}, batches of {}",
         split.train.labels.len(),
         split.queries.labels.len(),
         options.run.epochs,
+        if options.run.epochs == 1 { "" } else { "s" },
         options.run.batch_size
     );
     let raw = Vectors::raw(split)?;

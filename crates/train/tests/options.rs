@@ -5,7 +5,9 @@ use embedtune_pooling::PoolerOptions;
 use embedtune_samplers::SamplerKind;
 use embedtune_train::head::CentreSpace;
 use embedtune_train::optim::{OptimizerKind, OptimizerOptions, ParamGroup};
-use embedtune_train::run::{Device, EncoderChoice, RunOptions, SchedulerKind, SchedulerStep, Trainer};
+use embedtune_train::run::{
+    Device, EncoderChoice, RunOptions, SchedulerKind, SchedulerStep, Trainer, ValSplitBy,
+};
 
 mod support;
 
@@ -201,6 +203,10 @@ fn what_needs_no_data_is_refused_before_there_are_any_and_in_the_same_words() {
             "scheduler_options.num_warmup_steps = -3: write a whole number",
         ),
         (
+            Box::new(|o| o.val_split_by = ValSplitBy::Class),
+            "val_split_by = class: nothing is held out; write the share",
+        ),
+        (
             Box::new(|o| o.scheduler_options.num_warmup_steps = 10.0),
             "scheduler_options.num_warmup_steps = 10: the constant schedule has no warm-up",
         ),
@@ -255,7 +261,11 @@ fn data_and_folders_of_no_use_are_refused() {
     use embedtune_train::data::{Items, Split};
 
     type Damage = fn(&mut Split);
-    let cases: [(Damage, &str); 4] = [
+    let cases: [(Damage, &str); 5] = [
+        (
+            |split| split.train.classes[6] = split.train.classes[2].clone(),
+            "training classes 2 and 6 are both called `",
+        ),
         (
             |split| split.train.labels[3] = 900,
             "training item 3 has label 900, but there are 8 classes (0 to 7)",

@@ -19,7 +19,8 @@ function ticks(low, high, count) {
   return out;
 }
 
-function lineChart(title, lines) {
+/* `most`: what no value exceeds, and no mark of the axis either. */
+function lineChart(title, lines, most) {
   lines = lines.filter(function (line) { return line.points.length > 0; });
   var all = [];
   lines.forEach(function (line) { all = all.concat(line.points); });
@@ -35,7 +36,7 @@ function lineChart(title, lines) {
   function x(epoch) { return LEFT + (last > first ? (epoch - first) / (last - first) : 0.5) * (WIDTH - LEFT - RIGHT); }
   function y(value) { return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM); }
   var svg = makeSvg("svg", { viewBox: "0 0 " + WIDTH + " " + HEIGHT, role: "img", "aria-label": title });
-  var marks = ticks(low, high, 4);
+  var marks = ticks(low, most === undefined ? high : Math.min(high, most), 4);
   marks.forEach(function (value) {
     svg.appendChild(makeSvg("line", { "class": "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) }));
     svg.appendChild(makeSvg("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, tickLabel(value, marks[1] - marks[0] || 1)));
@@ -95,8 +96,8 @@ function drawCurves() {
       .filter(function (p) { return p[1] !== null && p[1] !== undefined; });
     return { name: name || run.name, colour: colour || data.colours[index], points: points };
   }
-  function chart(title, of) {
-    return lineChart(title, data.runs.map(function (run, index) { return line(run, index, of); }));
+  function chart(title, of, most) {
+    return lineChart(title, data.runs.map(function (run, index) { return line(run, index, of); }), most);
   }
   var charts = [];
   data.runs.forEach(function (run, index) {
@@ -117,15 +118,15 @@ function drawCurves() {
       points: [[ends[0], start.raw.recall_at_1], [ends[ends.length - 1], start.raw.recall_at_1]]
     });
   }
-  charts.push(lineChart("Recall@1", recall.concat(held)));
+  charts.push(lineChart("Recall@1", recall.concat(held), 1));
   charts.push(lineChart("Learning rate", data.runs.reduce(function (lines, run, index) {
     return lines.concat(
       index === 0 ? [line(run, index, function (r) { return r.learning_rate; }, "encoder")] : [],
       [line(run, index, function (r) { return r.loss_learning_rate; }, several ? "centres, " + run.name : "class centres", data.colours[index + 1])]
     );
   }, [])));
-  charts.push(chart("Share that carries a gradient", function (r) { return r.active_fraction; }));
-  charts.push(chart("Training accuracy", function (r) { return r.accuracy; }));
+  charts.push(chart("Share that carries a gradient", function (r) { return r.active_fraction; }, 1));
+  charts.push(chart("Training accuracy", function (r) { return r.accuracy; }, 1));
   charts.push(chart("GeM's p", function (r) { return r.gem_p; }));
   charts.filter(Boolean).forEach(function (chart) { byId("curves").appendChild(chart); });
   show("training");

@@ -5,7 +5,7 @@ use embedtune_pooling::{PoolerKind, PoolerOptions};
 use embedtune_samplers::SamplerKind;
 use serde::Serialize;
 
-use super::{Device, EncoderChoice, RunOptions, SchedulerStep, place, plan};
+use super::{Device, EncoderChoice, RunOptions, SchedulerStep, ValSplitBy, place, plan};
 use crate::head::CentreSpace;
 use crate::optim::{self, OptimizerKind};
 use crate::{Error, Result};
@@ -93,7 +93,7 @@ impl RunOptions {
 
     pub(super) fn check_ranges(&self) -> Result<()> {
         let sub_centers = self.loss_options.sub_centers.unwrap_or(1);
-        let rules: [(bool, &str, String, &str); 17] = [
+        let rules: [(bool, &str, String, &str); 18] = [
             (
                 self.batch_size == 1,
                 "batch_size",
@@ -167,6 +167,12 @@ impl RunOptions {
                 "val_split",
                 self.val_split.to_string(),
                 "write a share from 0 to below 1, e.g. 0.1",
+            ),
+            (
+                self.val_split == 0.0 && self.val_split_by != ValSplitBy::Item,
+                "val_split_by",
+                "class".to_owned(),
+                "nothing is held out; write the share of the classes too, e.g. val_split = 0.1, or leave it out",
             ),
             (
                 self.output_dim == Some(0),

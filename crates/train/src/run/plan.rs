@@ -1,6 +1,6 @@
 //! From options and data to the parts of a run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use embedtune_losses::Sampling;
 use embedtune_samplers::{ClassSampler, RandomSampler, SamplerKind};
@@ -131,6 +131,15 @@ pub(super) fn check_data(split: &Split, notices: &mut Vec<String>) -> Result<()>
                  name more classes",
                 classes.saturating_sub(1)
             )));
+        }
+        let mut first = HashMap::new();
+        for (at, class) in data.classes.iter().enumerate() {
+            if let Some(before) = first.insert(class, at) {
+                return Err(Error::Unsuitable(format!(
+                    "{name} classes {before} and {at} are both called `{class}`; give each a name of its own, or their items \
+                     one label"
+                )));
+            }
         }
     }
     let mut present = data.labels.clone();
