@@ -61,7 +61,10 @@ fn a_runs_figures_classes_intervals_and_thresholds() {
     assert_eq!(tuned["map_at_r"], plain["map_at_r"]);
     assert_eq!(tuned["hit_at_k"].as_object().map(|by_k| by_k.len()), Some(2), "{}", tuned["hit_at_k"]);
     assert!(tuned.get("mrr").is_none());
-    let interval = &tuned["intervals"]["hit@1"];
+    let intervals = &tuned["intervals"];
+    assert_eq!(intervals["recall_at_k"], intervals["hit_at_k"], "one number, one interval");
+    assert!(intervals["map_at_r"].is_object() && intervals.get("mrr").is_none(), "{intervals}");
+    let interval = &intervals["hit_at_k"]["1"];
     assert!(number(&interval["low"]) <= number(&full["recall_at_1"]));
     assert!(number(&interval["high"]) >= number(&full["recall_at_1"]));
     assert!((0.0..=1.0).contains(&number(&tuned["clustering"]["nmi"])));

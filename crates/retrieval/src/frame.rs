@@ -151,10 +151,9 @@ impl Frame {
         }
     }
 
-    /// The distance of a mapped query and an item, from their score alone: near-duplicates are up to about
-    /// 5e-4 of the gallery's radius off. `square` is the squared length of the query, mapped without a factor.
-    pub(crate) fn distance(&self, score: f32, factor: f64, square: f64) -> f32 {
-        ((square - 2.0 * f64::from(score) / factor).max(0.0).sqrt() / self.scale) as f32
+    /// The distance that belongs to a squared one of mapped vectors.
+    pub(crate) fn unscaled(&self, squared: f64) -> f32 {
+        (squared.max(0.0).sqrt() / self.scale) as f32
     }
 }
 

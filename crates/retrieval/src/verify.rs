@@ -17,14 +17,16 @@ use crate::rows::Rows;
 
 /// Thresholds between the most and the least similar pair.
 const BINS: usize = 1 << 20;
+/// Share of the sum of two squared lengths below which a squared distance has lost digits to the product.
+const NEAR: f64 = 1e-3;
 
 impl Roc {
     /// Of all pairs of a query and an item, or without a gallery of all pairs of two queries, each pair once.
     ///
     /// Thresholds lie on a grid of 2^20 between the least and the most similar pair (between -1 and 1 for the cosine:
     /// steps of 2e-6). What a threshold accepts is counted exactly; only which thresholds there are is limited. Memory
-    /// beyond the inputs is below 150 MB. Distances come from products, so those of near-duplicates are off by up to
-    /// 3e-4 of the gallery's radius. With dot products and distances a first pass finds the grid's ends.
+    /// beyond the inputs is below 150 MB. Distances come from products, and those of near-duplicates from their
+    /// differences: copies are at distance 0. With dot products and distances a first pass finds the grid's ends.
     ///
     /// # Errors
     /// As [`Evaluation::new`](crate::Evaluation::new), and [`Error::NoPairs`](crate::Error::NoPairs).
@@ -196,19 +198,35 @@ impl Pairs<'_> {
                 let count = PANEL.min(segment.items.end - first);
                 let from = if self.alone { (start + query + 1).saturating_sub(first).min(count) } else { 0 };
                 if from < count {
-                    let shown = self.shown(scores, factors[query], squares[query]);
+                    let query_row = &vectors[query * depth..][..depth];
+                    let items = &panels[panel * depth * PANEL..][..depth * PANEL];
+                    let shown = self.shown(scores, query_row, factors[query], squares[query], items);
                     visit(start + query, first + from, &shown[from..count]);
                 }
             });
         });
     }
 
-    fn shown(&self, scores: &Scores, factor: f64, square: f64) -> Scores {
+    /// What the scores of a mapped query and a panel of items, `[depth, PANEL]`, mean. `square` is the query's squared
+    /// length without `factor`.
+    fn shown(&self, scores: &Scores, query: &[f32], factor: f64, square: f64, items: &[f32]) -> Scores {
+        let dim = self.frame.dim;
         let mut shown = *scores;
-        for score in &mut shown {
-            *score = match self.frame.metric {
-                Metric::L2 => self.frame.distance(*score, factor, square),
-                _ => self.frame.shown(&[], factor, *score, &[]),
+        for (lane, score) in shown.iter_mut().enumerate() {
+            if self.frame.metric != Metric::L2 {
+                *score = self.frame.shown(&[], factor, *score, &[]);
+                continue;
+            }
+            // The last coordinate is minus half of the item's squared length.
+            let lengths = square - 2.0 * f64::from(items[dim * PANEL + lane]);
+            let squared = square - 2.0 * f64::from(*score) / factor;
+            *score = if squared < NEAR * lengths {
+                let item = items.iter().skip(lane).step_by(PANEL);
+                let pairs = query.iter().zip(item).take(dim);
+                let squared = pairs.map(|(&q, &g)| (f64::from(q) / factor - f64::from(g)).powi(2)).sum();
+                self.frame.unscaled(squared)
+            } else {
+                self.frame.unscaled(squared)
             };
         }
         shown

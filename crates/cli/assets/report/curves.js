@@ -121,8 +121,8 @@ function drawCurves() {
   charts.push(lineChart("Recall@1", recall.concat(held), 1));
   charts.push(lineChart("Learning rate", data.runs.reduce(function (lines, run, index) {
     return lines.concat(
-      index === 0 ? [line(run, index, function (r) { return r.learning_rate; }, "encoder")] : [],
-      [line(run, index, function (r) { return r.loss_learning_rate; }, several ? "centres, " + run.name : "class centres", data.colours[index + 1])]
+      index === 0 ? [line(run, index, function (r) { return r.learning_rate; }, "encoder", several ? "#8a949d" : undefined)] : [],
+      [line(run, index, function (r) { return r.loss_learning_rate; }, several ? "centres, " + run.name : "class centres", several ? data.colours[index] : data.colours[1])]
     );
   }, [])));
   charts.push(chart("Share that carries a gradient", function (r) { return r.active_fraction; }, 1));

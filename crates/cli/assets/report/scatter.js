@@ -313,7 +313,6 @@ function drawProjection() {
   });
   function redraw() { panels.forEach(function (panel) { panel.draw(); }); }
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  window.addEventListener("beforeprint", redraw);
-  window.addEventListener("afterprint", redraw);
+  /* Not for print: a canvas drawn then is blank on the paper. */
   document.addEventListener("keydown", function (event) { if (event.key === "Escape") unpin(); });
 }

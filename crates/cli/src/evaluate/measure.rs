@@ -20,13 +20,13 @@ pub(super) struct Labelled<'a> {
     pub(super) gallery: Option<(&'a dyn Rows, &'a [u32])>,
 }
 
-/// Figures by name; those at k by k.
-#[derive(Debug, Default, Serialize)]
-pub(super) struct Figures {
+/// Figures, or their intervals, by name; those at k by k.
+#[derive(Debug, Serialize)]
+pub(super) struct Figures<T> {
     #[serde(flatten)]
-    values: BTreeMap<&'static str, f64>,
+    values: BTreeMap<&'static str, T>,
     #[serde(flatten)]
-    at_k: BTreeMap<&'static str, BTreeMap<usize, f64>>,
+    at_k: BTreeMap<&'static str, BTreeMap<usize, T>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -34,7 +34,7 @@ pub(super) struct Class {
     pub(super) class: String,
     pub(super) queries: usize,
     #[serde(flatten)]
-    figures: Figures,
+    figures: Figures<f64>,
     #[serde(skip)]
     pub(super) means: Vec<(Measure, f64)>,
 }
@@ -54,19 +54,24 @@ pub(super) struct Verification {
 #[derive(Debug, Serialize)]
 pub(super) struct AtFar {
     pub(super) wanted: f64,
-    #[serde(flatten)]
+    far: Option<f64>,
+    tar: Option<f64>,
+    threshold: Option<f32>,
+    #[serde(skip)]
     pub(super) point: Option<Operating>,
 }
 
 #[derive(Debug, Serialize)]
 pub(super) struct Measured {
     #[serde(flatten)]
-    figures: Figures,
+    figures: Figures<f64>,
     #[serde(skip)]
     pub(super) means: Vec<(Measure, f64)>,
-    /// By the measure's name.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(super) intervals: BTreeMap<String, Interval>,
+    /// By the names of the figures.
+    #[serde(rename = "intervals", skip_serializing_if = "Option::is_none")]
+    interval_figures: Option<Figures<Interval>>,
+    #[serde(skip)]
+    pub(super) intervals: Vec<(Measure, Interval)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) clustering: Option<Agreement>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,10 +85,10 @@ pub(super) struct Measured {
     pub(super) queries_without_match: usize,
 }
 
-impl Figures {
-    fn new(means: &[(Measure, f64)]) -> Self {
-        let mut figures = Self::default();
-        for &(measure, mean) in means {
+impl<T: Copy> Figures<T> {
+    fn new(of: &[(Measure, T)]) -> Self {
+        let mut figures = Self { values: BTreeMap::new(), at_k: BTreeMap::new() };
+        for &(measure, value) in of {
             let (names, k): (&[&'static str], _) = match measure {
                 // The same number in the vocabularies of metric learning and of search engines.
                 Measure::Hit(k) => (&["recall_at_k", "hit_at_k"], Some(k)),
@@ -98,10 +103,11 @@ impl Figures {
                 _ => (&[], None),
             };
             for &name in names {
-                match k {
-                    Some(k) => figures.at_k.entry(name).or_default().insert(k, mean),
-                    None => figures.values.insert(name, mean),
-                };
+                if let Some(k) = k {
+                    figures.at_k.entry(name).or_default().insert(k, value);
+                } else {
+                    figures.values.insert(name, value);
+                }
             }
         }
         figures
@@ -147,10 +153,9 @@ pub(super) fn measure(
         Some(resamples) => {
             let bootstrap = Bootstrap { resamples, seed: args.seed, ..Bootstrap::default() };
             let all = found.intervals(&bootstrap).map_err(unsuitable)?;
-            let wanted = all.into_iter().filter(|(measure, _)| wanted(*measure));
-            wanted.map(|(measure, interval)| (measure.to_string(), interval)).collect()
+            all.into_iter().filter(|(measure, _)| wanted(*measure)).collect()
         }
-        None => BTreeMap::new(),
+        None => Vec::new(),
     };
     let per_class = if args.per_class {
         let classes = found.per_class().into_iter().map(|of| {
@@ -172,7 +177,11 @@ pub(super) fn measure(
         let at_far: Result<Vec<_>> = args
             .far
             .iter()
-            .map(|&wanted| Ok(AtFar { wanted, point: roc.at_far(wanted).map_err(unsuitable)? }))
+            .map(|&wanted| {
+                let point = roc.at_far(wanted).map_err(unsuitable)?;
+                let (far, tar) = (point.map(|at| at.far), point.map(|at| at.tar));
+                Ok(AtFar { wanted, far, tar, threshold: point.map(|at| at.threshold), point })
+            })
             .collect();
         let at_far = at_far?;
         Some(Verification {
@@ -190,6 +199,7 @@ pub(super) fn measure(
     Ok(Measured {
         figures: Figures::new(&means),
         means,
+        interval_figures: args.bootstrap.map(|_| Figures::new(&intervals)),
         intervals,
         clustering,
         verification,

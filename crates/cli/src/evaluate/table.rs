@@ -60,8 +60,8 @@ fn rows(args: &Evaluate, columns: &Columns<'_>) -> Vec<(String, Vec<String>)> {
     for (row, &(measure, _)) in first.means.iter().enumerate() {
         let cells = columns.iter().map(|(_, measured)| {
             let mean = measured.means.get(row).map_or(f64::NAN, |&(_, mean)| mean);
-            match measured.intervals.get(&measure.to_string()) {
-                Some(interval) => format!("{mean:.4} [{:.4}, {:.4}]", interval.low, interval.high),
+            match measured.intervals.iter().find(|(of, _)| *of == measure) {
+                Some((_, interval)) => format!("{mean:.4} [{:.4}, {:.4}]", interval.low, interval.high),
                 None => format!("{mean:.4}"),
             }
         });

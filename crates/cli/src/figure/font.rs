@@ -41,8 +41,16 @@ impl Font {
         let scale = size / f64::from(face.units_per_em());
         let mut pen = Pen { path: PathBuilder::new(), x, y, scale };
         for c in text.chars() {
-            face.outline_glyph(face.glyph_index(c).unwrap_or_default(), &mut pen);
-            pen.x += self.advance(c) * size;
+            let advance = self.advance(c) * size;
+            match face.glyph_index(c) {
+                Some(glyph) => {
+                    face.outline_glyph(glyph, &mut pen);
+                }
+                // Its own box would be empty: a name in another script must not vanish.
+                None if c.is_whitespace() => {}
+                None => pen.frame(advance, size),
+            }
+            pen.x += advance;
         }
         pen.path.finish()
     }
@@ -67,6 +75,25 @@ impl Pen {
     fn at(&self, x: f32, y: f32) -> (f32, f32) {
         let (x, y) = (self.x + f64::from(x) * self.scale, self.y - f64::from(y) * self.scale);
         (x as f32, y as f32)
+    }
+}
+
+impl Pen {
+    /// A box in the place of a character: one way round outside, the other inside.
+    fn frame(&mut self, advance: f64, size: f64) {
+        let line = size * 0.06;
+        let corner = |inset: f64| {
+            let (left, right) = (self.x + advance * 0.12 + inset, self.x + advance * 0.88 - inset);
+            let (low, high) = (self.y - inset, self.y - size * 0.72 + inset);
+            [(left, low), (right, low), (right, high), (left, high)].map(|(x, y)| (x as f32, y as f32))
+        };
+        let (outside, mut inside) = (corner(0.0), corner(line));
+        inside.reverse();
+        for [first, rest @ ..] in [outside, inside] {
+            self.path.move_to(first.0, first.1);
+            rest.into_iter().for_each(|(x, y)| self.path.line_to(x, y));
+            self.path.close();
+        }
     }
 }
 
@@ -118,5 +145,11 @@ mod tests {
         assert!(cut.ends_with('…') && font.width(&cut, 13.0) <= 100.0 && cut.chars().count() > 8, "{cut}");
         assert_eq!(font.fitted("Ankle boot", 13.0, 100.0), "Ankle boot");
         assert!(font.outline("Ankle boot", 13.0, 0.0, 20.0).unwrap().bounds().width() > 40.0);
+        let boxes = font.outline("シャツ", 13.0, 0.0, 20.0).unwrap().bounds();
+        assert!(
+            boxes.width() > 15.0
+                && f64::from(boxes.width()) < font.width("シャツ", 13.0)
+                && boxes.height() > 8.0
+        );
     }
 }

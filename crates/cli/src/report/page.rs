@@ -51,13 +51,13 @@ struct Data<'a> {
     queries: usize,
     entries: &'a Table,
     variants: &'a [Variant],
-    runs: Vec<Curves<'a>>,
+    runs: Vec<Curves>,
 }
 
 #[derive(Serialize)]
-struct Curves<'a> {
+struct Curves {
     name: &'static str,
-    records: &'a [EpochRecord],
+    records: Vec<Value>,
 }
 
 pub(super) fn render(content: &Content<'_>) -> Result<String> {
@@ -69,7 +69,11 @@ pub(super) fn render(content: &Content<'_>) -> Result<String> {
         queries: content.split.queries.labels.len(),
         entries: &content.entries,
         variants: content.variants,
-        runs: content.runs.iter().map(|run| Curves { name: run.loss(), records: &run.records }).collect(),
+        runs: content
+            .runs
+            .iter()
+            .map(|run| Ok(Curves { name: run.loss(), records: untimed(&run.records)? }))
+            .collect::<Result<_>>()?,
     };
     let json = serde_json::to_string(&data).map_err(|e| Error::Unsuitable(format!("report: {e}")))?;
     let sprite = content
@@ -92,6 +96,19 @@ pub(super) fn render(content: &Content<'_>) -> Result<String> {
         ("script", SCRIPTS.concat()),
     ];
     Ok(fill(TEMPLATE, &parts))
+}
+
+/// The records without what the clock said: the same training makes the same page.
+fn untimed(records: &[EpochRecord]) -> Result<Vec<Value>> {
+    let untimed = |record: &EpochRecord| {
+        let mut value =
+            serde_json::to_value(record).map_err(|e| Error::Unsuitable(format!("report: {e}")))?;
+        if let Some(fields) = value.as_object_mut() {
+            fields.retain(|name, _| !name.contains("second"));
+        }
+        Ok(value)
+    };
+    records.iter().map(untimed).collect()
 }
 
 /// Each `{{name}}` of the template becomes the part of that name; what parts hold is never looked into.
@@ -158,21 +175,26 @@ fn results(content: &Content<'_>) -> String {
          <th scope=\"col\">MAP@R</th><th scope=\"col\" class=\"wide\">Recall@1, over raw</th></tr></thead><tbody>",
     );
     let raw = content.variants.first().and_then(|variant| variant.quality);
-    let best = content.variants.iter().filter_map(|v| v.quality).map(|q| q.recall_at_1).fold(0.0, f64::max);
+    let qualities = || content.variants.iter().filter_map(|variant| variant.quality);
+    let best_recall = qualities().map(|quality| quality.recall_at_1).fold(0.0, f64::max);
+    let best_map = qualities().map(|quality| quality.map_at_r).fold(0.0, f64::max);
+    let mark = |best: bool| if best { " class=\"best\"" } else { "" };
     for variant in content.variants {
         let Some(quality) = variant.quality else { continue };
-        let mark = if quality.recall_at_1 == best { " class=\"best\"" } else { "" };
+        let marks = [mark(quality.recall_at_1 == best_recall), mark(quality.map_at_r == best_map)];
         let over = raw.map_or(0.0, |raw| (quality.recall_at_1 - raw.recall_at_1) * 100.0);
         let over =
             if variant.name == "raw" { "–".to_owned() } else { format!("{over:+.1}").replace('-', "−") };
         // Writing to a String cannot fail.
         let _ = write!(
             html,
-            "<tr{mark}><th scope=\"row\">{}</th><td class=\"bar\"><span class=\"meter\" style=\"--part:{:.4}\"></span></td>\
-             <td>{:.4}</td><td>{:.4}</td><td class=\"wide\">{over}</td></tr>",
+            "<tr><th scope=\"row\">{}</th><td class=\"bar\"><span class=\"meter\" style=\"--part:{:.4}\"></span></td>\
+             <td{}>{:.4}</td><td{}>{:.4}</td><td class=\"wide\">{over}</td></tr>",
             escape(&variant.name),
             quality.recall_at_1,
+            marks[0],
             quality.recall_at_1,
+            marks[1],
             quality.map_at_r,
         );
     }

@@ -135,6 +135,22 @@ fn every_threshold_accepts_what_it_says() {
 }
 
 #[test]
+fn copies_are_at_distance_zero() {
+    // Far from the origin, beside their spread and not; every row three times, in two classes.
+    for far in [0.0f32, 30.0] {
+        let mut vectors =
+            ndarray::concatenate![ndarray::Axis(0), noise(40, 32, 5), noise(40, 32, 5), noise(40, 32, 5)];
+        vectors += far;
+        let labels: Vec<u32> = (0..120).map(|i| if i < 80 { i % 40 } else { 40 + i % 2 }).collect();
+        let roc = Roc::of_pairs(&vectors, &labels, None, Metric::L2).unwrap();
+        // Each row with its copy of the same class, and with the copy in another, twice.
+        let first = roc.points()[0];
+        assert_eq!((first.true_accepts, first.false_accepts), (40, 80), "{first:?}");
+        assert!(first.threshold < 1e-4 && roc.points()[1].threshold > 0.5, "{:?}", &roc.points()[..2]);
+    }
+}
+
+#[test]
 fn the_number_of_threads_does_not_change_a_bit() {
     let vectors = noise(700, 9, 12);
     let labels: Vec<u32> = (0..700).map(|i| i % 17).collect();
