@@ -16,7 +16,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         match argument.as_str() {
             "--from" => from = Some(value()?.into()),
             "--out" => out = Some(value()?.into()),
-            _ if argument.starts_with("--") => return Err(format!("unknown option {argument}").into()),
+            _ if argument.starts_with("--") => {
+                return Err(format!("unknown option {argument}: there are --from and --out").into());
+            }
             _ => filter = argument,
         }
     }

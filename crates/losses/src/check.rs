@@ -43,7 +43,15 @@ pub(crate) fn shaped(
     if x.ncols() != dim || rows.is_some_and(|rows| rows != x.nrows()) {
         let turned = x.nrows() == dim && x.ncols() != dim && rows.is_none_or(|rows| rows == x.ncols());
         let rows = rows.map_or("n".to_owned(), |rows| rows.to_string());
-        let remedy = if turned { ": transpose it, rows are items or classes" } else { "" };
+        let remedy = if turned {
+            ": transpose it, rows are items or classes"
+        } else if x.ncols() != dim {
+            ": as many columns as the loss was built for, or as the embeddings have"
+        } else if what == "class centres" {
+            ": one row for each class that the loss was built for (with sub-centres, for each of them)"
+        } else {
+            ": one row for each label"
+        };
         let expected = format!("[{rows}, {dim}]{remedy}");
         return Err(Error::Shape { what, expected, got: x.shape().to_vec() });
     }

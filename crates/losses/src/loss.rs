@@ -142,6 +142,30 @@ pub struct Reference<'a> {
     pub same_item: Option<&'a [u32]>,
 }
 
+impl<'a> Reference<'a> {
+    /// From row-major slices: `embeddings` holds `labels.len()` rows of `dim` values, none of which is an item of the
+    /// batch; otherwise set [`same_item`](Self::same_item).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the length is not `labels.len() * dim`.
+    ///
+    /// ```
+    /// use embedtune_losses::{Input, Loss, Reference, TripletMargin};
+    ///
+    /// let (x, gallery) = ([0.9f32, 0.1, 0.2, 1.0], [1.0f32, 0.3, 0.0, 0.8, 0.5, 0.5]);
+    /// let mut input = Input::from_slices(&x, 2, &[0, 1])?;
+    /// input.reference = Some(Reference::from_slices(&gallery, 2, &[0, 1, 1])?);
+    /// let (stats, dx, _) = TripletMargin::builder().margin(0.5).build()?.evaluate(input)?.into_vecs();
+    /// assert_eq!((stats.triplets, dx.len()), (4, 4)); // anchors are the batch's, the rest are the gallery's
+    /// # Ok::<(), embedtune_losses::Error>(())
+    /// ```
+    pub fn from_slices(embeddings: &'a [f32], dim: usize, labels: &'a [u32]) -> Result<Self> {
+        let embeddings =
+            rows("reference embeddings", embeddings, labels.len(), dim, ", one row for each label")?;
+        Ok(Self { embeddings, labels, same_item: None })
+    }
+}
+
 /// How a gradient is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -252,6 +276,7 @@ pub struct Stats {
 
 /// What [`Loss::evaluate`] returns; arrays in standard (row-major, contiguous) layout.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Output {
     /// The value and what goes with it.
     pub stats: Stats,

@@ -166,7 +166,8 @@ impl CrossBatchMemory {
         self.push(input.embeddings, labels)
     }
 
-    /// The queue as the reference of the batch that was pushed last.
+    /// The queue as the reference of the batch that was pushed last, whose rows are never their own positives. With
+    /// another batch a loss refuses it where their sizes differ, and cannot tell where they do not.
     pub fn reference(&self) -> Reference<'_> {
         Reference { same_item: Some(&self.latest), ..self.past() }
     }

@@ -1,6 +1,9 @@
 //! What the reference systems compute by default, as one table.
 
-use crate::{Angle, Edge, MarginGradient};
+use std::fmt;
+use std::str::FromStr;
+
+use crate::{Angle, Edge, Error, MarginGradient, Result};
 
 /// Whose defaults a loss takes. Options that are given win over the preset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,6 +40,7 @@ pub enum CentreInit {
 
 /// One preset's defaults.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Defaults {
     /// Triplet margin, in units of its distance.
     pub triplet_margin: f64,
@@ -104,5 +108,25 @@ impl Preset {
                 ..finetuner
             },
         }
+    }
+}
+
+impl fmt::Display for Preset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Preset {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|preset| preset.name().eq_ignore_ascii_case(text)).ok_or_else(|| {
+            Error::Option {
+                option: "preset",
+                value: text.to_owned(),
+                reason: format!("unknown; the presets are {}", Self::ALL.map(Self::name).join(", ")),
+            }
+        })
     }
 }

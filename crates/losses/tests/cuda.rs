@@ -77,7 +77,7 @@ fn margins_are_those_of_the_cpu() {
         let w = matrix(CLASSES * options.sub_centers, 2);
         let what = format!("{:?}", options.margin);
         let loss = MarginSoftmax::new(CLASSES, DIM, MarginOptions { scale: 9.0, ..options }).unwrap();
-        let Output { stats, d_embeddings, d_weights } =
+        let Output { stats, d_embeddings, d_weights, .. } =
             loss.evaluate(Input::new(x.view(), &labels).with_weights(w.view())).unwrap();
         let on_gpu = loss.on_gpu(kernels.clone(), Precision::F32, Products::Own).unwrap();
         let (of_x, of_w) = (

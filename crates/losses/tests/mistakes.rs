@@ -33,7 +33,16 @@ fn shapes() {
     says(loss.value_and_grad(x, w, &LABELS[..3]), &["labels has shape [3]", "[4], one for each row"]);
     says(loss.value_and_grad(x, w.t(), &LABELS), &["class centres has shape [5, 3]", "[3, 5]: transpose it"]);
     says(loss.value_and_grad(x.t(), w, &LABELS), &["embeddings has shape [5, 4]", "[n, 5]: transpose it"]);
-    says(loss.evaluate(Input::new(x, &LABELS)), &["class centres in `Input::weights`"]);
+    says(loss.evaluate(Input::new(x, &LABELS)), &["class centres in `Input::weights`", "with_weight_slice"]);
+    says(
+        loss.value_and_grad(x, x, &LABELS),
+        &["class centres has shape [4, 5]", "[3, 5]: one row for each class"],
+    );
+    let narrow = Array2::ones((4, 2));
+    says(
+        loss.value_and_grad(narrow.view(), w, &LABELS),
+        &["embeddings has shape [4, 2]", "[n, 5]: as many columns"],
+    );
     says(
         Input::from_slices(&[0.0; 12], 4, &[0, 1]),
         &["embeddings", "[8]: 2 rows of 4 values", "each label"],
@@ -106,6 +115,11 @@ fn what_a_loss_does_not_take() {
     says(
         build(LossKind::ArcFaceLoss, &LossOptions::default(), miner, 3, 5).map(|_| ()),
         &["miner = BatchHardMiner", "leave the miner out"],
+    );
+    let memory = CrossBatchMemory::new(8, 5).unwrap();
+    says(
+        triplet.evaluate(Input { reference: Some(memory.reference()), ..input }),
+        &["same_item has shape [0]", "[4], one for each row", "push this one before, or take `past`"],
     );
     says(CrossBatchMemory::new(8, 0), &["dim = 0", "at least 1"]);
     says(

@@ -80,4 +80,12 @@ fn what_does_not_fit_is_named() {
     wrong(LossKind::TripletMarginLoss, &plain, Some((MinerKind::BatchHardMiner, &given)), "miner_options");
     assert!(build(LossKind::CosFaceLoss, &plain, None, 0, 4).is_err());
     assert!("Arcface".parse::<LossKind>().is_err());
+    for preset in Preset::ALL {
+        assert_eq!(preset.to_string().to_uppercase().parse::<Preset>().unwrap(), preset);
+    }
+    let error = "pml".parse::<Preset>().unwrap_err().to_string();
+    assert!(
+        error.contains("preset = pml") && error.contains("finetuner, pml2, pml3, insightface, paper"),
+        "{error}"
+    );
 }

@@ -1,8 +1,8 @@
 //! Slices give what arrays give, and refuse what does not fit.
 
 use embedtune_losses::{
-    CrossBatchMemory, GradsMut, Input, Loss, MarginOptions, MarginSoftmax, Miner, TripletMargin, Workspace,
-    Write, miner,
+    CrossBatchMemory, GradsMut, Input, Loss, MarginOptions, MarginSoftmax, Miner, Reference, TripletMargin,
+    Workspace, Write, miner,
 };
 use ndarray::ArrayView2;
 
@@ -86,4 +86,19 @@ fn gradients_that_are_no_rows_are_refused() {
     let error = GradsMut::from_slices(Some(&mut [0.0; 7]), None, 3).unwrap_err();
     assert!(error.to_string().contains("gradient of the embeddings"), "{error}");
     assert!(GradsMut::from_slices(None, Some(&mut [0.0; 7]), 0).is_err());
+}
+
+#[test]
+fn a_gallery_of_slices_is_one_of_arrays() {
+    let (x, gallery) = (embeddings(), [0.3, -0.2, 0.9, -0.5, 0.4, 0.1]);
+    let loss = TripletMargin::builder().margin(0.5).build().unwrap();
+    let mut input = Input::from_slices(&x, 3, &LABELS).unwrap();
+    input.reference = Some(Reference::from_slices(&gallery, 3, &[0, 1]).unwrap());
+    let slices = loss.evaluate(input).unwrap();
+    let embeddings = ArrayView2::from_shape((2, 3), &gallery).unwrap();
+    input.reference = Some(Reference { embeddings, labels: &[0, 1], same_item: None });
+    assert_eq!(slices, loss.evaluate(input).unwrap());
+    assert_eq!(slices.stats.triplets, 4);
+    let error = Reference::from_slices(&gallery, 3, &[0]).unwrap_err().to_string();
+    assert!(error.contains("reference embeddings has shape [6]") && error.contains("1 rows of 3"), "{error}");
 }

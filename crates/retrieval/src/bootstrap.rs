@@ -31,6 +31,7 @@ const MOST: usize = 10_000_000;
 
 /// The confidence interval of a mean.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Interval {
     /// Its lower end.
     pub low: f64,

@@ -32,6 +32,7 @@ impl Default for KMeans {
 
 /// A clustering.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Clusters {
     /// Each item's cluster.
     pub assignment: Vec<u32>,

@@ -28,6 +28,7 @@ pub struct Roc {
 
 /// A threshold and its rates.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Operating {
     /// Pairs that are at least as similar, or at most as distant, are of one class.
     pub threshold: f32,
@@ -39,6 +40,7 @@ pub struct Operating {
 
 /// The threshold at which both kinds of error are equally frequent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct EqualError {
     /// The rate of both errors, where the ROC, its points joined by lines, crosses `FAR = FRR`.
     pub rate: f64,

@@ -65,6 +65,15 @@ impl ClassSampler {
         let single = single.concat();
         let classes = pools.len();
         let (plan, notice) = plan(batch_size, items_per_class, classes, single.len());
+        // More of each class than was asked for: that some have fewer is not what the caller expects.
+        let small = plan.items > items_per_class && pools.iter().any(|pool| pool.len() < plan.items);
+        let notice = notice.map(|said| {
+            said + if small {
+                "; classes with fewer items give all that they have, so batches are smaller"
+            } else {
+                ""
+            }
+        });
         let groups = |items: usize| items.div_ceil(plan.items);
         // The single items take as many places of a batch as spread them over the epoch, but leave one for a pair.
         let total = pools.iter().map(|pool| groups(pool.len())).sum::<usize>() + groups(single.len());
@@ -199,6 +208,15 @@ mod tests {
             check(&labels, batch, 4, 3);
             check(&labels, batch, batch / 2, 3);
         }
+    }
+
+    #[test]
+    fn a_notice_promises_no_batch_that_cannot_be_filled() {
+        let notice = |labels: &[u32]| ClassSampler::new(labels, 16, 4, 0).unwrap().notice().unwrap();
+        assert!(notice(&sizes(&[(0, 8), (1, 9)])).ends_with("2 classes x 8 (batch 16 kept)"));
+        assert!(notice(&sizes(&[(0, 8), (1, 7)])).ends_with(
+            "(batch 16 kept); classes with fewer items give all that they have, so batches are smaller"
+        ));
     }
 
     #[test]

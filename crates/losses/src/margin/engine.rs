@@ -20,9 +20,10 @@ pub(super) fn run(
     work: &mut Workspace,
 ) -> Result<Stats> {
     let x = input.embeddings;
-    let w = input
-        .weights
-        .ok_or(Error::Missing { loss: "a margin loss", what: "class centres in `Input::weights`" })?;
+    let w = input.weights.ok_or(Error::Missing {
+        loss: "a margin loss",
+        what: "class centres in `Input::weights` (`with_weights`, or `with_weight_slice`)",
+    })?;
     check::batch("embeddings", &x, ("labels", input.labels), loss.dim)?;
     check::shaped("class centres", &w, Some(loss.rows()), loss.dim)?;
     check::labels(input.labels, loss.classes)?;

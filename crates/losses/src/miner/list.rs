@@ -8,6 +8,7 @@ use crate::{Error, GradsMut, Input, Result};
 
 /// Triplets of row indices, ordered by anchor, then positive, then negative.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Triplets {
     /// Rows of the batch.
     pub anchors: Vec<u32>,

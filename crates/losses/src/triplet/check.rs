@@ -34,7 +34,10 @@ pub(crate) fn check(input: &Input<'_>, grads: &GradsMut<'_>) -> Result<Vec<f32>>
 fn same_item(same: Option<&[u32]>, batch: usize, reference: usize) -> Result<()> {
     let Some(same) = same else { return Ok(()) };
     if same.len() != batch {
-        let expected = format!("[{batch}], one a row");
+        let expected = format!(
+            "[{batch}], one for each row of the batch; a CrossBatchMemory's `reference` goes with the batch pushed last: \
+             push this one before, or take `past`"
+        );
         return Err(Error::Shape { what: "same_item", expected, got: vec![same.len()] });
     }
     match same.iter().enumerate().find(|&(_, &i)| i != u32::MAX && i as usize >= reference) {

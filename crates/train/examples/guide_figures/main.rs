@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if let Some(unknown) = only.iter().find(|o| figures::ALL.iter().all(|f| f.name != o.as_str())) {
         return Err(format!("no figure is named {unknown}; they are {}", figures::names()).into());
     }
-    std::fs::create_dir_all(&folder)?;
+    std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     for figure in figures::ALL.iter().filter(|figure| wanted(figure.name)) {
         let path = folder.join(figure.name).with_extension("svg");
         embedtune_train::io::write_atomically(&path, (figure.draw)()?.as_bytes())?;

@@ -33,6 +33,7 @@ pub struct Question {
 /// What the numbers allow. Angles in degrees; margins in the loss's own unit (degrees for ArcFace and
 /// SubCenterArcFace, a cosine for CosFace, a distance for the triplet loss, a multiplier for SphereFace).
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Advice {
     /// The loss.
     pub loss: LossKind,

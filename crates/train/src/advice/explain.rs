@@ -11,6 +11,7 @@ use crate::{Error, Result};
 
 /// What [`explain`] says.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Explanation {
     /// The loss.
     pub loss: LossKind,
@@ -32,6 +33,7 @@ pub struct Explanation {
 
 /// One preset.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Side {
     /// Its name.
     pub preset: &'static str,
@@ -41,6 +43,7 @@ pub struct Side {
 
 /// One parameter.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Parameter {
     /// Its name, as in `loss_options`.
     pub name: &'static str,
@@ -50,6 +53,7 @@ pub struct Parameter {
 
 /// The loss at one angle, for each preset.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct TableRow {
     /// Degrees.
     pub angle: f64,

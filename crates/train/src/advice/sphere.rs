@@ -47,6 +47,7 @@ impl Source {
 
 /// The largest smallest angle between any two of some directions, in radians.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Separation {
     /// The angle; exact or an estimate, as `source` says.
     pub angle: f64,

@@ -7,6 +7,7 @@ use crate::Result;
 
 /// Labels as a file gives them.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Labels {
     /// Whole numbers.
     Numbers(Vec<u32>),

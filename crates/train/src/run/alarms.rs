@@ -37,6 +37,7 @@ pub enum AlarmKind {
 /// An alarm of one epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Alarm {
     /// Which.
     pub kind: AlarmKind,

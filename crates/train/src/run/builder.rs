@@ -19,7 +19,8 @@ use crate::{Result, State};
 
 /// Collects the options of a run; [`build`](Self::build) checks them against each other and against the data.
 ///
-/// Defaults are those of [`RunOptions`].
+/// Defaults are those of [`RunOptions`]; options without a method here are set there, and come first:
+/// `Trainer::builder().options(RunOptions { max_grad_norm: Some(1.0), ..RunOptions::default() })`.
 #[derive(Debug, Clone, Default)]
 pub struct RunBuilder {
     pub(super) options: RunOptions,
@@ -81,6 +82,13 @@ impl RunBuilder {
     pub fn optimizer(mut self, optimizer: OptimizerKind, learning_rate: f64) -> Self {
         self.options.optimizer = optimizer;
         self.options.learning_rate = learning_rate;
+        self
+    }
+
+    /// The model's learning rate.
+    #[must_use]
+    pub fn learning_rate(mut self, rate: f64) -> Self {
+        self.options.learning_rate = rate;
         self
     }
 

@@ -79,6 +79,7 @@ pub struct Variant {
 
 /// The evaluation items that a figure shows: up to 100 of each of ten classes.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Projection {
     /// The class of each item: an index into `classes`.
     pub labels: Vec<u32>,
@@ -88,6 +89,7 @@ pub struct Projection {
 
 /// What [`compare`] found.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Comparison {
     /// `raw`, `untrained`, then the losses.
     pub variants: Vec<Variant>,

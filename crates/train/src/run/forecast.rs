@@ -38,6 +38,7 @@ const F32: usize = size_of::<f32>();
 
 /// Bytes that a run takes at its peak, and of what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Forecast {
     /// What is there before training: the program, the data, the encoder's weights.
     pub held: usize,

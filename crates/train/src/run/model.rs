@@ -24,6 +24,7 @@ pub struct Model {
 
 /// What [`Model::evaluate`] measures.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Evaluation {
     /// The model's vectors.
     pub tuned: Quality,

@@ -94,6 +94,7 @@ impl Observer for () {}
 
 /// What a measurement found.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Measured<'a> {
     /// The epoch after which it was made, from 1; 0: before training.
     pub epoch: usize,
@@ -110,6 +111,7 @@ pub struct Measured<'a> {
 
 /// A run that is about to start.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Start<'a> {
     /// What runs, e.g. `ArcFaceLoss`.
     pub name: &'a str,
@@ -127,6 +129,7 @@ pub struct Start<'a> {
 
 /// One batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct BatchReport {
     /// The epoch, from 1.
     pub epoch: usize,

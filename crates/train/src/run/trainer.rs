@@ -73,6 +73,7 @@ pub struct Trainer<'a> {
 
 /// A finished run's model and what it reached.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Trained {
     /// The model.
     pub model: Model,

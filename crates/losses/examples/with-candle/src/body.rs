@@ -11,6 +11,7 @@ use tokenizers::models::wordlevel::{WordLevel, WordLevelBuilder};
 use tokenizers::pre_tokenizers::whitespace::Whitespace;
 use tokenizers::{PaddingParams, Tokenizer, TruncationParams};
 
+use crate::config;
 use crate::random::uniform;
 use crate::text::Item;
 
@@ -40,8 +41,7 @@ impl Body {
                 let reading = |name: &str, e: String| format!("{}: {e}", file(name).display());
                 let text = std::fs::read_to_string(file("config.json"))
                     .map_err(|e| reading("config.json", e.to_string()))?;
-                let config: Config = serde_json::from_str(&text)
-                    .map_err(|e| reading("config.json", format!("no ModernBERT's ({e})")))?;
+                let config = config::read(&text).map_err(|e| reading("config.json", e.to_string()))?;
                 let (bert, vars) = trained(&file("model.safetensors"), &config)
                     .map_err(|e| reading("model.safetensors", e.to_string()))?;
                 let tokenizer = Tokenizer::from_file(file("tokenizer.json"))
@@ -75,35 +75,6 @@ impl Body {
         let lengths = mask.sum(1)?.to_vec1::<u32>()?;
         let states = self.bert.forward(&ids, &mask)?;
         Ok((states, lengths.into_iter().map(|length| length as usize).collect()))
-    }
-}
-
-#[cfg(test)]
-impl Body {
-    /// Writes the random model as hubs lay one out, without the prefix of its parameters' names.
-    pub fn save(&self, folder: &Path) -> Result<(), Box<dyn Error>> {
-        let bare = |(name, var): &(String, Var)| {
-            (name.trim_start_matches("model.").to_owned(), var.as_tensor().clone())
-        };
-        let tensors: HashMap<String, Tensor> = self.vars.iter().map(bare).collect();
-        safetensors::save(&tensors, folder.join("model.safetensors"))?;
-        self.tokenizer.save(folder.join("tokenizer.json"), false).map_err(|e| e.to_string())?;
-        let of = small(self.tokenizer.get_vocab_size(true));
-        let config = serde_json::json!({
-            "vocab_size": of.vocab_size,
-            "hidden_size": of.hidden_size,
-            "num_hidden_layers": of.num_hidden_layers,
-            "num_attention_heads": of.num_attention_heads,
-            "intermediate_size": of.intermediate_size,
-            "max_position_embeddings": of.max_position_embeddings,
-            "layer_norm_eps": of.layer_norm_eps,
-            "pad_token_id": of.pad_token_id,
-            "global_attn_every_n_layers": of.global_attn_every_n_layers,
-            "global_rope_theta": of.global_rope_theta,
-            "local_attention": of.local_attention,
-            "local_rope_theta": of.local_rope_theta,
-        });
-        Ok(std::fs::write(folder.join("config.json"), config.to_string())?)
     }
 }
 
@@ -143,6 +114,17 @@ fn trained(path: &Path, config: &Config) -> Result<(ModernBert, Parameters), Box
             vars.push((name, var));
         }
     }
+    // Six of each layer, but that the first has no norm before its attention; the embeddings and two more norms. candle
+    // would read what it knows and leave the rest.
+    let (found, expected) = (vars.len(), 6 * config.num_hidden_layers + 2);
+    if found != expected {
+        return Err(format!(
+            "{found} tensors where a ModernBERT of {} layers without biases has {expected}: \
+             the file is of another model than config.json, or of one that candle does not know",
+            config.num_hidden_layers
+        )
+        .into());
+    }
     Ok((ModernBert::load(VarBuilder::from_tensors(tensors, DType::F32, device), config)?, vars))
 }
 
@@ -175,4 +157,75 @@ fn words(texts: &[Item]) -> Result<Tokenizer, Box<dyn Error>> {
     let mut tokenizer = Tokenizer::new(model);
     tokenizer.with_pre_tokenizer(Some(Whitespace));
     Ok(tokenizer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What transformers wrote, with random weights (`make.py` beside it).
+    const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/modernbert");
+
+    /// The largest difference from transformers' states, over the tokens that count.
+    fn difference(folder: &str) -> Result<f32, Box<dyn Error>> {
+        let text = std::fs::read_to_string(Path::new(FOLDER).join("expected.json"))?;
+        let mut expected: serde_json::Value = serde_json::from_str(&text)?;
+        let texts: Vec<String> = serde_json::from_value(expected["texts"].take())?;
+        let counted: Vec<usize> = serde_json::from_value(expected["lengths"].take())?;
+        let (items, tokens, hidden) = serde_json::from_value(expected["shape"].take())?;
+        let theirs: Vec<f32> = serde_json::from_value(expected["states"].take())?;
+
+        let body = Body::load(Some(folder), &[], 0)?;
+        let (states, lengths) = body.states(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
+        assert_eq!((states.dims3()?, &lengths), ((items, tokens, hidden), &counted));
+        let ours = states.flatten_all()?.to_vec1::<f32>()?;
+        let counts = |i: usize| i / hidden % tokens < lengths[i / hidden / tokens];
+        let pairs = ours.iter().zip(&theirs).enumerate().filter(|(i, _)| counts(*i));
+        Ok(pairs.map(|(_, (ours, theirs))| (ours - theirs).abs()).fold(0.0, f32::max))
+    }
+
+    #[test]
+    fn a_checkpoint_of_transformers_gives_its_states() -> Result<(), Box<dyn Error>> {
+        let difference = difference(FOLDER)?;
+        assert!(difference < 1e-5, "{difference}");
+        Ok(())
+    }
+
+    /// The older layout, which most models on hubs have: other words in the configuration, a prefix, a decoder.
+    #[test]
+    fn so_does_one_of_a_masked_language_model_of_transformers_4() -> Result<(), Box<dyn Error>> {
+        let folder = std::env::temp_dir().join(format!("with-candle-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        let old = |name: &str| Path::new(FOLDER).join(name);
+        std::fs::copy(old("tokenizer.json"), folder.join("tokenizer.json"))?;
+        let mut config: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(old("config.json"))?)?;
+        let names = config.as_object_mut().ok_or("no object")?;
+        names.retain(|name, _| name != "rope_parameters" && name != "layer_types");
+        names.insert("global_attn_every_n_layers".to_owned(), 3.into());
+        names.insert("global_rope_theta".to_owned(), 160_000.0.into());
+        names.insert("local_rope_theta".to_owned(), 10_000.0.into());
+        names.insert("layer_norm_eps".to_owned(), 1e-5.into());
+        std::fs::write(folder.join("config.json"), config.to_string())?;
+        let bare = safetensors::load(old("model.safetensors"), &Device::Cpu)?;
+        let mut tensors: HashMap<String, Tensor> =
+            bare.into_iter().map(|(name, tensor)| (format!("model.{name}"), tensor)).collect();
+        tensors.insert("decoder.bias".to_owned(), Tensor::zeros(8, DType::F32, &Device::Cpu)?);
+        let weights = folder.join("model.safetensors");
+        safetensors::save(&tensors, &weights)?;
+        let named = folder.to_str().ok_or("a folder that is no text")?;
+        let difference = difference(named);
+
+        // candle alone would take a missing norm for one that is not wanted.
+        tensors.remove("model.layers.2.attn_norm.weight");
+        safetensors::save(&tensors, &weights)?;
+        let fewer = Body::load(Some(named), &[], 0).err().map(|e| e.to_string());
+        std::fs::remove_file(folder.join("config.json"))?;
+        let missing = Body::load(Some(named), &[], 0).err().map(|e| e.to_string());
+        std::fs::remove_dir_all(&folder)?;
+        assert!(difference? < 1e-5);
+        assert!(fewer.as_ref().is_some_and(|e| e.contains("25 tensors where")), "{fewer:?}");
+        assert!(missing.as_ref().is_some_and(|e| e.contains("config.json")), "{missing:?}");
+        Ok(())
+    }
 }

@@ -24,7 +24,10 @@ pub struct Texts {
 impl Texts {
     /// Reads a CSV with columns `text` and `category`, or the built-in one; every third text of a class is held out.
     pub fn load(path: Option<&str>) -> Result<Self, Box<dyn Error>> {
-        let content = path.map_or_else(|| Ok(BUILT_IN.to_owned()), std::fs::read_to_string)?;
+        let content = match path {
+            Some(path) => std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?,
+            None => BUILT_IN.to_owned(),
+        };
         let mut names = BTreeMap::new();
         let mut texts = Self { train: Vec::new(), test: Vec::new(), classes: 0 };
         for row in csv::Reader::from_reader(content.as_bytes()).deserialize() {
