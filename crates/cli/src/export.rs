@@ -70,7 +70,8 @@ fn inputs(model: &Model) -> String {
     match model.encoder.spec().input {
         InputSpec::Image { channels, height, width } => format!(
             "pixels [batch, {channels}, {height}, {width}], 0 to 1; images of another size are resized with a triangle \
-             filter (Pillow: resize(({width}, {height}), BILINEAR))"
+             filter, photographs turned upright before (Pillow: ImageOps.exif_transpose, then resize(({width}, {height}), \
+             BILINEAR))"
         ),
         InputSpec::Vector { dim } => format!("vectors [batch, {dim}]"),
         InputSpec::Sequence { dim } => {

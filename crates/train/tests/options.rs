@@ -296,6 +296,9 @@ fn data_and_folders_of_no_use_are_refused() {
     let thin =
         Trainer::builder().val_split(0.9).build(&split).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(thin.contains("val_split = 0.9 holds the other items out: write less"), "{thin}");
+    let none =
+        Trainer::builder().val_split(0.01).build(&split).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(none.starts_with("val_split = 0.01: holds no item out"), "{none}");
     let trainer = Trainer::builder().folder("").epochs(1).batch_size(8).build(&split).unwrap();
     let nameless = trainer.fit(&mut ()).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(nameless.starts_with("out = \"\": name the folder"), "{nameless}");

@@ -125,6 +125,12 @@ pub fn advise(question: &Question) -> Result<Advice> {
         (classes < 2, "classes", classes.to_string(), "telling classes apart needs at least 2"),
         (dim == 0, "dim", dim.to_string(), "an embedding needs a dimension; write e.g. 64"),
         (
+            dim == 1 && classes > 2,
+            "dim",
+            dim.to_string(),
+            "unit vectors of one dimension are 1 and -1, no room for more than 2 classes; write e.g. 64",
+        ),
+        (
             !(probability > 1.0 / classes as f64 && probability < 1.0),
             "probability",
             probability.to_string(),
@@ -376,6 +382,7 @@ mod tests {
         for (message, expected) in [
             (ask(cos, plain(), 1, 2, 0.99), "classes = 1: "),
             (ask(cos, plain(), 10, 0, 0.99), "dim = 0: "),
+            (ask(LossKind::SphereFaceLoss, plain(), 3, 1, 0.99), "dim = 1: "),
             (ask(cos, plain(), 10, 2, 0.1), "probability = 0.1: "),
             (ask(cos, plain(), 10, 2, f64::NAN), "probability = NaN: "),
             (

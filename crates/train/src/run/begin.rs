@@ -2,9 +2,9 @@
 
 use super::builder::Known;
 use super::{Model, RunOptions, init, plan};
-use crate::Result;
 use crate::data::Split;
 use crate::encoder::{Encoder, EncoderSpec};
+use crate::{Error, Result};
 
 /// All that comes before the loss.
 pub(super) struct Begun {
@@ -37,6 +37,11 @@ pub(super) fn begin(options: &RunOptions, split: &Split, known: Option<&Known>) 
     let mut encoder = plan::encoder(options, spec)?;
     let (share, by) = (options.val_split, options.val_split_by);
     let rows = plan::split_rows(&train.labels, train.classes.len(), share, by, options.seed);
+    if share > 0.0 && rows.held_out.is_empty() {
+        let remedy =
+            "holds no item out, so small is each class's share; write more, or val_split_by = \"class\"";
+        return Err(Error::option("val_split", share, remedy));
+    }
     match &given {
         Some(model) => encoder.load_part(&model.encoder.state())?,
         // What the first run measured belongs to its weights.

@@ -170,6 +170,13 @@ impl<'a> Trainer<'a> {
         let Some(folder) = self.folder.clone() else { return Ok(()) };
         self.resumed = true;
         if !checkpoint::restore(self, &folder)? {
+            // Training anew would replace it.
+            if folder.model().exists() {
+                let path = folder.checkpoint();
+                let detail = "is missing, and the run is finished: copy it back, or one of the folder `checkpoints` to its \
+                              place; to train anew give another folder, or `--overwrite` without `--resume`";
+                return Err(Error::data(&path, detail));
+            }
             self.notices.push("no checkpoint yet: starting over".to_owned());
         }
         Ok(())
