@@ -262,6 +262,9 @@ pub(crate) struct NewRun {
     /// `--features cuda`), cpu, or auto, which takes a GPU where there is one. The encoder is on the CPU.
     #[arg(long)]
     pub(crate) device: Option<String>,
+    /// What a GPU multiplies: f32, or f16 at a third of the work, with gradients within about 1e-3.
+    #[arg(long)]
+    pub(crate) precision: Option<String>,
     /// Seed of everything random, the built-in data included.
     #[arg(long, allow_negative_numbers = true, value_parser = seed)]
     pub(crate) seed: Option<u64>,

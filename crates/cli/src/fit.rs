@@ -125,6 +125,9 @@ fn train(
             mib(forecast.step),
             mib(forecast.centres)
         ));
+        if let Some(bytes) = forecast.device {
+            say(&format!("GPU memory: {} MiB for class centres, their optimizer and a step", mib(bytes)));
+        }
     }
     let report = trainer.fit(&mut Watch::new(quiet, progress, stop))?.report;
     let memory = Memory { predicted: forecast.peak, measured: peak_memory() };
@@ -162,6 +165,7 @@ fn options(args: &NewRun) -> Result<(RunOptions, Option<DataRecord>)> {
     set(&mut options.optimizer, word("optimizer", &args.optimizer)?);
     set(&mut options.sampler, word("sampler", &args.sampler)?);
     set(&mut options.device, word("device", &args.device)?);
+    set(&mut options.device_options.precision, word("device_options.precision", &args.precision)?);
     set(&mut options.miner, word("miner", &args.miner)?.map(Some));
     set(&mut options.loss_optimizer, word("loss_optimizer", &args.loss_optimizer)?.map(Some));
     set(&mut options.pooler, word("pooler", &args.pooler)?.map(Some));

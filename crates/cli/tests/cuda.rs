@@ -36,6 +36,30 @@ fn a_gpu_that_is_not_there_is_named() {
 }
 
 #[test]
+fn a_run_in_f16_however_it_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    vector_folder(&at.join("data"));
+    let toml = "device = \"cuda\"\n[device_options]\nprecision = \"f16\"\n";
+    std::fs::write(at.join("f16.toml"), toml).unwrap();
+    let mut models = Vec::new();
+    for (out, words) in [
+        ("A", "--device cuda --precision f16"),
+        ("B", "--device cuda --set device_options.precision=f16"),
+        ("C", "--config f16.toml"),
+        ("D", "--device cuda"),
+    ] {
+        let said = on_the_emulated_device(at, &format!("{FIT} {words} --out {out}"));
+        assert_eq!(said.err.contains(") in f16, the encoder on the CPU"), out != "D", "{}", said.err);
+        assert!(said.err.contains("GPU memory: "), "{}", said.err);
+        said.done();
+        models.push(std::fs::read(at.join(out).join("model.safetensors")).unwrap());
+    }
+    assert!(models[0] == models[1] && models[0] == models[2], "the same run");
+    assert!(models[0] != models[3], "f16 is coarser");
+}
+
+#[test]
 fn a_run_on_the_gpu() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

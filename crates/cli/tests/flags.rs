@@ -63,6 +63,12 @@ fn fit_refuses_nonsense() {
         ("--batch-size 18446744073709551615", "write at most 1048576"),
         ("--device cuda", "device = cuda: "),
         ("--device tpu", "device = tpu: "),
+        ("--precision f8", "device_options.precision = f8: "),
+        ("--device cpu --precision f16", "device_options.precision = f16: the CPU computes in f32"),
+        (
+            "--device cpu --set device_options.products=cublas",
+            "device_options.products = cublas: the CPU computes in f32 by its own products",
+        ),
         ("--seed 18446744073709551615", "below 2^63"),
         ("--config nowhere.toml", "nowhere.toml: reading failed"),
         ("--config images", "images: reading failed"),

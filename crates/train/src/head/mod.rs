@@ -17,7 +17,7 @@ use ndarray::{ArrayViewMut2, CowArray, Ix2};
 
 pub use centres::draw_centres;
 #[cfg(feature = "cuda")]
-pub use cuda::{CudaHead, CudaLoss, CudaOptimizer, Gpu};
+pub use cuda::{CudaHead, CudaLoss, CudaOptimizer, CudaOptions, CudaPlan, Gpu};
 pub use host::HostHead;
 use serde::{Deserialize, Serialize};
 

@@ -9,7 +9,8 @@ use embedtune_pooling::{PoolerKind, PoolerOptions};
 use embedtune_samplers::SamplerKind;
 
 use super::{
-    CallbackOptions, Device, EncoderChoice, RunOptions, SchedulerKind, SchedulerOptions, Trainer, ValSplitBy,
+    CallbackOptions, Device, DeviceOptions, EncoderChoice, RunOptions, SchedulerKind, SchedulerOptions,
+    Trainer, ValSplitBy,
 };
 use crate::data::Split;
 use crate::encoder::EncoderSpec;
@@ -177,6 +178,13 @@ impl RunBuilder {
     #[must_use]
     pub fn device(mut self, device: Device) -> Self {
         self.options.device = device;
+        self
+    }
+
+    /// How a GPU computes.
+    #[must_use]
+    pub fn device_options(mut self, options: DeviceOptions) -> Self {
+        self.options.device_options = options;
         self
     }
 

@@ -5,7 +5,9 @@ use embedtune_pooling::{PoolerKind, PoolerOptions};
 use embedtune_samplers::SamplerKind;
 use serde::Serialize;
 
-use super::{Device, EncoderChoice, RunOptions, SchedulerStep, ValSplitBy, place, plan};
+use super::{
+    Device, DeviceOptions, DevicePrecision, EncoderChoice, RunOptions, SchedulerStep, ValSplitBy, place, plan,
+};
 use crate::head::CentreSpace;
 use crate::optim::{self, OptimizerKind};
 use crate::{Error, Result};
@@ -80,6 +82,17 @@ impl RunOptions {
 
     /// A GPU that was asked for and is not there is said before any data are read.
     fn check_device(&self) -> Result<()> {
+        if self.device == Device::Cpu && self.device_options != DeviceOptions::default() {
+            let DeviceOptions { precision, products } = self.device_options;
+            let (field, value) = if precision == DevicePrecision::default() {
+                ("device_options.products", products.name())
+            } else {
+                ("device_options.precision", precision.name())
+            };
+            let remedy =
+                "the CPU computes in f32 by its own products; write device = \"cuda\", or leave it out";
+            return Err(Error::option(field, value, remedy));
+        }
         if self.device != Device::Cuda {
             return Ok(());
         }

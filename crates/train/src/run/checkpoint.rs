@@ -91,8 +91,9 @@ pub(super) fn closed(folder: &RunFolder) -> Result<Option<Vec<EpochRecord>>> {
     }
 }
 
-/// The option that may change: either device continues from the other's state.
-const DEVICE: &str = "options.device";
+/// The options that may change: either device continues from the other's state, however it computed.
+const DEVICE: [&str; 3] =
+    ["options.device", "options.device_options.precision", "options.device_options.products"];
 
 /// Refuses options that are not those that the run began with, by name.
 fn check_options(folder: &RunFolder, began: &str, now: &str) -> Result<()> {
@@ -111,7 +112,7 @@ fn check_options(folder: &RunFolder, began: &str, now: &str) -> Result<()> {
     let said = |value: Option<&String>| value.map_or("not given", String::as_str).to_owned();
     let changed: Vec<String> = names
         .into_iter()
-        .filter(|name| *name != DEVICE && began.get(*name) != now.get(*name))
+        .filter(|name| !DEVICE.contains(&name.as_str()) && began.get(*name) != now.get(*name))
         .map(|name| {
             format!("{name} = {} (the run began with {})", said(now.get(name)), said(began.get(name)))
         })

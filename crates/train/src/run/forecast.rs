@@ -36,7 +36,7 @@ const PROGRAM: usize = 16 << 20;
 
 const F32: usize = size_of::<f32>();
 
-/// Bytes that a run takes at its peak, and of what.
+/// Bytes that a run takes at its peak, and of what: of the machine's memory, but for `device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Forecast {
@@ -44,7 +44,8 @@ pub struct Forecast {
     pub held: usize,
     /// The encoder's gradients and its optimizer's state.
     pub encoder: usize,
-    /// The class centres, their gradient and their optimizer's state.
+    /// The class centres, their gradient and their optimizer's state; where these are in a GPU's memory, what is watched
+    /// of them.
     pub centres: usize,
     /// One training step: activations, their gradients, the loss's scratch.
     pub step: usize,
@@ -52,7 +53,12 @@ pub struct Forecast {
     pub between: usize,
     /// All of it together.
     pub peak: usize,
+    /// Where the loss is on a GPU: bytes of its memory, for class centres, their optimizer's state and a step.
+    pub device: Option<usize>,
 }
+
+/// A GPU's bytes for a batch of so many items, if there is one: what lasts, and a step's.
+pub(super) type OnDevice<'a> = dyn Fn(usize) -> Option<[usize; 2]> + 'a;
 
 /// What a forecast is made from: everything but the batch.
 pub(super) struct Costs {
@@ -70,19 +76,21 @@ pub(super) struct Costs {
     raw: usize,
     /// Bytes of a step at the trials' sizes.
     trials: [usize; 2],
+    /// Whether the loss and its centres are on a GPU.
+    on_gpu: bool,
 }
 
 impl Costs {
     /// Looks at an encoder and a loss whose centres are not drawn yet. Takes two small steps whose result is dropped. `centre_slots`
-    /// are the bytes of the centres' optimizer's state for each byte of theirs; the last two whether the run has a folder, and
-    /// how many items are held out.
+    /// are the bytes of the centres' optimizer's state for each byte of theirs; the last three whether the run has a folder,
+    /// how many items are held out, and whether the loss is on a GPU.
     pub(super) fn new(
         options: &RunOptions,
         encoder: &Encoder,
         loss: &dyn Loss,
         centre_slots: f64,
         split: &Split,
-        (saves, held_out): (bool, usize),
+        (saves, held_out, on_gpu): (bool, usize, bool),
     ) -> Result<Self> {
         let dim = encoder.output_dim();
         let weights = encoder.parameters() * F32;
@@ -108,28 +116,36 @@ impl Costs {
         let all = all.into_iter().fold(0, usize::saturating_add);
         let saving = if saves { all.saturating_mul(2).saturating_add(centres.max(largest)) } else { 0 };
         let [tuned, raw] = measuring(encoder, split, held_out, per_item(trials));
+        // A GPU's centres are drawn here, and come here again to be measured or saved.
+        let (own, passing) = match on_gpu {
+            false => (centres.saturating_mul(2).saturating_add(centre_state), 0),
+            true => (0, centres),
+        };
         Ok(Self {
             before: memory::peak_memory().unwrap_or(0),
             held: memory::resident().unwrap_or(PROGRAM + data_bytes(split) + weights),
             encoder: gradients + waiting + encoder_state + initial,
-            centres: centres.saturating_mul(2).saturating_add(centre_state).saturating_add(watched),
+            centres: own.saturating_add(watched),
             kept: bank.saturating_add(best),
             bank: options.memory_size,
-            between: saving.max(tuned),
+            between: saving.max(tuned).max(passing),
             raw,
             trials,
+            on_gpu,
         })
     }
 
     /// The forecast for batches of these sizes: buffers are kept from step to step by their lengths, so those of an epoch's
     /// last, smaller batch stand beside the others.
-    pub(super) fn at(&self, sizes: &[usize], loss: &dyn Loss, dim: usize) -> Forecast {
+    pub(super) fn at(&self, sizes: &[usize], loss: &dyn Loss, dim: usize, on: &OnDevice<'_>) -> Forecast {
         let of = |&batch: &usize| {
             let more = batch as f64 - TRIALS[0] as f64;
             let activations = (self.trials[0] as f64 + more * per_item(self.trials)).max(0.0);
-            (activations as usize)
-                .saturating_add(bytes(batch, 2 * dim))
-                .saturating_add(loss.workspace_bytes(batch, self.bank, dim))
+            (activations as usize).saturating_add(bytes(batch, 2 * dim)).saturating_add(if self.on_gpu {
+                0
+            } else {
+                loss.workspace_bytes(batch, self.bank, dim)
+            })
         };
         let step = sizes.iter().map(of).fold(0, usize::saturating_add);
         let training = [self.encoder, self.centres, self.kept, step, self.between]
@@ -144,6 +160,12 @@ impl Costs {
             step,
             between: self.between,
             peak: self.held.saturating_add(taken).saturating_add(lost).max(self.before),
+            // A step's memory there is given back after it.
+            device: sizes
+                .iter()
+                .filter_map(|&batch| on(batch))
+                .map(|[held, step]| held.saturating_add(step))
+                .max(),
         }
     }
 
@@ -158,8 +180,9 @@ impl Costs {
         sizes: impl Fn(usize) -> Vec<usize>,
         loss: &dyn Loss,
         dim: usize,
+        on: &OnDevice<'_>,
     ) -> Result<(usize, Forecast)> {
-        let at = |size: usize| self.at(&sizes(size), loss, dim);
+        let at = |size: usize| self.at(&sizes(size), loss, dim, on);
         let fits = |forecast: &Forecast| match memory::available() {
             Some(free) => forecast.peak - forecast.held.min(forecast.peak) <= (free as f64 * SHARE) as usize,
             None => true,

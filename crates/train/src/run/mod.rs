@@ -52,7 +52,10 @@ pub use memory::peak_memory;
 pub use model::{Evaluation, Model};
 pub use monitor::Monitor;
 pub use observer::{BatchReport, EpochRecord, Measured, Observer, Report, Start};
-pub use options::{DEFAULT_CENTRE_RATE, Device, EncoderChoice, RunOptions, ValSplitBy};
+pub use options::{
+    DEFAULT_CENTRE_RATE, Device, DeviceOptions, DevicePrecision, DeviceProducts, EncoderChoice, RunOptions,
+    ValSplitBy,
+};
 pub use quality::Quality;
 pub use raw::raw_vectors;
 pub use resume::{Resumed, finished, resume};

@@ -91,9 +91,11 @@ pub struct RunOptions {
     /// memory ([`super::Forecast`]).
     #[serde(with = "auto")]
     pub batch_size: usize,
-    /// Where the loss, the class centres and their optimizer are computed. Default `auto`. The one option that may change
-    /// when a run is resumed.
+    /// Where the loss, the class centres and their optimizer are computed. Default `auto`. This and `device_options` are all
+    /// that may change when a run is resumed.
     pub device: Device,
+    /// How a GPU computes a margin loss.
+    pub device_options: DeviceOptions,
     /// Share of each class's training items that is held out and measured after every epoch instead of the
     /// evaluation items, which are then measured at the end alone. Default 0.
     pub val_split: f64,
@@ -162,6 +164,65 @@ impl Device {
     }
 }
 
+/// How a GPU computes a margin loss. The default is as accurate as the CPU, and gives the same bits on every run; anything
+/// else is refused with `device = "cpu"`, and with `auto` says nothing about the CPU, which computes in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeviceOptions {
+    /// What is multiplied: `f32` (the default) or, at a third of the work and with gradients within about 1e-3 of its,
+    /// `f16`. Centres and sums are f32 either way.
+    pub precision: DevicePrecision,
+    /// Whose matrix products: `own` (the default), `cublas`, or `faster`, whichever the first batches show to be.
+    pub products: DeviceProducts,
+}
+
+/// What a GPU multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum DevicePrecision {
+    /// Each value as two f16 halves: as accurate as f32.
+    #[default]
+    F32,
+    /// f16.
+    F16,
+}
+
+/// Whose matrix products a GPU takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum DeviceProducts {
+    /// Our own: the same bits on every run and every GPU.
+    #[default]
+    Own,
+    /// cuBLAS's, which must be there: the same bits on every run with its version and the kind of GPU.
+    Cublas,
+    /// The faster of the two, by the clock of the first four batches: two runs may differ in rounding.
+    Faster,
+}
+
+impl DevicePrecision {
+    /// The name in configuration files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+}
+
+impl DeviceProducts {
+    /// The name in configuration files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Cublas => "cublas",
+            Self::Faster => "faster",
+        }
+    }
+}
+
 /// The class centres' learning rate where `loss_optimizer_options.learning_rate` is not given: ten times the model's default,
 /// because a centre is moved only by the items of its class and its neighbours.
 pub const DEFAULT_CENTRE_RATE: f64 = 1e-2;
@@ -196,6 +257,7 @@ impl Default for RunOptions {
             epochs: 5,
             batch_size: 128,
             device: Device::Auto,
+            device_options: DeviceOptions::default(),
             val_split: 0.0,
             val_split_by: ValSplitBy::Item,
             data_options: DataOptions::default(),

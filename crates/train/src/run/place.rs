@@ -4,7 +4,7 @@ use embedtune_losses::{Loss, LossOptions};
 
 use super::plan::{Purpose, derive_seed, under};
 use super::scale::default_scale;
-use super::{DEFAULT_CENTRE_RATE, Device, RunOptions};
+use super::{DEFAULT_CENTRE_RATE, Device, DeviceOptions, DevicePrecision, DeviceProducts, RunOptions};
 use crate::head::{self, CentreInit, CentreSpace, HostHead, LossHead};
 use crate::optim::{self, Optimizer, OptimizerKind};
 use crate::{Error, Result};
@@ -96,27 +96,85 @@ impl CentreOptimizer {
     }
 }
 
-/// The loss with its centres and their optimizer, on the device that is asked for or, with `auto`, that is there.
-pub(super) fn head(
-    options: &RunOptions,
-    plan: LossPlan,
-    optimizer: CentreOptimizer,
-    notices: &mut Vec<String>,
-) -> Result<Box<dyn LossHead>> {
-    if options.device != Device::Cpu {
-        match on_gpu(options, &plan, optimizer.kind()) {
-            Ok((head, gpu)) => {
+/// Where the loss is computed, known before its centres are drawn.
+pub(super) enum Place {
+    Cpu,
+    #[cfg(feature = "cuda")]
+    Gpu(Box<crate::head::CudaPlan>),
+}
+
+impl Place {
+    /// The device that is asked for or, with `auto`, that is there; a notice says which.
+    pub(super) fn new(
+        options: &RunOptions,
+        plan: &LossPlan,
+        optimizer: &CentreOptimizer,
+        notices: &mut Vec<String>,
+    ) -> Result<Self> {
+        if options.device == Device::Cpu {
+            return Ok(Self::Cpu);
+        }
+        match on_gpu(options, plan, optimizer.kind()) {
+            Ok((place, gpu)) => {
                 let (device, loss) = (options.device.name(), plan.loss.name());
-                notices.push(format!("device = {device}: {loss} on the GPU ({gpu}), the encoder on the CPU"));
-                return Ok(head);
+                let DeviceOptions { precision, products } = options.device_options;
+                let mut how = String::new();
+                if precision != DevicePrecision::default() {
+                    how += &format!(" in {}", precision.name());
+                }
+                if products != DeviceProducts::default() {
+                    how += &format!(" with products = {}", products.name());
+                }
+                notices.push(format!(
+                    "device = {device}: {loss} on the GPU ({gpu}){how}, the encoder on the CPU"
+                ));
+                Ok(place)
             }
-            Err(error) => match why_not(&error).filter(|_| options.device == Device::Auto) {
-                Some(reason) => notices.push(format!("device = auto: computing on the CPU{reason}")),
-                None => return Err(error),
-            },
+            Err(error) => fallen(options, error, notices),
         }
     }
-    Ok(Box::new(HostHead::new(plan.loss, optimizer.into_optimizer(), init(options), seed(options))?))
+
+    /// Bytes of the GPU's memory for batches of so many items: what lasts, and a step's. None on the CPU.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "only a GPU wants them"))]
+    pub(super) fn device_bytes(&self, options: &RunOptions, dim: usize, batch: usize) -> Option<[usize; 2]> {
+        match self {
+            Self::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Self::Gpu(plan) => Some(plan.bytes(batch, dim, options.gradient_accumulation_steps > 1)),
+        }
+    }
+
+    /// The loss with its centres and their optimizer.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(unused_variables, clippy::ptr_arg, reason = "only a GPU wants them")
+    )]
+    pub(super) fn head(
+        self,
+        options: &RunOptions,
+        plan: LossPlan,
+        optimizer: CentreOptimizer,
+        notices: &mut Vec<String>,
+    ) -> Result<Box<dyn LossHead>> {
+        match self {
+            Self::Cpu => {}
+            #[cfg(feature = "cuda")]
+            Self::Gpu(on_gpu) => match on_gpu.head(init(options), seed(options)) {
+                Ok(head) => return Ok(Box::new(head)),
+                Err(error) => fallen(options, error, notices).map(drop)?,
+            },
+        }
+        Ok(Box::new(HostHead::new(plan.loss, optimizer.into_optimizer(), init(options), seed(options))?))
+    }
+}
+
+/// What `auto` does about an error of the GPU.
+fn fallen(options: &RunOptions, error: Error, notices: &mut Vec<String>) -> Result<Place> {
+    match why_not(&error).filter(|_| options.device == Device::Auto) {
+        Some(reason) => notices.push(format!("device = auto: computing on the CPU{reason}")),
+        None => return Err(error),
+    }
+    Ok(Place::Cpu)
 }
 
 fn sphere(options: &RunOptions) -> bool {
@@ -144,9 +202,9 @@ fn why_not(error: &Error) -> Option<String> {
     }
 }
 
-/// The head on the GPU, and the GPU's name.
+/// The loss on the GPU, and the GPU's name.
 #[cfg(not(feature = "cuda"))]
-fn on_gpu(_: &RunOptions, _: &LossPlan, _: Option<OptimizerKind>) -> Result<(Box<dyn LossHead>, String)> {
+fn on_gpu(_: &RunOptions, _: &LossPlan, _: Option<OptimizerKind>) -> Result<(Place, String)> {
     Err(Error::NoCudaSupport)
 }
 
@@ -161,21 +219,29 @@ pub(super) fn gpu_has(options: &RunOptions) -> Result<()> {
         let reason = format!("memory_size = {}: the GPU kernels take no reference", options.memory_size);
         return Err(Error::Unsupported(reason));
     }
+    let triplets = options.loss == embedtune_losses::LossKind::TripletMarginLoss;
+    if triplets && options.device_options != DeviceOptions::default() {
+        let DeviceOptions { precision, products } = options.device_options;
+        let reason = format!(
+            "device_options with precision = {} and products = {}: TripletMarginLoss is computed in f32 by its own \
+             products; leave them out",
+            precision.name(),
+            products.name()
+        );
+        return Err(Error::Unsupported(reason));
+    }
     Ok(())
 }
 
-/// The head on the GPU, and the GPU's name.
+/// The loss on the GPU, and the GPU's name.
 #[cfg(feature = "cuda")]
-fn on_gpu(
-    options: &RunOptions,
-    plan: &LossPlan,
-    kind: Option<OptimizerKind>,
-) -> Result<(Box<dyn LossHead>, String)> {
+fn on_gpu(options: &RunOptions, plan: &LossPlan, kind: Option<OptimizerKind>) -> Result<(Place, String)> {
+    use embedtune_cuda_kernels::margin::{Precision, Products};
     use embedtune_losses::{
         LossKind, MarginSoftmax, TripletMarginOptions, margin_options, miner_of, triplet_options,
     };
 
-    use crate::head::{CudaHead, CudaLoss, CudaOptimizer, Gpu};
+    use crate::head::{CudaLoss, CudaOptimizer, CudaOptions, CudaPlan, Gpu};
 
     gpu_has(options)?;
     let gpu = Gpu::first()?;
@@ -190,6 +256,17 @@ fn on_gpu(
         .map(|kind| CudaOptimizer::new(kind, own, DEFAULT_CENTRE_RATE))
         .transpose()
         .map_err(|e| under("loss_optimizer_options", e))?;
-    let head = CudaHead::new(&gpu, loss, optimizer, init(options), seed(options))?;
-    Ok((Box::new(head), gpu.name().to_owned()))
+    let how = CudaOptions {
+        precision: match options.device_options.precision {
+            DevicePrecision::F32 => Precision::F32,
+            DevicePrecision::F16 => Precision::F16,
+        },
+        products: match options.device_options.products {
+            DeviceProducts::Own => Products::Own,
+            DeviceProducts::Cublas => Products::Cublas,
+            DeviceProducts::Faster => Products::Faster,
+        },
+    };
+    let plan = CudaPlan::new(&gpu, loss, optimizer, how)?;
+    Ok((Place::Gpu(Box::new(plan)), gpu.name().to_owned()))
 }

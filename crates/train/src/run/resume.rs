@@ -32,7 +32,7 @@ pub fn finished(folder: &RunFolder) -> Result<Option<Report>> {
 /// Prepares the run in `folder` to continue on `split`, which must be the data that it began with
 /// ([`RunFolder::read_run_file`] says where they came from).
 ///
-/// A resumed run ends in the same bits as one that was never interrupted. (Its `device` may be changed in `run.toml`
+/// A resumed run ends in the same bits as one that was never interrupted. (Its `device` and `device_options` may be changed in `run.toml`
 /// before; results then differ by rounding.)
 ///
 /// # Errors

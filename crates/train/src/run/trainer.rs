@@ -105,10 +105,13 @@ impl<'a> Trainer<'a> {
         let saves = builder.folder.is_some();
         let slots = centre_optimizer.slots()?;
         let held_out = rows.held_out.len();
-        let costs = Costs::new(&options, &encoder, loss.loss.as_ref(), slots, split, (saves, held_out))?;
+        let place = place::Place::new(&options, &loss, &centre_optimizer, &mut notices)?;
+        let dim = encoder.output_dim();
+        let on = |batch: usize| place.device_bytes(&options, dim, batch);
+        let what = (saves, held_out, on(1).is_some());
+        let costs = Costs::new(&options, &encoder, loss.loss.as_ref(), slots, split, what)?;
         let sizes = |size: usize| plan::batch_sizes(&options, size, loss.loss.sampling(), &labels);
-        let (batch_size, forecast) =
-            costs.batch(options.batch_size, sizes, loss.loss.as_ref(), encoder.output_dim())?;
+        let (batch_size, forecast) = costs.batch(options.batch_size, sizes, loss.loss.as_ref(), dim, &on)?;
         if options.batch_size == 0 {
             options.batch_size = batch_size;
             options.check_ranges()?;
@@ -119,7 +122,7 @@ impl<'a> Trainer<'a> {
         let rate = options.learning_rate;
         let schedule =
             Schedule::new(options.scheduler, options.scheduler_options, rate, options.epochs, steps)?;
-        let mut head = place::head(&options, loss, centre_optimizer, &mut notices)?;
+        let mut head = place.head(&options, loss, centre_optimizer, &mut notices)?;
         if let (Some(model), Some(drawn)) = (&given, head.weights()?) {
             let (rows, drawn) = (&rows.train, drawn.into_owned());
             let centres = init::centres(&options, model, &encoder, train, rows, &class_index, drawn.view())?;

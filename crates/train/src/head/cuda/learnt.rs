@@ -39,7 +39,7 @@ impl CudaOptimizer {
     }
 
     /// The names of its buffers.
-    fn buffers(&self) -> &'static [&'static str] {
+    pub(super) fn buffers(&self) -> &'static [&'static str] {
         let some = |value: Option<bool>| value.unwrap_or(false);
         match self.kind() {
             OptimizerKind::Sgd if self.options.momentum.unwrap_or(0.0) > 0.0 => &["momentum_buffer"],

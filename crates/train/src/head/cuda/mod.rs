@@ -20,7 +20,7 @@ use crate::{Error, Result, State};
 
 /// A loss whose centres and their optimizer stay in a GPU's memory. A step takes the batch's embeddings up and their
 /// gradient down; the centres move tile by tile inside the loss, so that their gradient never exists as a whole (but where
-/// batches are accumulated). Products are as accurate as f32's.
+/// batches are accumulated). Products are as accurate as f32's, unless [`CudaOptions`] ask for f16.
 ///
 /// It computes what [`HostHead`](super::HostHead) does, to rounding, and writes the same state: either loads the other's.
 pub struct CudaHead {
@@ -70,18 +70,41 @@ enum Computes {
     Triplet(triplet::TripletMargin),
 }
 
-impl CudaHead {
-    /// A head whose centres start as [`draw_centres`] draws them: as those of a [`HostHead`](super::HostHead).
-    ///
+/// How a GPU computes a margin loss. The default is as accurate as the CPU, and gives the same bits on every run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CudaOptions {
+    /// What the tensor cores multiply. Default [`Precision::F32`].
+    pub precision: Precision,
+    /// Whose products. Default [`Products::Own`].
+    pub products: Products,
+}
+
+impl Default for CudaOptions {
+    fn default() -> Self {
+        Self { precision: Precision::F32, products: Products::Own }
+    }
+}
+
+/// A loss that a GPU computes, checked, before its centres are drawn.
+pub struct CudaPlan {
+    gpu: Gpu,
+    loss: CudaLoss,
+    computes: Computes,
+    optimizer: Option<CudaOptimizer>,
+    /// Of the centres.
+    shape: Option<[usize; 2]>,
+}
+
+impl CudaPlan {
     /// # Errors
-    /// [`Error::Unsupported`] with the option that the kernels do not have; those of
-    /// [`HostHead::new`](super::HostHead::new); [`Error::Device`] where the centres do not fit the GPU's memory.
+    /// [`Error::Unsupported`] with the option that the kernels do not have, options other than the default for a triplet
+    /// loss among them; [`Error::Device`] where cuBLAS is asked for and is not there; those of
+    /// [`HostHead::new`](super::HostHead::new).
     pub fn new(
         gpu: &Gpu,
         loss: impl Into<CudaLoss>,
         optimizer: Option<CudaOptimizer>,
-        init: CentreInit,
-        seed: u64,
+        options: CudaOptions,
     ) -> Result<Self> {
         let (gpu, loss) = (gpu.clone(), loss.into());
         let unsupported = |e| match e {
@@ -92,22 +115,60 @@ impl CudaHead {
         };
         let computes = match &loss {
             CudaLoss::Margin(loss) => {
-                // The same bits on every run, which whichever products are faster would not give.
-                let on_gpu = loss.on_gpu(gpu.kernels.clone(), Precision::F32, Products::Own);
+                if options.products == Products::Cublas {
+                    gpu.kernels.cublas()?;
+                }
+                let on_gpu = loss.on_gpu(gpu.kernels.clone(), options.precision, options.products);
                 Computes::Margin(on_gpu.map_err(unsupported)?)
+            }
+            CudaLoss::Triplet(_) if options != CudaOptions::default() => {
+                let reason = "triplet losses are computed in f32 by the kernels' own products; leave precision and \
+                              products out";
+                return Err(Error::Unsupported(reason.to_owned()));
             }
             CudaLoss::Triplet(loss) => {
                 Computes::Triplet(loss.on_gpu(gpu.kernels.clone()).map_err(unsupported)?)
             }
         };
         let shape = matches_loss(loss.as_loss(), optimizer.as_ref().map(CudaOptimizer::kind))?;
+        Ok(Self { gpu, loss, computes, optimizer, shape })
+    }
+
+    /// Bytes of device memory: of the centres, their optimizer's state and, if batches are accumulated, their gradient;
+    /// and of a step of `batch` embeddings of `dim` values. Not counted: the kernels' code, and what cuBLAS takes for
+    /// itself.
+    pub fn bytes(&self, batch: usize, dim: usize, accumulates: bool) -> [usize; 2] {
+        const F32: usize = size_of::<f32>();
+        let centres = self.shape.map_or(0, |[rows, dim]| rows.saturating_mul(dim).saturating_mul(F32));
+        let buffers = self.optimizer.as_ref().map_or(0, |optimizer| optimizer.buffers().len());
+        let held = centres.saturating_mul(1 + buffers + usize::from(accumulates));
+        let scratch = match &self.computes {
+            Computes::Margin(loss) => loss.workspace_bytes(batch),
+            Computes::Triplet(loss) => loss.workspace_bytes(batch, dim),
+        };
+        // Embeddings and their gradient, labels and weights.
+        let rows = batch.saturating_mul(2 * dim + 2).saturating_mul(F32);
+        [held, scratch.saturating_add(rows)]
+    }
+
+    /// The GPU.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The head, with its centres drawn as [`draw_centres`] draws them: as those of a [`HostHead`](super::HostHead).
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the centres do not fit the GPU's memory.
+    pub fn head(self, init: CentreInit, seed: u64) -> Result<CudaHead> {
+        let Self { gpu, loss, computes, optimizer, shape } = self;
         let learnt = match (shape, optimizer) {
             (Some(shape), Some(optimizer)) => {
                 Some(Learnt::new(&gpu, &draw_centres(init, shape, seed)?.into_dyn(), optimizer)?)
             }
             _ => None,
         };
-        Ok(Self {
+        Ok(CudaHead {
             gpu,
             loss,
             computes,
@@ -117,6 +178,22 @@ impl CudaHead {
             labels: Buffer::new("the labels"),
             factors: Buffer::new("the rows' weights"),
         })
+    }
+}
+
+impl CudaHead {
+    /// A head with the default [`CudaOptions`], as [`CudaPlan::new`] and [`CudaPlan::head`] make one.
+    ///
+    /// # Errors
+    /// Those of the two.
+    pub fn new(
+        gpu: &Gpu,
+        loss: impl Into<CudaLoss>,
+        optimizer: Option<CudaOptimizer>,
+        init: CentreInit,
+        seed: u64,
+    ) -> Result<Self> {
+        CudaPlan::new(gpu, loss, optimizer, CudaOptions::default())?.head(init, seed)
     }
 
     /// The GPU.
