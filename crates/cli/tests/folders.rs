@@ -109,7 +109,14 @@ fn a_finished_run_needs_no_data_and_another_says_where_they_were() {
     let text = std::fs::read_to_string(at.join("R/run.toml")).unwrap();
     let now = text.replace(&at.join("D").display().to_string(), &at.join("E").display().to_string());
     std::fs::write(at.join("R/run.toml"), now).unwrap();
+    // It would be trained anew, over the model that there is.
+    let model = std::fs::read(at.join("R/model.safetensors")).unwrap();
+    run(at, "fit -q --resume R")
+        .refused(1, &["checkpoint.safetensors", "is missing, and the run is finished"]);
+    assert!(std::fs::read(at.join("R/model.safetensors")).unwrap() == model);
+    std::fs::remove_file(at.join("R/model.safetensors")).unwrap();
     run(at, "fit -q --resume R").done();
+    assert!(std::fs::read(at.join("R/model.safetensors")).unwrap() == model);
 }
 
 /// Exif data with nothing but an orientation, as the segment of a JPEG.
