@@ -269,6 +269,6 @@ fn tell(report: &Report, folder: &Path, memory: Option<Memory>, json: bool) -> R
         }
         return print_json(&Whole { report, memory });
     }
-    let records = RunFolder::new(folder).read_metrics()?;
-    print(&summary::fit(report, &records, folder))
+    let run = RunFolder::new(folder);
+    print(&summary::fit(report, &run.read_metrics()?, &run.read_run_file()?.options, folder))
 }

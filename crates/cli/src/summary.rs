@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::io::IsTerminal;
 use std::path::Path;
 
-use embedtune_train::run::{Comparison, EpochRecord, Quality, Report};
+use embedtune_train::run::{Comparison, EpochRecord, Quality, Report, RunOptions};
 
 /// A rise of Recall@1 over the last epoch that promises more.
 const RISING: f64 = 0.002;
@@ -35,7 +35,7 @@ fn row(style: Style, best: bool, line: &str) -> String {
 }
 
 /// The end of `fit`.
-pub(crate) fn fit(report: &Report, records: &[EpochRecord], folder: &Path) -> String {
+pub(crate) fn fit(report: &Report, records: &[EpochRecord], options: &RunOptions, folder: &Path) -> String {
     let style = Style::detect();
     let mut text = style.bold(&format!(
         "{}, {} epoch{}, {:.1} s of training\n",
@@ -52,6 +52,10 @@ pub(crate) fn fit(report: &Report, records: &[EpochRecord], folder: &Path) -> St
         text += &row(style, quality.recall_at_1 == best, &line);
     }
     let run = folder.display();
+    let stopped = stopped(report, options);
+    if let Some(why) = &stopped {
+        let _ = write!(text, "\n{} {why}", style.bold("Stopped"));
+    }
     let _ = write!(
         text,
         "\n{}  {}\n{}   {run}/report.html  open it in a browser\n         {run}/model.safetensors, run.toml, metrics.jsonl\n{}    {}\n",
@@ -59,9 +63,27 @@ pub(crate) fn fit(report: &Report, records: &[EpochRecord], folder: &Path) -> St
         learnt("the tuned embeddings", &report.tuned, &report.raw),
         style.bold("Files"),
         style.bold("Next"),
-        next(report, records, folder)
+        next(report, records, stopped.is_some(), folder)
     );
     text
+}
+
+/// Where early stopping ended the run, and by what; `None` where it did not.
+fn stopped(report: &Report, options: &RunOptions) -> Option<String> {
+    let callbacks = &options.callbacks;
+    let patience = callbacks.patience.filter(|_| report.epochs < options.epochs)?;
+    let least = if callbacks.min_delta > 0.0 {
+        format!(" by more than {}", callbacks.min_delta)
+    } else {
+        String::new()
+    };
+    Some(format!(
+        "after epoch {} of {}: {} did not improve{least} in {patience} measured epoch{} (patience)",
+        report.epochs,
+        options.epochs,
+        callbacks.monitor,
+        if patience == 1 { "" } else { "s" },
+    ))
 }
 
 /// The end of `compare`.
@@ -117,7 +139,7 @@ fn learnt(who: &str, tuned: &Quality, raw: &Quality) -> String {
 }
 
 /// One command, and why.
-fn next(report: &Report, records: &[EpochRecord], folder: &Path) -> String {
+fn next(report: &Report, records: &[EpochRecord], stopped: bool, folder: &Path) -> String {
     let run = folder.display();
     let recall: Vec<f64> = records
         .iter()
@@ -127,9 +149,9 @@ fn next(report: &Report, records: &[EpochRecord], folder: &Path) -> String {
     let rising = recall.len() > 1 && recall[recall.len() - 1] > recall[recall.len() - 2] + RISING;
     if report.tuned.recall_at_1 < report.raw.recall_at_1 {
         "the raw vectors retrieve better: try more --epochs, or a lower --learning-rate".to_owned()
-    } else if rising {
+    } else if rising && !stopped {
         format!("--epochs {}: Recall@1 was still rising", report.epochs * 2)
-    } else if report.best_epoch > 0 && report.best_epoch < report.epochs {
+    } else if report.best_epoch > 0 && report.best_epoch < report.epochs && !stopped {
         format!("--epochs {}: Recall@1 was best after that epoch", report.best_epoch)
     } else {
         format!("embedtune search --run {run} --query 0   what an item finds")
@@ -173,7 +195,9 @@ mod tests {
                 best_epoch: best,
                 gem_p: None,
             };
-            next(&report, &records, Path::new("R"))
+            let next = |stopped| next(&report, &records, stopped, Path::new("R"));
+            assert!(!next(true).contains("Recall@1 was"), "early stopping has decided that");
+            next(false)
         };
         assert!(advice(0.5, &[0.3, 0.4]).contains("raw vectors retrieve better"));
         assert_eq!(advice(0.2, &[0.3, 0.4]), "--epochs 4: Recall@1 was still rising");

@@ -74,6 +74,21 @@ fn fit_on_the_built_in_data() {
     assert_eq!((figure(&found, "items"), figure(&found, "classes")), (1000.0, 50.0));
 }
 
+#[test]
+fn early_stopping_says_what_ended_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    vector_folder(&at.join("D"));
+    let line = "fit -q --data D --loss ArcFaceLoss --batch-size 16";
+    let said =
+        run(at, &format!("{line} --epochs 6 --patience 1 --set callbacks.min_delta=0.9 --out R")).done();
+    // Nothing rises by as much, the first epoch over no epoch aside.
+    let why = "Stopped after epoch 2 of 6: recall_at_1 did not improve by more than 0.9 in 1 measured epoch (patience)";
+    assert!(said.contains(why) && !said.contains("still rising"), "{said}");
+    let said = run(at, &format!("{line} --epochs 2 --out S")).done();
+    assert!(!said.contains("Stopped"), "{said}");
+}
+
 fn npz(path: &Path, count: usize, names: [&str; 2]) {
     let method =
         if count == TRAIN { zip::CompressionMethod::Deflated } else { zip::CompressionMethod::Stored };

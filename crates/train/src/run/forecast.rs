@@ -222,7 +222,7 @@ impl Costs {
             value,
             format!(
                 "the run would take {} MiB at its peak ({} MiB for centres, {} MiB for a step, {} MiB for the encoder's \
-                 training state, {} MiB to measure and save), and {} MiB are free; {remedy}",
+                 training state, {} MiB to measure and save), and {} MiB are free, of which it may take nine tenths; {remedy}",
                 mib(wanted.peak),
                 mib(wanted.centres),
                 mib(wanted.step),
