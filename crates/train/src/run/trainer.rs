@@ -173,11 +173,15 @@ impl<'a> Trainer<'a> {
         let Some(folder) = self.folder.clone() else { return Ok(()) };
         self.resumed = true;
         if !checkpoint::restore(self, &folder)? {
-            // Training anew would replace it.
-            if folder.model().exists() {
+            // The second epoch's figures follow the first one's checkpoint: it was there, and training anew would replace
+            // what came of it.
+            let trained = folder.read_metrics().ok().and_then(|records| Some(records.last()?.epoch));
+            if let Some(epochs) = trained.filter(|&epochs| epochs > 1) {
                 let path = folder.checkpoint();
-                let detail = "is missing, and the run is finished: copy it back, or one of the folder `checkpoints` to its \
-                              place; to train anew give another folder, or `--overwrite` without `--resume`";
+                let detail = format!(
+                    "is missing, and the run has trained {epochs} epochs: copy it back, or one of the folder \
+                     `checkpoints` to its place; to train anew give another folder, or `--overwrite` without `--resume`"
+                );
                 return Err(Error::data(&path, detail));
             }
             self.notices.push("no checkpoint yet: starting over".to_owned());
