@@ -98,10 +98,13 @@ fn a_report_is_the_same_from_the_same_run() {
     for part in ["margin", "[options.loss_options]", "scale = 16", "computing on the CPU"] {
         assert!(html.contains(part), "no {part}");
     }
+    // The same training again: the page tells nothing of the clock.
+    run(at, "fit -q --data D --loss ArcFaceLoss --pooler GeM --epochs 2 --batch-size 16 --out S").done();
+    assert!(std::fs::read_to_string(at.join("S/report.html")).unwrap() == html, "another page");
     run(at, "report R --items 8 --projection pca --out other.html").done();
     let other = self::data(&std::fs::read_to_string(at.join("other.html")).unwrap());
     assert_eq!(other["entries"]["shown"], 8);
-    assert_eq!(files(at), ["D", "R", "other.html"]);
+    assert_eq!(files(at), ["D", "R", "S", "other.html"]);
 }
 
 #[test]

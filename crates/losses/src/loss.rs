@@ -242,12 +242,24 @@ fn rows_mut<'a>(what: &'static str, data: &'a mut [f32], dim: usize) -> Result<A
 #[derive(Debug, Default, Clone)]
 pub struct Workspace {
     pool: Pool,
+    /// The most rows of reference that a call had.
+    reference: usize,
 }
 
 impl Workspace {
     /// Scratch that takes its buffers from `pool`.
     pub fn new(pool: &Pool) -> Self {
-        Self { pool: pool.clone() }
+        Self { pool: pool.clone(), reference: 0 }
+    }
+
+    /// The buffers for a call with so many rows of reference. A pool keeps buffers by their lengths: those of a memory that
+    /// has grown since would never be asked for again.
+    pub(crate) fn beside(&mut self, reference: usize) -> &Pool {
+        if reference > self.reference {
+            self.reference = reference;
+            self.pool.clear();
+        }
+        &self.pool
     }
 
     /// The buffers.

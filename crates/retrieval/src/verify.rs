@@ -220,14 +220,14 @@ impl Pairs<'_> {
             // The last coordinate is minus half of the item's squared length.
             let lengths = square - 2.0 * f64::from(items[dim * PANEL + lane]);
             let squared = square - 2.0 * f64::from(*score) / factor;
-            *score = if squared < NEAR * lengths {
+            let squared = if squared < NEAR * lengths {
                 let item = items.iter().skip(lane).step_by(PANEL);
                 let pairs = query.iter().zip(item).take(dim);
-                let squared = pairs.map(|(&q, &g)| (f64::from(q) / factor - f64::from(g)).powi(2)).sum();
-                self.frame.unscaled(squared)
+                pairs.map(|(&q, &g)| (f64::from(q) / factor - f64::from(g)).powi(2)).sum()
             } else {
-                self.frame.unscaled(squared)
+                squared
             };
+            *score = self.frame.unscaled(squared);
         }
         shown
     }

@@ -1,9 +1,8 @@
 //! The loss head on a small loss with centres: the squared distance to one's own centre.
 
-use embedtune_core::{Grad, Pool};
+use embedtune_core::Grad;
 use embedtune_losses::{
-    self as losses, GradsMut, Input, Loss, LossKind, LossOptions, Reference, Sampling, Stats, Workspace,
-    Write,
+    self as losses, GradsMut, Input, Loss, LossKind, LossOptions, Sampling, Stats, Workspace, Write,
 };
 use embedtune_train::head::{CentreInit, HostHead, LossHead, Update, draw_centres};
 use embedtune_train::optim::{self, Optimizer, OptimizerKind, OptimizerOptions, Param};
@@ -290,25 +289,4 @@ fn centres_come_from_the_head_alone() {
     head.set_learning_rate(0.5).unwrap();
     assert_eq!(head.learning_rate(), Some(0.5));
     assert!(head.set_learning_rate(-1.0).is_err());
-}
-
-#[test]
-fn a_growing_memory_bank_leaves_no_buffers_of_its_past_lengths() {
-    let bytes = |lengths: std::ops::Range<usize>| {
-        let pool = Pool::new();
-        let loss = losses::build(LossKind::TripletMarginLoss, &LossOptions::default(), None, 0, 8).unwrap();
-        let mut head = HostHead::new(loss, None, INIT, 0).unwrap().with_workspace(Workspace::new(&pool));
-        let rows = |count: usize| Array2::from_shape_fn((count, 8), |(i, j)| ((i * 7 + j * 3) as f32).sin());
-        let labels = |count: usize| (0..count as u32).map(|row| row % 5).collect::<Vec<_>>();
-        let (x, of_x) = (rows(40), labels(40));
-        for length in lengths {
-            let (bank, of_bank) = (rows(64 * length), labels(64 * length));
-            let mut input = Input::new(x.view(), &of_x);
-            input.reference = Some(Reference { embeddings: bank.view(), labels: &of_bank, same_item: None });
-            let mut dx = Array2::zeros(x.dim());
-            head.step(input, Some(dx.view_mut()), Update::Apply).unwrap();
-        }
-        pool.free_bytes()
-    };
-    assert_eq!(bytes(1..30), bytes(29..30));
 }

@@ -54,11 +54,9 @@ pub(super) struct Verification {
 #[derive(Debug, Serialize)]
 pub(super) struct AtFar {
     pub(super) wanted: f64,
-    far: Option<f64>,
-    tar: Option<f64>,
-    threshold: Option<f32>,
-    #[serde(skip)]
-    pub(super) point: Option<Operating>,
+    pub(super) far: Option<f64>,
+    pub(super) tar: Option<f64>,
+    pub(super) threshold: Option<f32>,
 }
 
 #[derive(Debug, Serialize)]
@@ -180,7 +178,7 @@ pub(super) fn measure(
             .map(|&wanted| {
                 let point = roc.at_far(wanted).map_err(unsuitable)?;
                 let (far, tar) = (point.map(|at| at.far), point.map(|at| at.tar));
-                Ok(AtFar { wanted, far, tar, threshold: point.map(|at| at.threshold), point })
+                Ok(AtFar { wanted, far, tar, threshold: point.map(|at| at.threshold) })
             })
             .collect();
         let at_far = at_far?;

@@ -104,13 +104,11 @@ fn calibration(text: &mut String, name: &str, found: &Verification) {
         "threshold"
     );
     for at in &found.at_far {
-        let _ = match at.point {
-            Some(point) => writeln!(
-                text,
-                "{:>12}  {:>12.6}  {:>8.4}  {:>9.4}",
-                at.wanted, point.far, point.tar, point.threshold
-            ),
-            None => writeln!(text, "{:>12}  no threshold accepts so few pairs of two classes", at.wanted),
+        let _ = match (at.far, at.tar, at.threshold) {
+            (Some(far), Some(tar), Some(threshold)) => {
+                writeln!(text, "{:>12}  {far:>12.6}  {tar:>8.4}  {threshold:>9.4}", at.wanted)
+            }
+            _ => writeln!(text, "{:>12}  no threshold accepts so few pairs of two classes", at.wanted),
         };
     }
 }

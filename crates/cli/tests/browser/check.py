@@ -9,6 +9,7 @@ EMBEDTUNE is the program, CHROMIUM the browser, SCREENSHOTS a folder for picture
 import csv
 import json
 import pathlib
+import re
 import struct
 import subprocess
 import sys
@@ -382,6 +383,9 @@ def main():
         assert page.page.locator("nav").is_hidden()
         printed = page.page.pdf(format="A4")
         assert printed.startswith(b"%PDF")
+        # A canvas is an image on the paper, an empty one of a few hundred bytes: each panel has one with its points.
+        images = [int(size) for size in re.findall(rb"/Subtype /Image\b.*?/Length (\d+)", printed, re.S)]
+        assert sum(size > 1000 for size in images) >= page.page.locator(".stage").count() > 0, images
         if SHOTS:
             (SHOTS / "compared.pdf").write_bytes(printed)
         page.close()

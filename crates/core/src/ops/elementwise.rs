@@ -9,7 +9,7 @@ use super::{array, contiguous, shape_error, slice, standard};
 use crate::{Error, Grad, Result, Value, Var, simd};
 
 /// Elements of one task.
-const BLOCK: usize = 1 << 14;
+pub(super) const BLOCK: usize = 1 << 14;
 
 /// Replaces every element of `g` by `f` of it and the element of `other`, of the same shape.
 fn zip_in_place(

@@ -3,11 +3,9 @@
 use ndarray::{Array2, ArrayD, Axis, Ix2};
 use rayon::prelude::*;
 
+use super::elementwise::BLOCK;
 use super::{array, shape_error, slice, standard};
 use crate::{Grad, Result, Value, Var, linalg};
-
-/// Elements of one task, about.
-const BLOCK: usize = 1 << 14;
 
 fn matrix(op: &'static str, value: &Value) -> Result<ndarray::ArcArray<f32, Ix2>> {
     value

@@ -78,6 +78,7 @@ impl Loss for TripletMargin {
     }
 
     fn forward_backward(&self, input: Input<'_>, grads: GradsMut<'_>, work: &mut Workspace) -> Result<Stats> {
-        loss::forward_backward(&self.options, input, grads, work.pool())
+        let reference = input.reference.map_or(0, |reference| reference.labels.len());
+        loss::forward_backward(&self.options, input, grads, work.beside(reference))
     }
 }

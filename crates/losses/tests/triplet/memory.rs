@@ -1,7 +1,8 @@
 //! The queue and its state.
 
+use embedtune_core::Pool;
 use embedtune_losses::memory::MemoryState;
-use embedtune_losses::{CrossBatchMemory, Error};
+use embedtune_losses::{CrossBatchMemory, Error, GradsMut, Input, Loss, TripletMargin, Workspace};
 use ndarray::{Array2, array};
 
 fn batch(step: usize, rows: usize) -> (Array2<f32>, Vec<u32>) {
@@ -78,4 +79,31 @@ fn damaged_states_and_wrong_batches_are_errors() {
     assert!(memory.push(array![[1.0f32]].view(), &[0]).is_err());
     assert!(memory.push(array![[1.0f32, 2.0]].view(), &[]).is_err());
     assert!(memory.is_empty());
+}
+
+/// As a loop of one's own uses it: one workspace, from the first batch on.
+#[test]
+fn a_memory_that_fills_leaves_no_buffers_of_its_past_lengths() {
+    let loss = TripletMargin::builder().build().unwrap();
+    let bytes = |first: usize| {
+        let pool = Pool::new();
+        let mut work = Workspace::new(&pool);
+        let mut memory = CrossBatchMemory::new(64 * 20, 8).unwrap();
+        for step in 0..20 {
+            let x = Array2::from_shape_fn((64, 8), |(i, j)| ((step * 64 + i * 7 + j * 3) as f32).sin());
+            let labels: Vec<u32> = (0..64).map(|row| row % 5).collect();
+            memory.push(x.view(), &labels).unwrap();
+            if step < first {
+                continue;
+            }
+            let mut dx = Array2::zeros(x.dim());
+            let mut input = Input::new(x.view(), &labels);
+            input.reference = Some(memory.reference());
+            let grads = GradsMut { embeddings: Some(dx.view_mut()), ..GradsMut::default() };
+            loss.forward_backward(input, grads, &mut work).unwrap();
+        }
+        pool.free_bytes()
+    };
+    assert_eq!(bytes(0), bytes(19));
+    assert!(bytes(19) > 0);
 }

@@ -15,8 +15,6 @@ pub struct HostHead {
     loss: Box<dyn Loss>,
     learnt: Option<Learnt>,
     work: Workspace,
-    /// Rows of the last step's reference.
-    reference: usize,
 }
 
 struct Learnt {
@@ -48,7 +46,7 @@ impl HostHead {
             }
             _ => None,
         };
-        Ok(Self { loss, learnt, work: Workspace::default(), reference: 0 })
+        Ok(Self { loss, learnt, work: Workspace::default() })
     }
 
     /// Takes the loss's scratch from `work` (shared with the training step's buffers) instead of a pool of its own.
@@ -71,12 +69,6 @@ impl LossHead for HostHead {
         update: Update,
     ) -> Result<Stats> {
         no_centres(&input)?;
-        // Buffers are kept by their lengths, and no step asks again for those of a memory bank that has grown since.
-        let reference = input.reference.map_or(0, |reference| reference.labels.len());
-        if self.reference != reference {
-            self.reference = reference;
-            self.work.pool().clear();
-        }
         let Some(learnt) = &mut self.learnt else {
             let grads = GradsMut { embeddings: dx, ..GradsMut::default() };
             return Ok(self.loss.forward_backward(input, grads, &mut self.work)?);

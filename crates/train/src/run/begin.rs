@@ -1,7 +1,7 @@
 //! What a run begins with: its encoder, its classes, and which items it trains on.
 
 use super::builder::Known;
-use super::{Model, RunOptions, init, plan};
+use super::{Model, RunOptions, ValSplitBy, init, plan};
 use crate::data::Split;
 use crate::encoder::{Encoder, EncoderSpec};
 use crate::{Error, Result};
@@ -38,8 +38,14 @@ pub(super) fn begin(options: &RunOptions, split: &Split, known: Option<&Known>) 
     let (share, by) = (options.val_split, options.val_split_by);
     let rows = plan::split_rows(&train.labels, train.classes.len(), share, by, options.seed);
     if share > 0.0 && rows.held_out.is_empty() {
-        let remedy =
-            "holds no item out, so small is each class's share; write more, or val_split_by = \"class\"";
+        let remedy = match by {
+            ValSplitBy::Item => {
+                "holds no item out, so small is each class's share; write more, or val_split_by = \"class\""
+            }
+            ValSplitBy::Class => {
+                "holds no class out, as training needs two; give more classes, or leave it out"
+            }
+        };
         return Err(Error::option("val_split", share, remedy));
     }
     match &given {

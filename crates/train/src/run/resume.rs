@@ -32,8 +32,8 @@ pub fn finished(folder: &RunFolder) -> Result<Option<Report>> {
 /// Prepares the run in `folder` to continue on `split`, which must be the data that it began with
 /// ([`RunFolder::read_run_file`] says where they came from).
 ///
-/// A resumed run ends in the same bits as one that was never interrupted. (Its `device` and `device_options` may be changed in `run.toml`
-/// before; results then differ by rounding.)
+/// A resumed run ends in the same bits as one that was never interrupted. (Its `device` and `device_options` may be changed
+/// in `run.toml` before; results then differ by rounding, or by what f16 rounds.)
 ///
 /// # Errors
 /// [`Error::Data`] naming the file that is damaged, missing or of another run; [`Error::Unsuitable`] if the data
