@@ -27,6 +27,20 @@ pub fn with_simd<Op: WithSimd>(op: Op) -> Op::Output {
     arch().dispatch(op)
 }
 
+/// Asks for the cache lines of `values` before they are needed, where the processor has an instruction for that (x86-64).
+/// For loops that compute so long on what they have that the processor's own reading ahead pauses.
+#[inline(always)]
+pub fn prefetch(values: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 processor has the instruction, and it reads nothing that the program sees.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
+}
+
 fn arch() -> Arch {
     static ARCH: OnceLock<Arch> = OnceLock::new();
     *ARCH.get_or_init(|| match std::env::var("EMBEDTUNE_SIMD").as_deref() {

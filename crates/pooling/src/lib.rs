@@ -10,6 +10,7 @@ mod math;
 pub mod ops;
 mod options;
 mod reduce;
+mod root;
 pub mod rows;
 pub mod slices;
 pub mod tokens;

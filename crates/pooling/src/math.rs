@@ -50,6 +50,24 @@ pub(crate) fn power_all<S: Simd>(p: f32, values: &mut [f32]) {
     }
 }
 
+/// `ln(mean)` and `mean^(1 / p)` of each; means in `(0, 1]`, powers of at least 1. To 1e-13, much more than the `f32` that
+/// they become needs, in the vectors that the library's functions of one number have not.
+#[inline(always)]
+pub(crate) fn roots<S: Simd, const N: usize>(means: &[f64; N], p: &[f64; N]) -> ([f64; N], [f64; N]) {
+    let (mut logs, mut roots) = ([0.0; N], [0.0; N]);
+    if fused::<S>() {
+        logs.iter_mut().zip(means).for_each(|(log, &mean)| *log = ln_64::<true>(mean));
+        roots.iter_mut().zip(logs.iter().zip(p)).for_each(|(root, (log, p))| *root = exp_64::<true>(log / p));
+    } else {
+        logs.iter_mut().zip(means).for_each(|(log, &mean)| *log = ln_64::<false>(mean));
+        roots
+            .iter_mut()
+            .zip(logs.iter().zip(p))
+            .for_each(|(root, (log, p))| *root = exp_64::<false>(log / p));
+    }
+    (logs, roots)
+}
+
 /// Whether the vectors are those of AVX2 with FMA or AVX-512; elsewhere `mul_add` might be a slow call.
 fn fused<S: Simd>() -> bool {
     S::F32_LANES >= 8
@@ -105,6 +123,47 @@ fn exp<const FUSED: bool>(x: f32) -> f32 {
     if x < -87.336 { 0.0 } else { p * power }
 }
 
+#[inline(always)]
+fn mul_add_64<const FUSED: bool>(a: f64, b: f64, c: f64) -> f64 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Adding 1.5 * 2^52 rounds to the nearest whole number, which then is the last bits.
+const ROUND_64: f64 = 6_755_399_441_055_744.0;
+
+/// Of normal numbers above 0: `ln m = 2 artanh((m - 1) / (m + 1))` by its series for `m` between the roots of 1/2 and 2.
+#[inline(always)]
+fn ln_64<const FUSED: bool>(x: f64) -> f64 {
+    // The bits of the root of 1/2, where the exponent is cut.
+    const CUT: u64 = 0x3fe6_a09e_667f_3bcd;
+    let shifted = x.to_bits().wrapping_sub(CUT);
+    // The exponent, below 0 or not, as the last bits of a float; then that float's value.
+    let exponent = (shifted >> 52) ^ 0x800;
+    let exponent = f64::from_bits(exponent | 0x4330_0000_0000_0000) - (4_503_599_627_370_496.0 + 2048.0);
+    let m = f64::from_bits((shifted & 0x000f_ffff_ffff_ffff).wrapping_add(CUT));
+    let s = (m - 1.0) / (m + 1.0);
+    let square = s * s;
+    let mut sum = 1.0 / 19.0;
+    for odd in [17.0, 15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0] {
+        sum = mul_add_64::<FUSED>(sum, square, 1.0 / odd);
+    }
+    mul_add_64::<FUSED>(exponent, std::f64::consts::LN_2, 2.0 * s * sum)
+}
+
+/// Of numbers from -700 to 0, by Taylor's polynomial of degree 12 around the next multiple of `ln 2`.
+#[inline(always)]
+fn exp_64<const FUSED: bool>(x: f64) -> f64 {
+    let shifted = mul_add_64::<FUSED>(x, std::f64::consts::LOG2_E, ROUND_64);
+    let r = mul_add_64::<FUSED>(shifted - ROUND_64, -std::f64::consts::LN_2, x);
+    let mut sum = 1.0 / 479_001_600.0;
+    for factorial in
+        [39_916_800.0, 3_628_800.0, 362_880.0, 40_320.0, 5_040.0, 720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0]
+    {
+        sum = mul_add_64::<FUSED>(sum, r, 1.0 / factorial);
+    }
+    f64::from_bits(sum.to_bits().wrapping_add(shifted.to_bits() << 52))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +176,26 @@ mod tests {
             (f64::from(f(x)) - exact).abs() / ulp
         };
         inputs.map(error).fold(0.0, |a, b| if b <= a { a } else { b })
+    }
+
+    #[test]
+    fn roots_are_those_of_the_library() {
+        let means: Vec<f64> = (0..200_000).map(|i| (f64::from(i) * -3e-4).exp()).collect();
+        for (ln, exp) in [
+            (ln_64::<true> as fn(f64) -> f64, exp_64::<true> as fn(f64) -> f64),
+            (ln_64::<false>, exp_64::<false>),
+        ] {
+            for &mean in &means {
+                let log = mean.ln();
+                assert!(
+                    (ln(mean) - log).abs() <= 1e-14 * log.abs().max(1e-2),
+                    "ln {mean}: {} {log}",
+                    ln(mean)
+                );
+                assert!((exp(log) / mean - 1.0).abs() <= 1e-13, "exp {log}: {} {mean}", exp(log));
+            }
+            assert_eq!((ln(1.0), exp(0.0)), (0.0, 1.0));
+        }
     }
 
     #[test]

@@ -5,16 +5,16 @@
 //! divided by its largest term: every power lies in `[0, 1]`, so none overflows). Its gradients are
 //! `dy/dx_i = f'(S) p u_i^(p-1) / n` and `dy/dp = top (f'(S) mean(q_i u_i^p ln u_i) + df/dp)`.
 
+use embedtune_core::simd::prefetch;
 use pulp::Simd;
 
-use crate::math::{exp_all, ln_all, power_all};
+use crate::math::{exp_all, ln_all, power_all, roots};
 use crate::options::Gem;
 use crate::reduce::{Extremes, Terms, extremes, sum, sums};
+use crate::root::Root;
 use crate::vectors::{self, Clamped};
 use crate::{MIN_P, Pooling, Sign};
 
-/// Where the signed root becomes a straight line, as a share of the largest magnitude's power.
-const STRAIGHT: f64 = 1e-3;
 /// `f64` sums are kept in this many lanes.
 const LANES: usize = 16;
 /// Values that pass through all steps together: they stay in the first-level cache.
@@ -285,19 +285,32 @@ fn gem_rows_in_vectors<S: Simd>(
     pooled: &mut [Pooled],
 ) {
     let options = maps.options;
+    let mut later = maps.rows().skip(GROUP);
     for (maps, pooled) in maps.parts(GROUP).zip(pooled.chunks_mut(GROUP)) {
         for (x, to) in maps.rows().zip(&mut *pooled) {
             *to = begin(simd, x, options);
         }
         let mut found = [None; GROUP];
         for (row, ((x, to), found)) in maps.rows().zip(&*pooled).zip(&mut found).enumerate() {
-            if let Some(clamped) = Clamped::new(options.eps, to.top) {
+            // The powers take so long that reading ahead would stop meanwhile.
+            later.next().into_iter().for_each(prefetch);
+            if !to.slope.is_nan()
+                && let Some(clamped) = Clamped::new(options.eps, to.top)
+            {
                 *found = Some(vectors::sums(simd, x, clamped, maps.power(row), want_d_p));
             }
         }
-        for (row, ((x, to), found)) in maps.rows().zip(pooled).zip(found).enumerate() {
-            if let Some((sum, sum_logs)) = found {
-                finish(x, maps.power(row), options, sum, sum_logs, want_d_p, to);
+        let (n, mut p, mut means) = (maps.length as f64, [1.0; GROUP], [1.0; GROUP]);
+        for (row, found) in found.iter().enumerate() {
+            if let Some((sum, _)) = found {
+                (p[row], means[row]) = (f64::from(maps.power(row)), sum / n);
+            }
+        }
+        let (logs, roots) = roots::<S, GROUP>(&means, &p);
+        for (row, (to, found)) in pooled.iter_mut().zip(found).enumerate() {
+            if let Some((_, sum_logs)) = found {
+                let root = Root::curved(means[row], p[row], logs[row], roots[row]);
+                to.fill(&root, p[row], n, sum_logs / n, want_d_p);
             } else {
                 gem_rows_in_steps(simd, maps.one(row), want_d_p, scratch, std::slice::from_mut(to));
             }
@@ -407,43 +420,25 @@ fn finish(x: &[f32], p: f32, options: &Gem, sum: f64, sum_logs: f64, want_d_p: b
     if pooled.slope.is_nan() {
         return;
     }
-    let n = x.len() as f64;
-    let (mean, mean_log, p) = (sum / n, sum_logs / n, f64::from(p));
-    let (root, d_root, root_d_p, extra) = root(mean, p, options.sign);
+    let (n, p) = (x.len() as f64, f64::from(p));
+    let root = Root::of(sum / n, p, options.sign);
+    let wide_top = pooled.fill(&root, p, n, sum_logs / n, want_d_p);
     let (top, low) = (pooled.top, pooled.low);
-    let wide_top = f64::from(top) / f64::from(pooled.scale);
-    pooled.value = narrow(wide_top * root);
-    pooled.d_p = if want_d_p { narrow(wide_top * (d_root * mean_log + root_d_p)) } else { 0.0 };
-    pooled.slope = narrow(d_root * p / n);
     if options.sign == Sign::Shift {
-        pooled.value = narrow(wide_top * root + f64::from(low) - f64::from(options.eps));
+        pooled.value = narrow(wide_top * root.value + f64::from(low) - f64::from(options.eps));
         pooled.place = x.iter().position(|&v| v == low).unwrap_or(NOWHERE);
-    } else if extra != 0.0
+    } else if root.extra != 0.0
         && let Some(at) = x.iter().position(|v| v.abs() == top)
     {
         // The straight part moves with the largest magnitude (unless that is eps).
         pooled.place = at;
-        pooled.extra = if x[at] < 0.0 { -narrow(extra) } else { narrow(extra) };
+        pooled.extra = if x[at] < 0.0 { -narrow(root.extra) } else { narrow(root.extra) };
     }
 }
 
 /// To `f32`, beyond its range to its end.
 pub(crate) fn narrow(v: f64) -> f32 {
     v.clamp(f64::from(-f32::MAX), f64::from(f32::MAX)) as f32
-}
-
-/// `f(S)`, `f'(S)`, `df/dp`, and `f - p S f'`, which is what `y = top f(S)` owes to `top` itself.
-fn root(mean: f64, p: f64, sign: Sign) -> (f64, f64, f64, f64) {
-    let size = mean.abs();
-    if sign == Sign::Signed && size < STRAIGHT {
-        let slope = STRAIGHT.powf(1.0 / p - 1.0);
-        let root = mean * slope;
-        return (root, slope, -root * STRAIGHT.ln() / (p * p), root * (1.0 - p));
-    }
-    // A mean of powers of which the largest is 1 is at least 1 / n.
-    let log = size.max(f64::MIN_POSITIVE).ln();
-    let root = (log / p).exp().copysign(mean);
-    (root, root / (p * mean), -root * log / (p * p), 0.0)
 }
 
 /// Gradients of the values of the rows that [`gem_rows`] pooled.
@@ -462,7 +457,9 @@ pub(crate) fn gem_backward_rows<S: Simd>(
         gem_backward_rows_in_steps::<S>(maps, pooled, upstream, dx);
         return;
     }
+    let mut later = maps.rows().skip(if maps.whole(1.0).is_none() { 2 } else { usize::MAX });
     for (row, (x, dx)) in maps.rows().zip(dx.chunks_exact_mut(maps.length)).enumerate() {
+        later.next().into_iter().for_each(prefetch);
         if let Some(clamped) = Clamped::new(maps.options.eps, pooled[row].top) {
             let factor = pooled[row].factor(upstream[row]);
             vectors::slopes(simd, x, clamped, maps.power(row) - 1.0, factor, dx);
@@ -534,6 +531,16 @@ fn slopes(x: &[f32], p: f32, options: &Gem, pooled: &Pooled, upstream: f32, dx: 
 }
 
 impl Pooled {
+    /// What the root of the mean of `n` powers gives; returns `top` of the values as they came.
+    #[inline(always)]
+    fn fill(&mut self, root: &Root, p: f64, n: f64, mean_log: f64, want_d_p: bool) -> f64 {
+        let wide_top = f64::from(self.top) / f64::from(self.scale);
+        self.value = narrow(wide_top * root.value);
+        self.d_p = if want_d_p { narrow(wide_top * (root.slope * mean_log + root.by_p)) } else { 0.0 };
+        self.slope = narrow(root.slope * p / n);
+        wide_top
+    }
+
     #[inline(always)]
     pub(crate) fn average(x: &[f32]) -> Self {
         Self { value: (sum_here(x) / x.len().max(1) as f64) as f32, ..Self::EMPTY }
