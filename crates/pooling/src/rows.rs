@@ -457,7 +457,7 @@ pub(crate) fn gem_backward_rows<S: Simd>(
         gem_backward_rows_in_steps::<S>(maps, pooled, upstream, dx);
         return;
     }
-    let mut later = maps.rows().skip(if maps.whole(1.0).is_none() { 2 } else { usize::MAX });
+    let mut later = maps.rows().skip(2);
     for (row, (x, dx)) in maps.rows().zip(dx.chunks_exact_mut(maps.length)).enumerate() {
         later.next().into_iter().for_each(prefetch);
         if let Some(clamped) = Clamped::new(maps.options.eps, pooled[row].top) {
