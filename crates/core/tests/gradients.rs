@@ -4,6 +4,7 @@ use embedtune_core::gradcheck::gradcheck;
 use embedtune_core::ops::{BatchNormMode, Conv2d, Pool2d};
 use embedtune_core::{Error, Grad, Pool, Result, Tape, Var};
 use ndarray::{Array1, ArrayD, IxDyn};
+use rand::{Rng, SeedableRng};
 
 fn wave(shape: &[usize], phase: f32) -> ArrayD<f32> {
     let count: usize = shape.iter().product();
@@ -153,5 +154,17 @@ fn narrower_instructions_pass_the_same_tests() {
         let tests = std::env::current_exe().unwrap();
         let run = std::process::Command::new(tests).env(CHOICE, path).output().unwrap();
         assert!(run.status.success(), "{path}: {}", String::from_utf8_lossy(&run.stdout));
+    }
+}
+
+/// Whatever the number of tasks, the mask is that of one stream of random numbers.
+#[test]
+fn the_mask_of_dropout_is_one_stream() {
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+    let pool = Pool::new();
+    let tape = Tape::new(&pool);
+    let dropped = tape.leaf(ArrayD::ones(vec![100, 700])).dropout(0.25, 3).unwrap().value();
+    for &value in &dropped {
+        assert_eq!(value, if random.random::<f32>() < 0.25 { 0.0 } else { 1.0 / 0.75 });
     }
 }

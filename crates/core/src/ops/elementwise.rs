@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::{array, contiguous, shape_error, slice, standard};
-use crate::{Error, Grad, Result, Value, Var, simd};
+use crate::{Error, Grad, Pool, Result, Value, Var, simd};
 
 /// Elements of one task.
 pub(super) const BLOCK: usize = 1 << 14;
@@ -27,6 +27,38 @@ fn zip_in_place(
         );
     });
     Ok(g)
+}
+
+/// Replaces every element of `g` by `f` of it.
+fn map_in_place(g: ArrayD<f32>, f: impl Fn(f32) -> f32 + Sync) -> ArrayD<f32> {
+    let mut g = contiguous(g);
+    g.as_slice_mut().unwrap_or_default().par_chunks_mut(BLOCK).for_each(|g| {
+        simd::dispatch(
+            #[inline(always)]
+            || g.iter_mut().for_each(|g| *g = f(*g)),
+        );
+    });
+    g
+}
+
+/// `f` of the elements of two values of one shape, in a buffer of the pool.
+fn zip(
+    op: &'static str,
+    pool: &Pool,
+    a: &Value,
+    b: &Value,
+    f: impl Fn(f32, f32) -> f32 + Sync,
+) -> Result<ArrayD<f32>> {
+    let (a, b) = (standard(a), standard(b));
+    let mut c = pool.take(a.len());
+    let operands = slice(op, &a)?.par_chunks(BLOCK).zip(slice(op, &b)?.par_chunks(BLOCK));
+    c.par_chunks_mut(BLOCK).zip(operands).for_each(|(c, (a, b))| {
+        simd::dispatch(
+            #[inline(always)]
+            || c.iter_mut().zip(a.iter().zip(b)).for_each(|(c, (&a, &b))| *c = f(a, b)),
+        );
+    });
+    array(op, a.shape(), c)
 }
 
 // `add`, `sub` and `mul` can fail, which the operators' traits cannot express.
@@ -59,10 +91,16 @@ impl<'t> Var<'t> {
     /// Shapes that differ.
     pub fn add(self, other: Var<'t>) -> Result<Var<'t>> {
         self.same_shape("add", other)?;
-        let value = &self.value() + &other.value();
-        self.tape().record("add", [self, other], value, |g, [_, second]| {
-            let copy = second.then(|| Grad::Dense(g.clone()));
-            Ok([Some(Grad::Dense(g)), copy])
+        let value = zip("add", self.tape().pool(), &self.value(), &other.value(), |a, b| a + b)?;
+        let pool = self.tape().pool().clone();
+        self.tape().record("add", [self, other], value, move |g, [first, second]| {
+            if !(first && second) {
+                let only = Some(Grad::Dense(g));
+                return Ok(if first { [only, None] } else { [None, only] });
+            }
+            let g = g.into_shared();
+            let copy = zip("add", &pool, &g, &g, |g, _| g)?;
+            Ok([Some(Grad::Dense(g.into_owned())), Some(Grad::Dense(copy))])
         })
     }
 
@@ -72,10 +110,16 @@ impl<'t> Var<'t> {
     /// Shapes that differ.
     pub fn sub(self, other: Var<'t>) -> Result<Var<'t>> {
         self.same_shape("sub", other)?;
-        let value = &self.value() - &other.value();
-        self.tape().record("sub", [self, other], value, |g, [_, second]| {
-            let negative = second.then(|| Grad::Dense(g.mapv(|v| -v)));
-            Ok([Some(Grad::Dense(g)), negative])
+        let value = zip("sub", self.tape().pool(), &self.value(), &other.value(), |a, b| a - b)?;
+        let pool = self.tape().pool().clone();
+        self.tape().record("sub", [self, other], value, move |g, [first, second]| {
+            if !(first && second) {
+                let only = Some(Grad::Dense(if second { map_in_place(g, |g| -g) } else { g }));
+                return Ok(if first { [only, None] } else { [None, only] });
+            }
+            let g = g.into_shared();
+            let negative = zip("sub", &pool, &g, &g, |g, _| -g)?;
+            Ok([Some(Grad::Dense(g.into_owned())), Some(Grad::Dense(negative))])
         })
     }
 
@@ -85,11 +129,15 @@ impl<'t> Var<'t> {
     /// Shapes that differ.
     pub fn mul(self, other: Var<'t>) -> Result<Var<'t>> {
         self.same_shape("mul", other)?;
-        let (a, b) = (self.value(), other.value());
-        let value = &a * &b;
+        let (a, b) = (standard(&self.value()), standard(&other.value()));
+        let value = zip("mul", self.tape().pool(), &a, &b, |a, b| a * b)?;
+        let pool = self.tape().pool().clone();
         self.tape().record("mul", [self, other], value, move |g, [first, second]| {
-            let to_second = second.then(|| Grad::Dense(&g * &a));
-            Ok([first.then(|| Grad::Dense(g * &b)), to_second])
+            let g = g.into_shared();
+            let to_second = second.then(|| zip("mul", &pool, &g, &a, |g, a| g * a)).transpose()?;
+            let to_first =
+                first.then(|| zip_in_place("mul", g.into_owned(), &b, |g, b| g * b)).transpose()?;
+            Ok([to_first.map(Grad::Dense), to_second.map(Grad::Dense)])
         })
     }
 
@@ -99,7 +147,9 @@ impl<'t> Var<'t> {
     /// None of its own.
     pub fn scale(self, factor: f32) -> Result<Var<'t>> {
         let value = self.map("scale", |v| v * factor)?;
-        self.tape().record("scale", [self], value, move |g, _| Ok([Some(Grad::Dense(g * factor))]))
+        self.tape().record("scale", [self], value, move |g, _| {
+            Ok([Some(Grad::Dense(map_in_place(g, |g| g * factor)))])
+        })
     }
 
     /// `max(x, 0)`; the gradient at 0 is 0. NaN passes through.
@@ -150,13 +200,24 @@ impl<'t> Var<'t> {
         if p == 0.0 {
             return Ok(self);
         }
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let keep = 1.0 / (1.0 - p);
-        let mut value = self.value().into_owned();
-        let mut mask = value.clone();
-        mask.mapv_inplace(|_| if random.random::<f32>() < p { 0.0 } else { keep });
-        value *= &mask;
-        self.tape().record("dropout", [self], value, move |g, _| Ok([Some(Grad::Dense(g * &mask))]))
+        let (random, keep) = (ChaCha8Rng::seed_from_u64(seed), 1.0 / (1.0 - p));
+        let x = standard(&self.value());
+        let (pool, length) = (self.tape().pool(), x.len());
+        let (mut mask, mut value) = (pool.take(length), pool.take(length));
+        let blocks = mask.par_chunks_mut(BLOCK).zip(value.par_chunks_mut(BLOCK));
+        blocks.zip(slice("dropout", &x)?.par_chunks(BLOCK)).enumerate().for_each(
+            |(at, ((mask, value), x))| {
+                // A number takes one word of the stream: a block begins where the one before it ends.
+                let mut random = random.clone();
+                random.set_word_pos((at * BLOCK) as u128);
+                mask.iter_mut().for_each(|m| *m = if random.random::<f32>() < p { 0.0 } else { keep });
+                value.iter_mut().zip(&*mask).zip(x).for_each(|((value, m), x)| *value = x * m);
+            },
+        );
+        let mask = array("dropout", x.shape(), mask)?.into_shared();
+        self.tape().record("dropout", [self], array("dropout", x.shape(), value)?, move |g, _| {
+            Ok([Some(Grad::Dense(zip_in_place("dropout", g, &mask, |g, m| g * m)?))])
+        })
     }
 }
 
