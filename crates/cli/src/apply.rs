@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use embedtune_train::data::{Items, Split};
+use embedtune_train::retrieval::Progress;
 use embedtune_train::run::{Model, RunFolder};
 use embedtune_train::{Error, Result, retrieval};
 use serde::Serialize;
@@ -10,6 +11,7 @@ use serde::Serialize;
 use crate::args::Search;
 use crate::columns::{cell, padded, width};
 use crate::source::Source;
+use crate::work::Work;
 use crate::{print, print_json};
 
 /// Columns of a class's name, and of an item's text.
@@ -36,7 +38,8 @@ struct Found {
     text: Option<String>,
 }
 
-pub(crate) fn search(args: &Search) -> Result<()> {
+pub(crate) fn search(args: &Search, work: Work) -> Result<()> {
+    work.stage("reading the data", "items", 0);
     let (model, split) = open(&args.run, args.data.as_deref())?;
     let count = split.queries.items.len();
     if args.query >= count {
@@ -52,11 +55,13 @@ pub(crate) fn search(args: &Search) -> Result<()> {
     let query = model.embed(&split.queries.items.select(&[args.query]))?;
     let within = split.gallery.is_none();
     let gallery = split.gallery.as_ref().unwrap_or(&split.queries);
-    let vectors = model.embed(&gallery.items)?;
+    work.stage("embedding", "items", gallery.items.len());
+    let vectors = model.embed_watched(&gallery.items, &mut |done| work.advance(done as u64))?;
     let own = [args.query as u32];
     let exclude = if within { retrieval::Exclude::SelfById(&own) } else { retrieval::Exclude::None };
     let found = retrieval::knn(query.view(), vectors.view(), args.k, retrieval::Metric::Cosine, exclude)
         .map_err(|e| Error::Unsuitable(e.to_string()))?;
+    drop(work);
     let name = |label: Option<&u32>, classes: &[String]| {
         label.and_then(|&label| classes.get(label as usize)).cloned().unwrap_or_default()
     };

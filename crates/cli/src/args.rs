@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::evaluate::Evaluate;
 use crate::figure::Projection;
-use crate::watch::Progress;
+use crate::line::Progress;
 
 /// Fine-tune embeddings with metric-learning losses.
 ///

@@ -21,6 +21,11 @@ pub(crate) fn padded(text: &str, columns: usize) -> String {
     console::pad_str(text, columns, console::Alignment::Left, None).into_owned()
 }
 
+/// A number of things: `1 class`, `2 classes`.
+pub(crate) fn counted(number: usize, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
+}
+
 /// Marks, embeddings, overrides and isolates of the Unicode bidirectional algorithm.
 fn turns(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -10,10 +10,13 @@ use serde_json::Value;
 
 use crate::args::Compare;
 use crate::claims::{Findings, Focus};
+use crate::columns::counted;
 use crate::figure::{Drawn, Panel, Picture, Projection};
+use crate::line::Progress;
 use crate::source::Source;
 use crate::vectors::Vectors;
-use crate::watch::{Progress, Watch};
+use crate::watch::Watch;
+use crate::work::Work;
 use crate::{Stop, print, print_json, report, say, summary};
 
 /// Epochs on the built-in data: three losses take about a minute and a half on two cores.
@@ -97,11 +100,11 @@ fn compare_in(
     }
     if !quiet {
         say(&format!(
-            "{}: {} items of {} classes to train on; {} items to measure on",
+            "{}: {} of {} to train on; {} to measure on",
             source.describe(),
-            split.train.labels.len(),
-            split.train.classes.len(),
-            split.queries.labels.len()
+            counted(split.train.labels.len(), "item", "items"),
+            counted(split.train.classes.len(), "class", "classes"),
+            counted(split.queries.labels.len(), "item", "items")
         ));
     }
     let interrupted = |error: &Error| {
@@ -129,7 +132,7 @@ fn compare_in(
     if !quiet {
         say("writing the report");
     }
-    report::write(&args.out, split, args.projection)?;
+    report::write(&args.out, split, args.projection, &Work::new(quiet, progress))?;
     if args.json {
         return match &findings {
             Some(_) => print_json(&read_summary(&args.out)?),
@@ -177,10 +180,10 @@ fn further_seeds(
         findings.add("raw", &raw, split)?;
         if let Some((_, first)) = runs.first() {
             let run = RunFolder::new(first).read_run_file()?;
-            findings.add("untrained", &Vectors::untrained(&run, split)?, split)?;
+            findings.add("untrained", &Vectors::untrained(&run, split, &Work::silent())?, split)?;
         }
         for (name, folder) in &runs {
-            findings.add(name, &Vectors::tuned(folder, split)?, split)?;
+            findings.add(name, &Vectors::tuned(name, folder, split, &Work::silent())?, split)?;
         }
     }
     Ok(findings)
@@ -221,6 +224,10 @@ fn draw(comparison: &Comparison, projection: Projection) -> Result<Drawn> {
         .collect();
     let labels: Vec<usize> = comparison.projection.labels.iter().map(|&label| label as usize).collect();
     let classes = &comparison.projection.classes;
-    let title = format!("{} items of {} classes, before and after each loss", labels.len(), classes.len());
+    let title = format!(
+        "{} of {}, before and after each loss",
+        counted(labels.len(), "item", "items"),
+        counted(classes.len(), "class", "classes")
+    );
     Picture { title, panels, labels: &labels, classes }.draw(projection)
 }

@@ -6,10 +6,12 @@ use clap::Args;
 use embedtune_train::Result;
 use embedtune_train::data::Stream;
 use embedtune_train::export::{VectorFormat, VectorWriter};
+use embedtune_train::retrieval::Progress;
 use embedtune_train::run::{Model, RunFolder};
 
 use crate::apply;
 use crate::print;
+use crate::work::Work;
 
 /// Items that are in memory at a time.
 const BLOCK: usize = 1024;
@@ -44,8 +46,9 @@ pub(crate) struct Embed {
     out: PathBuf,
 }
 
-pub(crate) fn run(args: &Embed) -> Result<()> {
+pub(crate) fn run(args: &Embed, work: Work) -> Result<()> {
     let format = VectorFormat::of(&args.out)?;
+    work.stage("reading the data", "items", 0);
     let (model, mut items) = match &args.input {
         None => {
             let (model, split) = apply::open(&args.run, args.data.as_deref())?;
@@ -57,9 +60,10 @@ pub(crate) fn run(args: &Embed) -> Result<()> {
             (model, items)
         }
     };
+    work.stage("embedding", "items", items.len().unwrap_or(0));
     let mut writer: Option<VectorWriter> = None;
     while let Some(block) = items.next(BLOCK)? {
-        let vectors = model.embed(&block)?;
+        let vectors = model.embed_watched(&block, &mut |done| work.advance(done as u64))?;
         // After the first block: an input of the wrong kind must not touch the place.
         let to = match &mut writer {
             Some(writer) => writer,
@@ -73,5 +77,6 @@ pub(crate) fn run(args: &Embed) -> Result<()> {
         None => VectorWriter::new(&args.out, format, dim)?,
     };
     let rows = writer.finish()?;
+    drop(work);
     print(&format!("{rows} embeddings of length {dim} in {}\n", args.out.display()))
 }

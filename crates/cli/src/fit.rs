@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{Fit, NewRun};
 use crate::figure::Projection;
+use crate::line::Progress;
 use crate::source::Source;
-use crate::watch::{Progress, Watch};
+use crate::watch::Watch;
+use crate::work::Work;
 use crate::{Stop, print, print_json, report, say, summary};
 
 pub(crate) fn run(args: &Fit, quiet: bool, progress: Progress, stop: &Stop) -> Result<()> {
@@ -83,7 +85,8 @@ fn continue_run(folder: &Path, json: bool, quiet: bool, progress: Progress, stop
             }
             // A page that was lost is written again; where that cannot be, the run is finished all the same.
             if !report::path(folder).exists()
-                && let Err(error) = report::write(folder, &split, Projection::default())
+                && let Err(error) =
+                    report::write(folder, &split, Projection::default(), &Work::new(quiet, progress))
             {
                 say(&format!("note: no report is written: {error}"));
             }
@@ -134,7 +137,11 @@ fn train(
     if let (false, Some(measured)) = (quiet, memory.measured) {
         say(&format!("memory: {} MiB measured, {} MiB predicted", mib(measured), mib(memory.predicted)));
     }
-    finish(&report, folder, split, Some(memory), json, quiet)
+    if !quiet {
+        say("writing the report");
+    }
+    report::write(folder, split, Projection::default(), &Work::new(quiet, progress))?;
+    tell(&report, folder, Some(memory), json)
 }
 
 /// The configuration file's options with the flags over them. A flag's word is read as the file's would be.
@@ -240,22 +247,6 @@ pub(crate) fn margin(text: &Option<String>) -> Result<Option<MarginValue>> {
         Some(Ok(number)) => Ok(Some(number.into())),
         _ => word("margin", text),
     }
-}
-
-/// Writes the page, says what was reached.
-fn finish(
-    report: &Report,
-    folder: &Path,
-    split: &Split,
-    memory: Option<Memory>,
-    json: bool,
-    quiet: bool,
-) -> Result<()> {
-    if !quiet {
-        say("writing the report");
-    }
-    report::write(folder, split, Projection::default())?;
-    tell(report, folder, memory, json)
 }
 
 /// Says what was reached.

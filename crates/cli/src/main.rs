@@ -14,12 +14,14 @@ mod evaluate;
 mod export;
 mod figure;
 mod fit;
+mod line;
 mod markup;
 mod report;
 mod source;
 mod summary;
 mod vectors;
 mod watch;
+mod work;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -33,6 +35,7 @@ use embedtune_train::run::RunFolder;
 use embedtune_train::{Error, Result, io};
 
 use args::{Arguments, Command};
+use work::Work;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -131,20 +134,22 @@ fn run(arguments: Arguments, stop: &Stop) -> Result<()> {
     match arguments.command {
         Command::Compare(options) => compare::run(&options, quiet, progress, stop),
         Command::Fit(options) => fit::run(&options, quiet, progress, stop),
-        Command::Evaluate(options) => evaluate::run(&options),
-        Command::Embed(options) => embed::run(&options),
+        Command::Evaluate(options) => evaluate::run(&options, Work::new(quiet, progress)),
+        Command::Embed(options) => embed::run(&options, Work::new(quiet, progress)),
         Command::Export(options) => export::run(&options),
-        Command::Search(options) => apply::search(&options),
+        Command::Search(options) => apply::search(&options, Work::new(quiet, progress)),
         Command::Explain(options) => advice::run_explain(&options),
         Command::Advise(options) => advice::run_advise(&options),
-        Command::Report(options) => report::run(&options),
+        Command::Report(options) => report::run(&options, Work::new(quiet, progress)),
     }
 }
 
 /// A line on standard error; where nobody can read it there is nobody to tell.
 fn say(line: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "{line}");
+    line::aside(|| {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    });
 }
 
 /// Prints to standard output; a reader that has gone away (`| head`) is no error.

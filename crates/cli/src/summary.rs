@@ -1,6 +1,5 @@
 //! What a command says at its end: figures in a table, what was learnt, where the files are, what to try next.
 
-use std::fmt::Write;
 use std::io::IsTerminal;
 use std::path::Path;
 
@@ -29,9 +28,34 @@ impl Style {
     }
 }
 
-/// A row of figures, bold where it is the best.
-fn row(style: Style, best: bool, line: &str) -> String {
-    if best { style.bold(line) } else { line.to_owned() }
+/// A figure in its column, bold where it is the best; the spaces before it are not.
+fn figure(style: Style, value: f64, best: f64, columns: usize) -> String {
+    let text = format!("{value:.4}");
+    let before = " ".repeat(columns.saturating_sub(text.len()));
+    if value == best { before + &style.bold(&text) } else { before + &text }
+}
+
+/// The largest of some qualities' figures.
+fn best<'a>(of: impl Iterator<Item = &'a Quality>, figure: fn(&Quality) -> f64) -> f64 {
+    of.map(figure).fold(0.0, f64::max)
+}
+
+/// Columns of the words that begin a line of the end, and of what continues it.
+const WORD: usize = 8;
+
+/// What the end says under each word, a line or more.
+fn paragraphs(style: Style, of: &[(&str, &[String])]) -> String {
+    let mut text = String::new();
+    for (word, lines) in of {
+        for (at, line) in lines.iter().enumerate() {
+            let word = if at == 0 { *word } else { "" };
+            let after = " ".repeat(WORD.saturating_sub(word.len()));
+            // An empty word must not become an escape sequence.
+            let word = if word.is_empty() { String::new() } else { style.bold(word) };
+            text += &format!("{word}{after}{line}\n");
+        }
+    }
+    text
 }
 
 /// The end of `fit`.
@@ -45,25 +69,33 @@ pub(crate) fn fit(report: &Report, records: &[EpochRecord], options: &RunOptions
         report.seconds
     ));
     text += &style.faint(&format!("{:<12} {:>9} {:>8}\n", "", "Recall@1", "MAP@R"));
-    let best = [report.raw, report.untrained, report.tuned].iter().map(|q| q.recall_at_1).fold(0.0, f64::max);
+    let all = [report.raw, report.untrained, report.tuned];
+    let (recall, map) = (best(all.iter(), |q| q.recall_at_1), best(all.iter(), |q| q.map_at_r));
     let before = before(report.init_from.as_deref());
     for (name, quality) in [("raw", report.raw), (before, report.untrained), ("tuned", report.tuned)] {
-        let line = format!("{name:<12} {:>9.4} {:>8.4}\n", quality.recall_at_1, quality.map_at_r);
-        text += &row(style, quality.recall_at_1 == best, &line);
+        let figures =
+            [figure(style, quality.recall_at_1, recall, 9), figure(style, quality.map_at_r, map, 8)];
+        text += &format!("{name:<12} {}\n", figures.join(" "));
     }
     let run = folder.display();
     let stopped = stopped(report, options);
+    text.push('\n');
     if let Some(why) = &stopped {
-        let _ = write!(text, "\n{} {why}", style.bold("Stopped"));
+        text += &paragraphs(style, &[("Stopped", std::slice::from_ref(why))]);
     }
-    let _ = write!(
-        text,
-        "\n{}  {}\n{}   {run}/report.html  open it in a browser\n         {run}/model.safetensors, run.toml, metrics.jsonl\n{}    {}\n",
-        style.bold("Learnt"),
-        learnt("the tuned embeddings", &report.tuned, &report.raw),
-        style.bold("Files"),
-        style.bold("Next"),
-        next(report, records, stopped.is_some(), folder)
+    text += &paragraphs(
+        style,
+        &[
+            ("Learnt", &[learnt("the tuned embeddings", &report.tuned, &report.raw)]),
+            (
+                "Files",
+                &[
+                    format!("{run}/report.html  open it in a browser"),
+                    format!("{run}/model.safetensors, run.toml, metrics.jsonl"),
+                ],
+            ),
+            ("Next", &[next(report, records, stopped.is_some(), folder)]),
+        ],
     );
     text
 }
@@ -93,15 +125,18 @@ pub(crate) fn compare(comparison: &Comparison, folder: &Path, data: Option<&Path
         "\n{:<20} {:>9} {:>8} {:>10} {:>9} {:>6}\n",
         "", "Recall@1", "MAP@R", "1-NN acc.", "seconds", "GeM p"
     ));
-    let best = comparison.variants.iter().map(|v| v.quality.recall_at_1).fold(0.0, f64::max);
+    let all = || comparison.variants.iter().map(|variant| &variant.quality);
+    let recall = best(all(), |q| q.recall_at_1);
+    let (map, nearest) = (best(all(), |q| q.map_at_r), best(all(), |q| q.one_nn_accuracy));
     for variant in &comparison.variants {
         let quality = &variant.quality;
         let p = variant.gem_p.map_or("-".to_owned(), |p| format!("{p:.2}"));
-        let line = format!(
-            "{:<20} {:>9.4} {:>8.4} {:>10.4} {:>9.1} {p:>6}\n",
-            variant.name, quality.recall_at_1, quality.map_at_r, quality.one_nn_accuracy, variant.seconds
-        );
-        text += &row(style, quality.recall_at_1 == best, &line);
+        let figures = [
+            figure(style, quality.recall_at_1, recall, 9),
+            figure(style, quality.map_at_r, map, 8),
+            figure(style, quality.one_nn_accuracy, nearest, 10),
+        ];
+        text += &format!("{:<20} {} {:>9.1} {p:>6}\n", variant.name, figures.join(" "), variant.seconds);
     }
     let raw = comparison.variants.iter().find(|v| v.name == "raw");
     let trained = comparison.variants.iter().filter(|v| v.name != "raw" && v.name != "untrained");
@@ -114,28 +149,39 @@ pub(crate) fn compare(comparison: &Comparison, folder: &Path, data: Option<&Path
     let (Some(raw), Some(winner)) = (raw, winner) else { return text };
     let out = folder.display();
     let data = data.map_or(String::new(), |data| format!(" --data {}", data.display()));
-    let _ = write!(
-        text,
-        "\n{}  {}\n{}   {out}/report.html  open it in a browser\n         {out}/figure.svg, figure.png, summary.json\n         \
-         {out}/<loss>/model.safetensors\n{}    embedtune fit{data} --loss {}   train it for longer, with options of your own\n",
-        style.bold("Learnt"),
-        learnt(&winner.name, &winner.quality, &raw.quality),
-        style.bold("Files"),
-        style.bold("Next"),
-        winner.name,
+    text.push('\n');
+    text += &paragraphs(
+        style,
+        &[
+            ("Learnt", &[learnt(&winner.name, &winner.quality, &raw.quality)]),
+            (
+                "Files",
+                &[
+                    format!("{out}/report.html  open it in a browser"),
+                    format!("{out}/figure.svg, figure.png, summary.json"),
+                    format!("{out}/<loss>/model.safetensors"),
+                ],
+            ),
+            (
+                "Next",
+                &[format!(
+                    "embedtune fit{data} --loss {}   train it for longer, with options of your own",
+                    winner.name
+                )],
+            ),
+        ],
     );
     text
 }
 
 fn learnt(who: &str, tuned: &Quality, raw: &Quality) -> String {
     let points = (tuned.recall_at_1 - raw.recall_at_1) * 100.0;
-    let direction = if points >= 0.0 { "more" } else { "fewer" };
-    format!(
-        "{who}: Recall@1 {:.4}, {:.1} points {direction} than the raw vectors ({:.4})",
-        tuned.recall_at_1,
-        points.abs(),
-        raw.recall_at_1
-    )
+    let change = match points {
+        p if p >= 0.05 => format!("{p:.1} points above"),
+        p if p <= -0.05 => format!("{:.1} points below", -p),
+        _ => "the same as".to_owned(),
+    };
+    format!("{who}: Recall@1 {:.4}, {change} the raw vectors ({:.4})", tuned.recall_at_1, raw.recall_at_1)
 }
 
 /// One command, and why.
@@ -169,6 +215,26 @@ mod tests {
 
     fn quality(recall_at_1: f64) -> Quality {
         Quality { recall_at_1, ..Quality::default() }
+    }
+
+    #[test]
+    fn the_best_figure_alone_is_bold_and_columns_line_up() {
+        let cells = [0.5, 0.75].map(|value| figure(Style(true), value, 0.75, 9));
+        assert_eq!(cells, ["   0.5000".to_owned(), "   \x1b[1m0.7500\x1b[0m".to_owned()]);
+        let lines = ["a".to_owned(), "b".to_owned()];
+        let said = paragraphs(Style(true), &[("Files", &lines), ("Stopped", &lines[..1])]);
+        assert_eq!(said, "\x1b[1mFiles\x1b[0m   a\n        b\n\x1b[1mStopped\x1b[0m a\n");
+    }
+
+    #[test]
+    fn differences_read_well() {
+        for (tuned, words) in [
+            (0.6004, "Recall@1 0.6004, the same as the raw vectors (0.6000)"),
+            (0.7, "Recall@1 0.7000, 10.0 points above the raw vectors (0.6000)"),
+            (0.55, "Recall@1 0.5500, 5.0 points below the raw vectors (0.6000)"),
+        ] {
+            assert_eq!(learnt("it", &quality(tuned), &quality(0.6)), format!("it: {words}"));
+        }
     }
 
     #[test]

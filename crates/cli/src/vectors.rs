@@ -4,8 +4,11 @@ use std::path::Path;
 
 use embedtune_train::data::Split;
 use embedtune_train::ndarray::Array2;
+use embedtune_train::retrieval::Progress;
 use embedtune_train::run::{Model, RunFile, RunFolder, initial_encoder, raw_vectors};
 use embedtune_train::{Result, data::Items};
+
+use crate::work::Work;
 
 /// Vectors of the queries, and of the gallery where they search one.
 pub(crate) struct Vectors {
@@ -14,7 +17,7 @@ pub(crate) struct Vectors {
 }
 
 impl Vectors {
-    fn of(split: &Split, embed: impl Fn(&Items) -> Result<Array2<f32>>) -> Result<Self> {
+    fn of(split: &Split, mut embed: impl FnMut(&Items) -> Result<Array2<f32>>) -> Result<Self> {
         Ok(Self {
             queries: embed(&split.queries.items)?,
             gallery: split.gallery.as_ref().map(|gallery| embed(&gallery.items)).transpose()?,
@@ -33,17 +36,34 @@ impl Vectors {
     ///
     /// # Errors
     /// Options that do not fit the data.
-    pub(crate) fn untrained(run: &RunFile, split: &Split) -> Result<Self> {
+    pub(crate) fn untrained(run: &RunFile, split: &Split, work: &Work) -> Result<Self> {
         let encoder = initial_encoder(&run.options, split)?;
-        Self::of(split, |items| encoder.embed(items, &(0..items.len()).collect::<Vec<_>>()))
+        Self::begin("untrained", split, work);
+        Self::of(split, |items| {
+            let rows: Vec<usize> = (0..items.len()).collect();
+            encoder.embed_watched(items, &rows, &mut |done| work.advance(done as u64))
+        })
     }
 
-    /// The run's model.
+    /// The run's model, under its name.
     ///
     /// # Errors
     /// Those of [`Model::load`]; data that the model does not take.
-    pub(crate) fn tuned(run: &Path, split: &Split) -> Result<Self> {
-        let model = Model::load(&RunFolder::new(run))?;
-        Self::of(split, |items| model.embed(items))
+    pub(crate) fn tuned(name: &str, run: &Path, split: &Split, work: &Work) -> Result<Self> {
+        Self::of_model(name, &Model::load(&RunFolder::new(run))?, split, work)
+    }
+
+    /// A model's, under its name.
+    ///
+    /// # Errors
+    /// Data that the model does not take.
+    pub(crate) fn of_model(name: &str, model: &Model, split: &Split, work: &Work) -> Result<Self> {
+        Self::begin(name, split, work);
+        Self::of(split, |items| model.embed_watched(items, &mut |done| work.advance(done as u64)))
+    }
+
+    fn begin(name: &str, split: &Split, work: &Work) {
+        let items = split.queries.labels.len() + split.gallery.as_ref().map_or(0, |all| all.labels.len());
+        work.stage(&format!("{name}: embedding"), "items", items);
     }
 }

@@ -1,55 +1,21 @@
-//! Progress on standard error.
+//! Progress of training on standard error.
 
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use clap::ValueEnum;
 use embedtune_train::run::{Alarm, BatchReport, EpochRecord, Monitor, Observer, Report, Start};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::Stop;
-use crate::columns::{cell, width};
+use crate::line::{Line, PATIENCE, Progress, Shows, duration};
+use crate::{Stop, say};
 
-/// How progress is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum Progress {
-    /// A bar on a terminal, lines elsewhere.
-    #[default]
-    Auto,
-    /// A line after every epoch, and at least every half minute.
-    Plain,
-    /// A bar, and a line after every epoch. Lines alone where no terminal can show a bar.
-    Bar,
-    /// Nothing but notes.
-    None,
-}
-
-/// Between two lines of one epoch.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// The shortest bar that shows anything.
-const BAR: usize = 8;
 /// What is done before the first batch.
 const MEASURING: &str = "measuring the start";
-/// The window's columns where they cannot be known.
-const WINDOW: usize = 80;
-
-/// What the window has room for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// The loss's name, a bar and figures.
-    Named,
-    /// A bar and figures.
-    Bar,
-    Text,
-}
 
 /// Shows one run after another.
 pub(crate) struct Watch {
     quiet: bool,
-    bars: bool,
-    lines: bool,
+    shows: Shows,
     name: String,
     epochs: usize,
     batches: usize,
@@ -61,8 +27,7 @@ pub(crate) struct Watch {
     waiting: bool,
     started: Instant,
     spoken: Instant,
-    bar: ProgressBar,
-    form: Option<Form>,
+    line: Line,
     training: Arc<AtomicBool>,
     seconds_left: f64,
     monitor: Monitor,
@@ -70,14 +35,10 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new(quiet: bool, progress: Progress, stop: &Stop) -> Self {
-        let terminal =
-            std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
-        let wanted = matches!(progress, Progress::Auto | Progress::Bar);
         let now = Instant::now();
         Self {
             quiet,
-            bars: wanted && terminal && !quiet,
-            lines: progress != Progress::None && !quiet,
+            shows: Shows::new(quiet, progress),
             name: String::new(),
             epochs: 0,
             batches: 0,
@@ -87,46 +48,11 @@ impl Watch {
             waiting: true,
             started: now,
             spoken: now,
-            bar: ProgressBar::hidden(),
-            form: None,
+            line: Line::hidden(),
             training: stop.training.clone(),
             seconds_left: 0.0,
             monitor: Monitor::default(),
         }
-    }
-
-    fn say(&self, line: &str) {
-        self.bar.suspend(|| crate::say(line));
-    }
-
-    /// Shows a bar with the first of the messages that leaves room for one, or where the window is too narrow for all
-    /// of them the last, cut to the window. The loss's name stands before the first alone.
-    fn show(&mut self, messages: &[String]) {
-        let columns = match usize::from(console::Term::stderr().size().1) {
-            0 => WINDOW,
-            columns => columns,
-        };
-        let name = width(&self.name) + 1;
-        let fits = |(at, message): (usize, &String)| {
-            let before = if at == 0 { name } else { 0 };
-            before + BAR + " 100%  ".len() + width(message) <= columns
-        };
-        let chosen = messages.iter().enumerate().position(fits);
-        let form = chosen.map_or(Form::Text, |at| if at == 0 { Form::Named } else { Form::Bar });
-        if self.form != Some(form) {
-            self.form = Some(form);
-            let template = match form {
-                Form::Named => "{prefix} {wide_bar} {percent:>3}%  {msg}",
-                Form::Bar => "{wide_bar} {percent:>3}%  {msg}",
-                Form::Text => "{msg}",
-            };
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                self.bar.set_style(style.progress_chars("━╸─"));
-            }
-        }
-        let message = chosen.map_or(messages.last(), |at| messages.get(at));
-        let message = message.map_or("", String::as_str);
-        self.bar.set_message(if form == Form::Text { cell(message, columns) } else { message.to_owned() });
     }
 
     /// The time left and items a second, by the batches of this run so far, each with a comma after it; empty where
@@ -150,21 +76,16 @@ impl Observer for Watch {
         (self.done, self.items, self.waiting) = (self.earlier, 0, true);
         self.started = Instant::now();
         self.spoken = self.started;
-        if self.bars {
+        if self.shows.bars {
             let length = start.epochs.saturating_mul(start.batches) as u64;
-            // Shown once it looks as it should.
-            self.bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden());
-            self.form = None;
-            self.bar.set_prefix(self.name.clone());
-            self.bar.set_position(self.earlier as u64);
-            self.show(&[MEASURING.to_owned()]);
-            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+            let words = [MEASURING.to_owned(), MEASURING.to_owned()];
+            self.line = Line::begin(&self.name, length, self.earlier as u64, &words);
         }
     }
 
     fn on_notice(&mut self, notice: &str) {
         if !self.quiet {
-            self.say(&format!("note: {notice}"));
+            say(&format!("note: {notice}"));
         }
     }
 
@@ -178,22 +99,22 @@ impl Observer for Watch {
         } else {
             self.items += batch.items;
         }
-        if self.bars {
-            self.bar.set_position(self.done as u64);
+        if self.shows.bars {
+            self.line.set_position(self.done as u64);
             let [left, rate] = self.pace();
             let (loss, whole) = (batch.loss, (self.epochs * self.batches).max(1));
             let long = format!("epoch {}/{}, {left}{rate}loss {loss:.4}", batch.epoch, self.epochs);
-            self.show(&[
+            self.line.show(&[
                 long.clone(),
                 long,
                 format!("{left}loss {loss:.4}"),
                 left.trim_end_matches(", ").to_owned(),
                 format!("{}%, {left}{rate}loss {loss:.4}", 100 * self.done / whole),
             ]);
-        } else if self.lines && batch.batch < batch.batches && self.spoken.elapsed() >= PATIENCE {
+        } else if self.shows.lines && batch.batch < batch.batches && self.spoken.elapsed() >= PATIENCE {
             self.spoken = Instant::now();
             let [left, rate] = self.pace();
-            self.say(&format!(
+            say(&format!(
                 "{}: epoch {}/{}, batch {}/{}, {left}{rate}loss {:.4}",
                 self.name, batch.epoch, self.epochs, batch.batch, batch.batches, batch.loss
             ));
@@ -240,44 +161,22 @@ impl Observer for Watch {
             line += &format!(", {} {figure:.4}", self.monitor);
         }
         if done == all {
-            self.bar.finish_and_clear();
+            self.line.clear();
         }
-        if self.lines {
-            self.say(&line);
+        if self.shows.lines {
+            say(&line);
         }
     }
 
     fn on_alarm(&mut self, alarm: &Alarm) {
         if !self.quiet {
-            self.say(&format!("alarm: {alarm}"));
+            say(&format!("alarm: {alarm}"));
         }
     }
 
     fn on_end(&mut self, _: &Report) {
-        self.bar.finish_and_clear();
+        self.line.clear();
         // The model is saved; what comes now can be made again.
         self.training.store(false, Ordering::Relaxed);
-    }
-}
-
-/// Seconds in the two largest units that matter.
-fn duration(seconds: f64) -> String {
-    let seconds = seconds.round() as u64;
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_read_well() {
-        for (seconds, words) in [(0.4, "0 s"), (59.4, "59 s"), (61.0, "1 min 01 s"), (7260.0, "2 h 01 min")] {
-            assert_eq!(duration(seconds), words);
-        }
     }
 }

@@ -94,9 +94,29 @@ fn a_report_is_the_same_from_the_same_run() {
         data["variants"][2]["near"][3].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect();
     assert_eq!(near, rows);
     assert_eq!(data["runs"][0]["records"].as_array().unwrap().len(), 3);
-    // The options, resolved, and what the program remarked.
-    for part in ["margin", "[options.loss_options]", "scale = 16", "computing on the CPU"] {
+    // The options as given, what the run took, and what the program remarked.
+    for part in ["[options.loss_options]", "[encoder.input]", "scale = 16", "computing on the CPU"] {
         assert!(html.contains(part), "no {part}");
+    }
+    assert!(!html.contains("[resolved]"));
+    for (name, value, whence) in [
+        ("encoder", "cnn", "chosen"),
+        ("sampler", "random", "chosen"),
+        ("loss_optimizer", "Adam", "default"),
+        ("loss_learning_rate", "0.01", "default"),
+        ("loss_options.margin", "28.6° (0.4992 rad)", "default"),
+        ("loss_options.scale", "16.0", "chosen for the classes"),
+        ("output_dim", "64", "default"),
+    ] {
+        let row = format!("<th scope=\"row\"><code>{name}</code></th><td>{value}</td><td>{whence}</td>");
+        assert!(html.contains(&row), "no {row}");
+    }
+    let file = std::fs::read_to_string(at.join("R/run.toml")).unwrap();
+    let (_, resolved) = file.split_once("\n[resolved]").unwrap();
+    for line in
+        ["sampler = \"random\"", "loss_optimizer = \"Adam\"", "[resolved.loss_options]", "scale = 16.0"]
+    {
+        assert!(resolved.contains(line), "{file}");
     }
     // The same training again: the page tells nothing of the clock.
     run(at, "fit -q --data D --loss ArcFaceLoss --pooler GeM --epochs 2 --batch-size 16 --out S").done();

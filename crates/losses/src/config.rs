@@ -113,6 +113,18 @@ pub struct MinerOptions {
     pub type_of_triplets: Option<TripletKind>,
 }
 
+impl MinerOptions {
+    /// These options with the defaults where none are given: all that `kind` has.
+    pub fn resolved(&self, kind: MinerKind) -> Self {
+        match miner_of(Some((kind, self))) {
+            Ok(Miner::TripletMargin { margin, kind }) => {
+                Self { margin: Some(margin), type_of_triplets: Some(kind) }
+            }
+            _ => *self,
+        }
+    }
+}
+
 /// A margin with its unit: an angle (`"28.6deg"`, `"0.5rad"`) or a plain number (a cosine, a distance, a multiplier).
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
@@ -217,6 +229,52 @@ impl LossOptions {
     /// How the class centres of this preset start.
     pub fn centre_init(&self) -> CentreInit {
         self.preset.unwrap_or_default().defaults().centres
+    }
+
+    /// These options with the preset's values where none are given: all that `kind` has, as it computes.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a margin in the wrong unit or an option of another loss.
+    ///
+    /// ```
+    /// use embedtune_losses::{LossKind, LossOptions, MarginValue};
+    ///
+    /// let given = LossOptions { scale: Some(16.0), ..LossOptions::default() };
+    /// let whole = given.resolved(LossKind::CosFaceLoss)?;
+    /// assert_eq!((whole.scale, whole.margin), (Some(16.0), Some(MarginValue::Number(0.35))));
+    /// # Ok::<(), embedtune_losses::Error>(())
+    /// ```
+    pub fn resolved(&self, kind: LossKind) -> Result<Self> {
+        let preset = Some(self.preset.unwrap_or_default());
+        if kind == LossKind::TripletMarginLoss {
+            let of = triplet_options(self)?;
+            return Ok(Self {
+                preset,
+                margin: Some(of.margin.into()),
+                distance: Some(of.distance),
+                normalize: Some(of.normalize),
+                swap: Some(of.swap),
+                smooth: Some(of.smooth),
+                reduction: Some(of.reduction),
+                ..Self::default()
+            });
+        }
+        let of = margin_options(kind, self)?;
+        let (margin, edge, margin_gradient) = match of.margin {
+            Margin::Arc { angle, edge, gradient } => (angle.into(), Some(edge), Some(gradient)),
+            Margin::Cos { cosine } => (cosine.into(), None, None),
+            Margin::Sphere { multiplier } => (f64::from(multiplier).into(), None, None),
+        };
+        Ok(Self {
+            preset,
+            margin: Some(margin),
+            scale: Some(of.scale),
+            sub_centers: (kind == LossKind::SubCenterArcFaceLoss).then_some(of.sub_centers),
+            edge,
+            margin_gradient,
+            logits_budget_bytes: Some(of.logits_budget_bytes),
+            ..Self::default()
+        })
     }
 
     /// Refuses options of other losses.

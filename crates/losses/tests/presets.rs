@@ -2,6 +2,7 @@
 
 use embedtune_losses::{
     Angle, CentreInit, Error, LossKind, LossOptions, MarginValue, MinerKind, MinerOptions, Preset, build,
+    margin_options, triplet_options,
 };
 
 #[test]
@@ -40,6 +41,17 @@ fn every_preset_builds_every_loss() {
             let options = LossOptions { preset: Some(preset), ..LossOptions::default() };
             let loss = build(kind, &options, None, 2, 3).unwrap();
             assert_eq!(loss.name(), kind.name());
+            // What it takes, written out, is the same loss, whatever preset it is read under.
+            let mut whole = options.resolved(kind).unwrap();
+            assert_eq!(whole.resolved(kind).unwrap(), whole);
+            assert!(whole.margin.is_some() && whole.scale.is_some() == loss.weight_shape().is_some());
+            assert_eq!(whole.sub_centers, (kind == LossKind::SubCenterArcFaceLoss).then_some(3));
+            whole.preset = Some(Preset::Pml2);
+            let same = match kind {
+                LossKind::TripletMarginLoss => triplet_options(&whole) == triplet_options(&options),
+                _ => margin_options(kind, &whole) == margin_options(kind, &options),
+            };
+            assert!(same, "{preset} {kind} {whole:?}");
             assert_eq!(kind.name().parse::<LossKind>().unwrap(), kind);
             let mut input = embedtune_losses::Input::new(x.view(), &[0, 1, 0, 1]);
             input.weights = loss.weight_shape().map(|[rows, _]| w.slice(s![..rows, ..]));

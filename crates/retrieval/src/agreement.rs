@@ -6,7 +6,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::frame::Metric;
-use crate::kmeans::{KMeans, kmeans};
+use crate::kmeans::{KMeans, kmeans_watched};
+use crate::progress::Progress;
 use crate::rows::{Rows, Units};
 use crate::{Error, Result};
 
@@ -68,8 +69,23 @@ impl Agreement {
     /// unit vectors are clustered, otherwise the vectors as they are.
     ///
     /// # Errors
-    /// As [`kmeans`]; another number of labels than of items, or none.
+    /// As [`kmeans`](crate::kmeans()); another number of labels than of items, or none.
     pub fn of_kmeans(items: &dyn Rows, labels: &[u32], metric: Metric, options: &KMeans) -> Result<Self> {
+        Self::of_kmeans_watched(items, labels, metric, options, &()).map(|(agreement, _)| agreement)
+    }
+
+    /// [`of_kmeans`](Self::of_kmeans) that tells how far it has come, a unit being a start of the clustering, and how many
+    /// starts there were.
+    ///
+    /// # Errors
+    /// As [`of_kmeans`](Self::of_kmeans).
+    pub fn of_kmeans_watched(
+        items: &dyn Rows,
+        labels: &[u32],
+        metric: Metric,
+        options: &KMeans,
+        progress: &dyn Progress,
+    ) -> Result<(Self, usize)> {
         crate::relevant::check_labels("labels", items.shape().0, labels)?;
         if labels.is_empty() {
             let expected = "[n], a label for each of at least one item".to_owned();
@@ -77,10 +93,10 @@ impl Agreement {
         }
         let options = KMeans { clusters: sizes(labels).len(), ..*options };
         let found = match metric {
-            Metric::Cosine => kmeans(&Units(items), &options)?,
-            Metric::Dot | Metric::L2 => kmeans(items, &options)?,
+            Metric::Cosine => kmeans_watched(&Units(items), &options, progress)?,
+            Metric::Dot | Metric::L2 => kmeans_watched(items, &options, progress)?,
         };
-        Self::new(labels, &found.assignment)
+        Ok((Self::new(labels, &found.assignment)?, options.starts(items.shape())))
     }
 }
 

@@ -11,9 +11,11 @@ use crate::keys::key;
 use crate::metrics::{ClassMetrics, Metrics};
 use crate::panels::{Gallery, QUERY_BLOCK, Queries, Segment, gather, lay_out};
 use crate::product::{PANEL, scan};
+use crate::progress::Progress;
 use crate::ranks::Ranks;
 use crate::relevant::{ByLabel, Query, check_labels, overlap};
 use crate::rows::Rows;
+use crate::search::pairs;
 use crate::table::{Discounts, Measure, Table};
 use crate::{Error, Result};
 
@@ -90,6 +92,20 @@ impl Evaluation {
         gallery: Option<(&dyn Rows, &[u32])>,
         options: &EvaluateOptions,
     ) -> Result<Self> {
+        Self::watched(queries, labels, gallery, options, &())
+    }
+
+    /// [`new`](Self::new) that tells how far it has come. An item of the query's class is compared twice.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn watched(
+        queries: &dyn Rows,
+        labels: &[u32],
+        gallery: Option<(&dyn Rows, &[u32])>,
+        options: &EvaluateOptions,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
         if options.recall_at.contains(&0) {
             return Err(Error::Parameter {
                 name: "recall_at",
@@ -116,7 +132,9 @@ impl Evaluation {
         if ranked.is_empty() {
             return Err(Error::NoMatches { queries: all.queries, items: all.items });
         }
-        let pass = Pass { frame: &frame, by_label: &by_label, items, queries };
+        let relevant: u64 = ranked.iter().map(|query| query.class().len() as u64).sum();
+        progress.begin(relevant.saturating_add(pairs(ranked.len(), frame.len)));
+        let pass = Pass { frame: &frame, by_label: &by_label, items, queries, progress };
         pass.run(&ranked, all)
     }
 
@@ -153,6 +171,7 @@ struct Pass<'a> {
     by_label: &'a ByLabel,
     items: &'a dyn Rows,
     queries: &'a dyn Rows,
+    progress: &'a dyn Progress,
 }
 
 impl Pass<'_> {
@@ -170,6 +189,7 @@ impl Pass<'_> {
             let rows: Vec<u32> = group.iter().map(|query| query.row).collect();
             let vectors = Queries::new(self.frame, self.queries, &rows)?.vectors;
             let mut ranks = self.relevant(group, &vectors)?;
+            self.progress.advance(group.iter().map(|query| query.class().len() as u64).sum());
             for items in &segments {
                 let segment = match only.take() {
                     Some(segment) => segment,
@@ -260,6 +280,7 @@ impl Pass<'_> {
                         count_some(depth, vectors, ranks, panels, items.clone(), scratch);
                     }
                 }
+                self.progress.advance(pairs(ranks.len(), segment.items.len()));
             },
         );
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame::{Metric, READ, check_values, squares};
 use crate::knn::{Exclude, Index};
+use crate::progress::Progress;
 use crate::random::{below, generator, unit};
 use crate::rows::Rows;
 use crate::{Error, Result};
@@ -18,15 +19,31 @@ pub struct KMeans {
     pub clusters: usize,
     /// Which random numbers; default 0.
     pub seed: u64,
-    /// Starts, of which the one with the least inertia is taken, at least 1; default 1.
-    pub restarts: usize,
+    /// Starts, of which the one with the least inertia is taken, the first of several; at least 1. Default `None`: 10, or
+    /// fewer where a round is long ([`KMeans::starts`]).
+    pub restarts: Option<usize>,
     /// Rounds of a start, at most; default 100.
     pub iterations: usize,
 }
 
 impl Default for KMeans {
     fn default() -> Self {
-        Self { clusters: 8, seed: 0, restarts: 1, iterations: 100 }
+        Self { clusters: 8, seed: 0, restarts: None, iterations: 100 }
+    }
+}
+
+/// Starts where nothing else is asked for: one start's agreement with the classes moves by several points with its seed.
+const STARTS: usize = 10;
+/// Products of all the starts' rounds, one round each, beyond which there are fewer starts: a few seconds a round of all.
+const PRODUCTS: u64 = 20_000_000_000;
+
+impl KMeans {
+    /// The starts for items of a shape: those asked for; otherwise 10 as long as `items * dim * clusters` is at most 2e9,
+    /// beyond it as many as keep the time of ten starts of that size, and 1 from 2e10 on.
+    pub fn starts(&self, (items, dim): (usize, usize)) -> usize {
+        let round = [dim, self.clusters].iter().fold(items as u64, |n, &m| n.saturating_mul(m as u64));
+        let fitting = (PRODUCTS / round.max(1)).clamp(1, STARTS as u64);
+        self.restarts.unwrap_or(fitting as usize)
     }
 }
 
@@ -53,18 +70,26 @@ pub struct Clusters {
 /// [`Error::Parameter`] for a number of clusters or starts out of range; values that are not finite; what reading
 /// fails with.
 pub fn kmeans(items: &dyn Rows, options: &KMeans) -> Result<Clusters> {
-    if options.restarts == 0 {
-        return Err(Error::Parameter { name: "restarts", value: "0".to_owned(), remedy: "write 1 or more" });
-    }
+    kmeans_watched(items, options, &())
+}
+
+/// [`kmeans`] that tells how far it has come; a unit is a start.
+///
+/// # Errors
+/// As [`kmeans`].
+pub fn kmeans_watched(items: &dyn Rows, options: &KMeans, progress: &dyn Progress) -> Result<Clusters> {
+    let starts = options.starts(items.shape()) as u64;
     check(options.clusters, items.shape())?;
     check_values("items", items)?;
+    progress.begin(starts);
     let mut best: Option<Clusters> = None;
-    for restart in 0..options.restarts as u64 {
-        let centres = plus_plus(items, options.clusters, options.seed, restart)?;
+    for start in 0..starts {
+        let centres = plus_plus(items, options.clusters, options.seed, start)?;
         let found = rounds(items, centres.view(), options.iterations)?;
         if best.as_ref().is_none_or(|best| found.inertia < best.inertia) {
             best = Some(found);
         }
+        progress.advance(1);
     }
     best.ok_or(Error::Parameter { name: "restarts", value: "0".to_owned(), remedy: "write 1 or more" })
 }

@@ -5,6 +5,7 @@ use ndarray::ArrayView2;
 use crate::Result;
 use crate::frame::{Frame, Metric};
 use crate::panels::{Gallery, lay_out};
+use crate::progress::Progress;
 use crate::rows::Rows;
 use crate::search::neighbours;
 
@@ -118,7 +119,7 @@ impl Index {
     /// As [`search`](Self::search), and what reading fails with.
     pub fn search_rows(&self, queries: &dyn Rows, k: usize, exclude: Exclude<'_>) -> Result<Neighbours> {
         self.frame.check(queries)?;
-        neighbours(&self.frame, &Gallery::Kept(&self.panels), queries, k, exclude)
+        neighbours(&self.frame, &Gallery::Kept(&self.panels), queries, k, exclude, &())
     }
 }
 
@@ -151,7 +152,22 @@ pub fn search(
     metric: Metric,
     exclude: Exclude<'_>,
 ) -> Result<Neighbours> {
+    search_watched(queries, gallery, k, metric, exclude, &())
+}
+
+/// [`search`] that tells how far it has come.
+///
+/// # Errors
+/// As [`search`].
+pub fn search_watched(
+    queries: &dyn Rows,
+    gallery: &dyn Rows,
+    k: usize,
+    metric: Metric,
+    exclude: Exclude<'_>,
+    progress: &dyn Progress,
+) -> Result<Neighbours> {
     let frame = Frame::new(gallery, metric)?;
     frame.check(queries)?;
-    neighbours(&frame, &Gallery::Streamed(gallery), queries, k, exclude)
+    neighbours(&frame, &Gallery::Streamed(gallery), queries, k, exclude, progress)
 }

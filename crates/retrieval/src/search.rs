@@ -10,6 +10,7 @@ use crate::keys::unkey;
 use crate::knn::{Exclude, Hit, Neighbours};
 use crate::panels::{Gallery, QUERY_BLOCK, Queries, Segment};
 use crate::product::{PANEL, scan};
+use crate::progress::Progress;
 use crate::rows::Rows;
 use crate::{Error, Result};
 
@@ -27,10 +28,12 @@ pub(crate) fn neighbours(
     queries: &dyn Rows,
     k: usize,
     exclude: Exclude<'_>,
+    progress: &dyn Progress,
 ) -> Result<Neighbours> {
     let (count, _) = queries.shape();
     check(frame.len, count, exclude)?;
     let width = k.min(frame.len);
+    progress.begin(if width == 0 { 0 } else { pairs(count, frame.len) });
     let mut found = Neighbours { width, hits: hits(count, width, k)?, counts: vec![0; count] };
     if width == 0 {
         return Ok(found);
@@ -59,16 +62,21 @@ pub(crate) fn neighbours(
                 Some(segment) => segment,
                 None => gallery.segment(frame, items.clone())?,
             };
-            group.pass(frame, &segment, width);
+            group.pass(frame, &segment, width, progress);
             only = Some(segment);
         } else {
             for items in &segments {
-                group.pass(frame, &gallery.segment(frame, items.clone())?, width);
+                group.pass(frame, &gallery.segment(frame, items.clone())?, width, progress);
             }
         }
         group.finish(frame, gallery, width, hits, counts)?;
     }
     Ok(found)
+}
+
+/// How many pairs there are.
+pub(crate) fn pairs(queries: usize, items: usize) -> u64 {
+    (queries as u64).saturating_mul(items as u64)
 }
 
 /// Queries whose reservoirs and vectors fit: whole blocks if possible.
@@ -122,9 +130,9 @@ struct Group {
 }
 
 impl Group {
-    fn pass(&mut self, frame: &Frame, segment: &Segment<'_>, width: usize) {
+    fn pass(&mut self, frame: &Frame, segment: &Segment<'_>, width: usize, progress: &dyn Progress) {
         if self.own.len() < FEW_BLOCKS * QUERY_BLOCK {
-            self.pass_few(frame, segment, width);
+            self.pass_few(frame, segment, width, progress);
             return;
         }
         let depth = frame.depth;
@@ -133,11 +141,12 @@ impl Group {
         let found = self.best.par_chunks_mut(QUERY_BLOCK).zip(self.bounds.par_chunks_mut(QUERY_BLOCK));
         blocks.zip(found).for_each(|((vectors, own), (best, bounds))| {
             offer(depth, vectors, own, &segment.panels, segment.items.clone(), best, bounds);
+            progress.advance(pairs(own.len(), segment.items.len()));
         });
     }
 
     /// Tasks have their own parts of the gallery. What is best does not depend on the order in which they end.
-    fn pass_few(&mut self, frame: &Frame, segment: &Segment<'_>, width: usize) {
+    fn pass_few(&mut self, frame: &Frame, segment: &Segment<'_>, width: usize, progress: &dyn Progress) {
         let depth = frame.depth;
         let Self { vectors, own, best, bounds } = self;
         let (bounds_before, all) = (bounds.clone(), Mutex::new((best, bounds)));
@@ -146,12 +155,14 @@ impl Group {
             let items = first..segment.items.end.min(first + SHARE * PANEL);
             let mut bounds = bounds_before.clone();
             let mut best: Vec<Best> = bounds.iter().map(|_| Best::new(width.min(items.len()))).collect();
+            let done = pairs(own.len(), items.len());
             offer(depth, &vectors.vectors, own, panels, items, &mut best, &mut bounds);
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
             let (all_best, all_bounds) = &mut *all;
             for ((all, bound), best) in all_best.iter_mut().zip(all_bounds.iter_mut()).zip(&best) {
                 all.merge(best, bound);
             }
+            progress.advance(done);
         });
     }
 

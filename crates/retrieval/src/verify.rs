@@ -11,9 +11,11 @@ use crate::frame::{Frame, Metric, squares};
 use crate::keys::{key, unkey};
 use crate::panels::{Gallery, QUERY_BLOCK, Queries, Segment};
 use crate::product::{PANEL, Scores, scan};
+use crate::progress::Progress;
 use crate::relevant::check_labels;
 use crate::roc::Roc;
 use crate::rows::Rows;
+use crate::search;
 
 /// Thresholds between the most and the least similar pair.
 const BINS: usize = 1 << 20;
@@ -36,6 +38,21 @@ impl Roc {
         gallery: Option<(&dyn Rows, &[u32])>,
         metric: Metric,
     ) -> Result<Self> {
+        Self::of_pairs_watched(queries, labels, gallery, metric, &())
+    }
+
+    /// [`of_pairs`](Self::of_pairs) that tells how far it has come. With dot products and distances each pair is compared
+    /// twice.
+    ///
+    /// # Errors
+    /// As [`of_pairs`](Self::of_pairs).
+    pub fn of_pairs_watched(
+        queries: &dyn Rows,
+        labels: &[u32],
+        gallery: Option<(&dyn Rows, &[u32])>,
+        metric: Metric,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
         let alone = gallery.is_none();
         let (items, item_labels) = gallery.unwrap_or((queries, labels));
         check_labels("labels of the queries", queries.shape().0, labels)?;
@@ -44,7 +61,13 @@ impl Roc {
         if !alone {
             frame.check(queries)?;
         }
-        let pairs = Pairs { frame: &frame, items, queries, labels, item_labels, alone };
+        let all = if alone {
+            search::pairs(labels.len(), labels.len().saturating_sub(1)) / 2
+        } else {
+            search::pairs(labels.len(), item_labels.len())
+        };
+        progress.begin(if metric == Metric::Cosine { all } else { all.saturating_mul(2) });
+        let pairs = Pairs { frame: &frame, items, queries, labels, item_labels, alone, progress };
         let (low, high) = match metric {
             Metric::Cosine => (-1.0, 1.0),
             Metric::Dot | Metric::L2 => pairs.ends()?,
@@ -117,6 +140,7 @@ struct Pairs<'a> {
     labels: &'a [u32],
     item_labels: &'a [u32],
     alone: bool,
+    progress: &'a dyn Progress,
 }
 
 impl Pairs<'_> {
@@ -204,6 +228,10 @@ impl Pairs<'_> {
                     visit(start + query, first + from, &shown[from..count]);
                 }
             });
+            let last = |query: usize| if self.alone { start + query + 1 } else { 0 };
+            let from = |query: usize| last(query).max(segment.items.start);
+            let done = (0..factors.len()).map(|query| segment.items.end.saturating_sub(from(query)) as u64);
+            self.progress.advance(done.sum());
         });
     }
 

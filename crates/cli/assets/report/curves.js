@@ -2,6 +2,11 @@
 /* Line charts of what every epoch measured. A line: {name, colour, points: [[epoch, value]], dashed}. */
 var WIDTH = 340, HEIGHT = 170, LEFT = 44, RIGHT = 10, TOP = 12, BOTTOM = 24;
 
+/* The colour of a line: the classes' are for areas, and some too pale for a line on the page. */
+function curveColour(index) {
+  return "var(--curve-" + index % 6 + ")";
+}
+
 /* `value` with as many digits as tell it from its neighbours `step` away. */
 function tickLabel(value, step) {
   var digits = Math.max(0, -Math.floor(Math.log(step) / Math.LN10 + 1e-9));
@@ -47,12 +52,18 @@ function lineChart(title, lines, most) {
   var cross = svg.appendChild(makeSvg("line", { "class": "cross", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" }));
   lines.forEach(function (line) {
     var d = line.points.map(function (p, at) { return (at ? "L" : "M") + x(p[0]).toFixed(1) + " " + y(p[1]).toFixed(1); }).join("");
-    svg.appendChild(makeSvg("path", {
-      d: d, fill: "none", stroke: line.colour, "stroke-width": 2, "stroke-linejoin": "round",
+    var path = makeSvg("path", {
+      "class": "curve", d: d, fill: "none", "stroke-width": 2, "stroke-linejoin": "round",
       "stroke-dasharray": line.dashed ? "4 4" : null
-    }));
+    });
+    path.style.stroke = line.colour;
+    svg.appendChild(path);
     if (!line.dashed && line.points.length <= 40) {
-      line.points.forEach(function (p) { svg.appendChild(makeSvg("circle", { cx: x(p[0]), cy: y(p[1]), r: 2.8, fill: line.colour })); });
+      line.points.forEach(function (p) {
+        var dot = makeSvg("circle", { cx: x(p[0]), cy: y(p[1]), r: 2.8 });
+        dot.style.fill = line.colour;
+        svg.appendChild(dot);
+      });
     }
   });
   var reading = make("span", {});
@@ -94,7 +105,7 @@ function drawCurves() {
     var points = run.records
       .map(function (record) { return [record.epoch, of(record)]; })
       .filter(function (p) { return p[1] !== null && p[1] !== undefined; });
-    return { name: name || run.name, colour: colour || data.colours[index], points: points };
+    return { name: name || run.name, colour: colour || curveColour(index), points: points };
   }
   function chart(title, of, most) {
     return lineChart(title, data.runs.map(function (run, index) { return line(run, index, of); }), most);
@@ -108,21 +119,21 @@ function drawCurves() {
   });
   var held = data.runs.map(function (run, index) {
     return line(run, index, function (r) { return r.validation && r.validation.recall_at_1; },
-      (several ? run.name + ", " : "") + "held out", data.colours[(index + 3) % 10]);
+      (several ? run.name + ", " : "") + "held out", curveColour(index + 3));
   });
   var start = data.runs[0].records[0];
   var ends = data.runs[0].records.map(function (r) { return r.epoch; });
   if (start && start.raw) {
     recall.push({
-      name: "raw", dashed: true, colour: "#8a949d",
+      name: "raw", dashed: true, colour: "var(--curve-rest)",
       points: [[ends[0], start.raw.recall_at_1], [ends[ends.length - 1], start.raw.recall_at_1]]
     });
   }
   charts.push(lineChart("Recall@1", recall.concat(held), 1));
   charts.push(lineChart("Learning rate", data.runs.reduce(function (lines, run, index) {
     return lines.concat(
-      index === 0 ? [line(run, index, function (r) { return r.learning_rate; }, "encoder", several ? "#8a949d" : undefined)] : [],
-      [line(run, index, function (r) { return r.loss_learning_rate; }, several ? "centres, " + run.name : "class centres", several ? data.colours[index] : data.colours[1])]
+      index === 0 ? [line(run, index, function (r) { return r.learning_rate; }, "encoder", several ? "var(--curve-rest)" : undefined)] : [],
+      [line(run, index, function (r) { return r.loss_learning_rate; }, several ? "centres, " + run.name : "class centres", curveColour(several ? index : 1))]
     );
   }, [])));
   charts.push(chart("Share that carries a gradient", function (r) { return r.active_fraction; }, 1));

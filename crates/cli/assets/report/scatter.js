@@ -10,9 +10,14 @@ function Panel(variant, index) {
   this.index = index;
   this.scale = 1;
   this.shift = [0, 0];
+  /* Where the keyboard was last. */
+  this.cursor = -1;
   this.points = document.createElement("canvas");
   this.over = document.createElement("canvas");
-  this.stage = make("div", { "class": "stage", tabindex: "0", role: "img", "aria-label": "Projection, " + variant.name }, this.points, this.over);
+  this.stage = make("div", {
+    "class": "stage", tabindex: "0", role: "application", "aria-roledescription": "scatter plot",
+    "aria-label": "Projection, " + variant.name, "aria-describedby": "keys"
+  }, this.points, this.over);
   var recall = variant.quality ? make("small", {}, "Recall@1 " + variant.quality.recall_at_1.toFixed(3)) : null;
   function button(sign, label, act) { return make("button", { type: "button", "aria-label": label, title: label, click: act }, sign); }
   this.element = make("figure", { "class": "panel" },
@@ -93,6 +98,13 @@ Panel.prototype.highlight = function () {
   context.lineWidth = 2;
   context.strokeStyle = cssColour("--ink");
   ring(from, own, size + 1.5);
+  /* Where the keyboard is. */
+  if (document.activeElement === this.stage && focus.panel === this && focus.keyed) {
+    context.strokeStyle = cssColour("--accent");
+    context.beginPath();
+    context.arc(from[0], from[1], size + 7, 0, 6.2832);
+    context.stroke();
+  }
   function ring(at, label, size) {
     var path = new Path2D();
     tracePath(path, shapeOf(label), at[0], at[1], size);
@@ -114,6 +126,53 @@ Panel.prototype.find = function (x, y, reach) {
     }
   }
   return best;
+};
+
+/* The visible item that an arrow key leads to from a place: the nearest one within 45 degrees of its direction, or -1. */
+Panel.prototype.toward = function (from, dx, dy) {
+  var best = -1, least = Infinity;
+  for (var entry = 0; entry < entries.shown; entry++) {
+    if (hidden[entries.class[entry]]) continue;
+    var at = this.place(entry), x = at[0] - from[0], y = at[1] - from[1];
+    var along = x * dx + y * dy, across = Math.abs(x * dy + y * dx), squared = x * x + y * y;
+    if (along > 0 && across <= along && squared < least) {
+      least = squared;
+      best = entry;
+    }
+  }
+  return best;
+};
+
+/* The next visible item in the order of the data, or with -1 the one before; from the last on to the first. */
+Panel.prototype.beside = function (entry, step) {
+  for (var turn = 0, count = entries.shown; turn < count; turn++) {
+    entry = (entry + step + count) % count;
+    if (!hidden[entries.class[entry]]) return entry;
+  }
+  return -1;
+};
+
+/* What a key does with the items: the entry that it leads to, -1 for none, null for a key of another meaning. */
+Panel.prototype.keyed = function (key) {
+  var arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  var here = focus && focus.panel === this ? focus.entry : this.cursor, middle = [this.side / 2, this.side / 2];
+  if (here >= 0 && hidden[entries.class[here]]) here = -1;
+  if (arrows[key]) {
+    return here < 0 ? this.find(middle[0], middle[1], Infinity) : this.toward(this.place(here), arrows[key][0], arrows[key][1]);
+  }
+  if (key === "n" || key === "p") return this.beside(here < 0 && key === "p" ? 0 : here, key === "n" ? 1 : -1);
+  return null;
+};
+
+/* Turns the attention to an item by the keyboard; the picture moves where the item is out of it. */
+Panel.prototype.visit = function (entry, pinned) {
+  var at = this.place(entry), side = this.side;
+  if (at[0] < 0 || at[1] < 0 || at[0] > side || at[1] > side) {
+    this.move(this.shift[0] + side / 2 - at[0], this.shift[1] + side / 2 - at[1]);
+  }
+  this.cursor = entry;
+  focus = { entry: entry, panel: this, pinned: pinned, keyed: true };
+  refocus();
 };
 
 Panel.prototype.zoom = function (factor, x, y) {
@@ -184,7 +243,7 @@ Panel.prototype.listen = function () {
   }, { passive: false });
   stage.addEventListener("pointerleave", function (event) {
     release(event);
-    look(self, -1, false);
+    if (!(focus && focus.keyed)) look(self, -1, false);
   });
   stage.addEventListener("dblclick", function () { self.reset(); });
   stage.addEventListener("wheel", function (event) {
@@ -199,6 +258,20 @@ Panel.prototype.listen = function () {
     if (event.key === "+" || event.key === "=") self.zoom(1.6, middle, middle);
     else if (event.key === "-") self.zoom(1 / 1.6, middle, middle);
     else if (event.key === "0") self.reset();
+    else if (event.ctrlKey || event.altKey || event.metaKey) return;
+    else if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      if (focus && focus.panel === self) self.visit(focus.entry, !(focus.pinned && focus.keyed));
+    } else {
+      var entry = self.keyed(event.key);
+      if (entry === null) return;
+      event.preventDefault();
+      if (entry >= 0) self.visit(entry, false);
+    }
+  });
+  stage.addEventListener("blur", function () {
+    if (focus && focus.keyed && focus.panel === self && !focus.pinned) unpin();
+    else self.highlight();
   });
 };
 
@@ -212,12 +285,15 @@ function look(panel, entry, pinned) {
   if (!pinned && focus && focus.entry === entry && focus.panel === panel) return;
   if (entry < 0 && !focus) return;
   focus = entry < 0 ? null : { entry: entry, panel: panel, pinned: pinned };
-  panels.forEach(function (panel) { panel.highlight(); });
-  drawCard();
+  refocus();
 }
 
 function unpin() {
   focus = null;
+  refocus();
+}
+
+function refocus() {
   panels.forEach(function (panel) { panel.highlight(); });
   drawCard();
 }
@@ -226,7 +302,8 @@ function drawCard() {
   var card = byId("card");
   card.classList.toggle("idle", !focus);
   if (!focus) {
-    replace(card, make("p", { "class": "hint" }, "Point at an item to see it with its nearest neighbours; click to keep it here. Wheel or + and − zoom, dragging moves."));
+    replace(card, make("p", { "class": "hint" }, "Point at an item to see it with its nearest neighbours; click to keep it here. Wheel or + and − zoom, dragging moves."),
+      make("p", { "class": "hint", id: "keys" }, "With the keyboard: arrows go from item to item, N and P to the next and the previous one, Enter keeps it, Escape lets go."));
     return;
   }
   var entry = focus.entry, variant = focus.panel.variant, own = entries.class[entry];

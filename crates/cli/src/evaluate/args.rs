@@ -40,7 +40,7 @@ pub(crate) struct Evaluate {
     #[arg(long)]
     pub(crate) per_class: bool,
     /// Tell pairs of one class from pairs of two by a threshold: ROC, equal error rate, and the threshold for each
-    /// --far.
+    /// --far. Where all pairs are of one kind there is none: the other figures are shown, and the command ends with 1.
     #[arg(long)]
     pub(crate) calibrate: bool,
     /// False accept rates for --calibrate, comma-separated.
@@ -79,7 +79,7 @@ pub(crate) enum Shown {
     Map,
     /// Mean reciprocal rank
     Mrr,
-    /// Normalised mutual information of k-means and the classes
+    /// Normalised mutual information of k-means and the classes, of the best of ten starts (fewer of large data)
     Nmi,
     /// The same adjusted for chance
     Ami,

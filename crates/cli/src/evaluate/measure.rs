@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use embedtune_train::retrieval::{
-    Agreement, Bootstrap, EvaluateOptions, Evaluation, Interval, KMeans, Measure, Operating, Roc, Rows,
+    self, Agreement, Bootstrap, EvaluateOptions, Evaluation, Interval, KMeans, Measure, Operating, Roc, Rows,
 };
 use embedtune_train::{Error, Result};
 use serde::Serialize;
 
 use super::args::{Evaluate, Shown};
+use crate::work::Work;
 
 /// Points of the ROC that are written.
 const ROC_POINTS: usize = 200;
@@ -18,6 +19,28 @@ pub(super) struct Labelled<'a> {
     pub(super) queries: &'a dyn Rows,
     pub(super) labels: &'a [u32],
     pub(super) gallery: Option<(&'a dyn Rows, &'a [u32])>,
+}
+
+/// Where progress is shown, and what stands before the name of each stage.
+#[derive(Clone, Copy)]
+pub(super) struct Watched<'a> {
+    pub(super) work: &'a Work,
+    pub(super) stage: &'static str,
+}
+
+impl Watched<'_> {
+    fn stage(self, name: &str, unit: &'static str, units: usize) {
+        self.work.stage(&format!("{}{name}", self.stage), unit, units);
+    }
+}
+
+/// How well a k-means clustering and the classes agree.
+#[derive(Debug, Serialize)]
+pub(super) struct Clustering {
+    #[serde(flatten)]
+    pub(super) agreement: Agreement,
+    /// Starts, of which the best was taken.
+    pub(super) starts: usize,
 }
 
 /// Figures, or their intervals, by name; those at k by k.
@@ -71,9 +94,12 @@ pub(super) struct Measured {
     #[serde(skip)]
     pub(super) intervals: Vec<(Measure, Interval)>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) clustering: Option<Agreement>,
+    pub(super) clustering: Option<Clustering>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) verification: Option<Verification>,
+    /// Why there is no threshold although one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uncalibrated: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) per_class: Vec<Class>,
     #[serde(skip)]
@@ -81,6 +107,16 @@ pub(super) struct Measured {
     #[serde(skip)]
     pub(super) map_at_r: f64,
     pub(super) queries_without_match: usize,
+}
+
+impl Measured {
+    /// The end of the command: an error where a threshold was asked for and the data have none.
+    pub(super) fn calibrated(&self) -> Result<()> {
+        match &self.uncalibrated {
+            None => Ok(()),
+            Some(why) => Err(Error::Unsuitable(format!("--calibrate: {why}"))),
+        }
+    }
 }
 
 impl<T: Copy> Figures<T> {
@@ -131,6 +167,7 @@ pub(super) fn measure(
     vectors: &Labelled<'_>,
     args: &Evaluate,
     class: &dyn Fn(u32) -> String,
+    watched: Watched<'_>,
 ) -> Result<Measured> {
     let unsuitable = |e: embedtune_train::retrieval::Error| {
         Error::Unsuitable(format!("retrieval cannot be measured: {e}"))
@@ -138,7 +175,8 @@ pub(super) fn measure(
     let metric = args.distance.into();
     let options = EvaluateOptions { metric, recall_at: args.k.clone() };
     let Labelled { queries, labels, gallery } = *vectors;
-    let found = Evaluation::new(queries, labels, gallery, &options).map_err(unsuitable)?;
+    watched.stage("ranking", "queries", labels.len());
+    let found = Evaluation::watched(queries, labels, gallery, &options, watched.work).map_err(unsuitable)?;
     let wanted = |measure: Measure| shown(measure).is_some_and(|shown| args.shows(shown));
     let metrics = found.metrics();
     let of_all = |measure: Measure| {
@@ -165,13 +203,31 @@ pub(super) fn measure(
         Vec::new()
     };
     let clustering = if args.shows(Shown::Nmi) || args.shows(Shown::Ami) {
-        let options = KMeans { seed: args.seed, ..KMeans::default() };
-        Some(Agreement::of_kmeans(queries, labels, metric, &options).map_err(unsuitable)?)
+        let clusters = super::distinct(labels);
+        let options = KMeans { clusters, seed: args.seed, ..KMeans::default() };
+        watched.stage("clustering", "starts", options.starts(queries.shape()));
+        let (agreement, starts) =
+            Agreement::of_kmeans_watched(queries, labels, metric, &options, watched.work)
+                .map_err(unsuitable)?;
+        Some(Clustering { agreement, starts })
     } else {
         None
     };
-    let verification = if args.calibrate {
-        let roc = Roc::of_pairs(queries, labels, gallery, metric).map_err(unsuitable)?;
+    let mut uncalibrated = None;
+    let roc = if args.calibrate {
+        watched.stage("comparing pairs", "queries", labels.len());
+        match Roc::of_pairs_watched(queries, labels, gallery, metric, watched.work) {
+            Ok(roc) => Some(roc),
+            Err(retrieval::Error::NoPairs { positives, negatives }) => {
+                uncalibrated = Some(one_kind(positives, negatives));
+                None
+            }
+            Err(error) => return Err(unsuitable(error)),
+        }
+    } else {
+        None
+    };
+    let verification = if let Some(roc) = roc {
         let at_far: Result<Vec<_>> = args
             .far
             .iter()
@@ -201,9 +257,23 @@ pub(super) fn measure(
         intervals,
         clustering,
         verification,
+        uncalibrated,
         per_class,
         recall_at_1: metrics.recall_at_1,
         map_at_r: metrics.map_at_r,
         queries_without_match: metrics.queries_without_match,
     })
+}
+
+/// Why pairs of one kind alone calibrate nothing.
+fn one_kind(positives: u64, negatives: u64) -> String {
+    let pairs = if negatives == 0 {
+        format!("all {positives} pairs are of one class")
+    } else {
+        format!("all {negatives} pairs are of two classes")
+    };
+    format!(
+        "no threshold can be calibrated: {pairs}, so there is nothing to tell apart; measure items of several classes, \
+         at least two of one of them"
+    )
 }

@@ -10,15 +10,15 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use embedtune_train::data::{Items, Split, tensors, vectors};
-use embedtune_train::ndarray::Array2;
 use embedtune_train::retrieval::Rows;
-use embedtune_train::run::raw_vectors;
 use embedtune_train::{Error, Result};
 use serde::Serialize;
 
 use crate::apply::open;
+use crate::vectors::Vectors;
+use crate::work::Work;
 use crate::{print, print_json};
-use measure::{Labelled, Measured, measure};
+use measure::{Labelled, Measured, Watched, measure};
 
 /// The JSON of a run: the two figures that it had at first, and all that was asked for.
 #[derive(Serialize)]
@@ -43,7 +43,7 @@ struct OfVectors<'a> {
     vectors: &'a Measured,
 }
 
-pub(crate) fn run(args: &Evaluate) -> Result<()> {
+pub(crate) fn run(args: &Evaluate, work: Work) -> Result<()> {
     if args.k.contains(&0) {
         return Err(Error::option("k", 0, "k counts neighbours from 1"));
     }
@@ -54,19 +54,23 @@ pub(crate) fn run(args: &Evaluate) -> Result<()> {
         return Err(Error::option("far", far, "a false accept rate is from 0 to 1, for instance 0.001"));
     }
     match (&args.run, &args.vectors, &args.labels) {
-        (Some(run), _, _) => of_run(args, run),
-        (_, Some(vectors), Some(labels)) => of_vectors(args, vectors, labels),
+        (Some(run), _, _) => of_run(args, run, work),
+        (_, Some(vectors), Some(labels)) => of_vectors(args, vectors, labels, work),
         _ => Err(Error::Unsuitable("give --run, or --vectors and --labels".to_owned())),
     }
 }
 
-fn of_run(args: &Evaluate, run: &Path) -> Result<()> {
+fn of_run(args: &Evaluate, run: &Path, work: Work) -> Result<()> {
+    work.stage("reading the data", "items", 0);
     let (model, split) = open(run, args.data.as_deref())?;
-    let tuned = of_split(args, &split, |items| model.embed(items))?;
-    let raw = of_split(args, &split, raw_vectors)?;
+    let tuned =
+        of_split(args, &split, &Vectors::of_model("tuned", &model, &split, &work)?, "tuned: ", &work)?;
+    let raw = of_split(args, &split, &Vectors::raw(&split)?, "raw: ", &work)?;
+    drop(work);
     let (items, classes) = (split.queries.labels.len(), distinct(&split.queries.labels));
     if !args.json {
-        return print(&table::table(args, items, classes, &[("raw", &raw), ("tuned", &tuned)]));
+        print(&table::table(args, items, classes, &[("raw", &raw), ("tuned", &tuned)]))?;
+        return tuned.calibrated();
     }
     print_json(&OfRun {
         recall_at_1: tuned.recall_at_1,
@@ -77,28 +81,30 @@ fn of_run(args: &Evaluate, run: &Path) -> Result<()> {
         raw_map_at_r: raw.map_at_r,
         tuned: &tuned,
         raw: &raw,
-    })
+    })?;
+    tuned.calibrated()
 }
 
 fn of_split(
     args: &Evaluate,
     split: &Split,
-    embed: impl Fn(&Items) -> Result<Array2<f32>>,
+    vectors: &Vectors,
+    stage: &'static str,
+    work: &Work,
 ) -> Result<Measured> {
-    let queries = embed(&split.queries.items)?;
-    let gallery = split.gallery.as_ref().map(|gallery| embed(&gallery.items)).transpose()?;
-    let searched = gallery.as_ref().zip(split.gallery.as_ref());
+    let searched = vectors.gallery.as_ref().zip(split.gallery.as_ref());
     let vectors = Labelled {
-        queries: &queries,
+        queries: &vectors.queries,
         labels: &split.queries.labels,
         gallery: searched.map(|(vectors, gallery)| (vectors as &dyn Rows, gallery.labels.as_slice())),
     };
     let name = |label: u32| split.queries.classes.get(label as usize).cloned();
-    measure(&vectors, args, &|label| name(label).unwrap_or_else(|| label.to_string()))
+    let watched = Watched { work, stage };
+    measure(&vectors, args, &|label| name(label).unwrap_or_else(|| label.to_string()), watched)
 }
 
 /// Vectors in files, which are read block by block.
-fn of_vectors(args: &Evaluate, vectors: &Path, labels: &Path) -> Result<()> {
+fn of_vectors(args: &Evaluate, vectors: &Path, labels: &Path, work: Work) -> Result<()> {
     let (queries, labels) = labelled(vectors, labels)?;
     let gallery = match (&args.gallery, &args.gallery_labels) {
         (Some(gallery), Some(labels)) => Some((gallery, labelled(gallery, labels)?)),
@@ -115,13 +121,15 @@ fn of_vectors(args: &Evaluate, vectors: &Path, labels: &Path) -> Result<()> {
         return Err(Error::data(path, detail));
     }
     let gallery = gallery.as_ref().map(|(_, (rows, labels))| (rows.as_ref(), labels.as_slice()));
-    let found = measure(&Labelled { queries: queries.as_ref(), labels: &labels, gallery }, args, &|label| {
-        label.to_string()
-    })
-    .map_err(|e| Error::data(vectors, e.to_string()))?;
+    let of = Labelled { queries: queries.as_ref(), labels: &labels, gallery };
+    let watched = Watched { work: &work, stage: "" };
+    let found = measure(&of, args, &|label| label.to_string(), watched)
+        .map_err(|e| Error::data(vectors, e.to_string()))?;
+    drop(work);
     let (items, classes) = (labels.len(), distinct(&labels));
     if !args.json {
-        return print(&table::table(args, items, classes, &[("vectors", &found)]));
+        print(&table::table(args, items, classes, &[("vectors", &found)]))?;
+        return found.calibrated();
     }
     print_json(&OfVectors {
         recall_at_1: found.recall_at_1,
@@ -129,7 +137,8 @@ fn of_vectors(args: &Evaluate, vectors: &Path, labels: &Path) -> Result<()> {
         items,
         classes,
         vectors: &found,
-    })
+    })?;
+    found.calibrated()
 }
 
 /// The vectors of one file and their classes in another (or the same one).

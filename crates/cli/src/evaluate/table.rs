@@ -6,7 +6,7 @@ use embedtune_train::retrieval::Measure;
 
 use super::args::{Evaluate, Shown};
 use super::measure::{Measured, Verification};
-use crate::columns::{cell, padded, width};
+use crate::columns::{cell, counted, padded, width};
 
 /// Columns of a class's name.
 const NAME: usize = 40;
@@ -16,13 +16,11 @@ pub(super) type Columns<'a> = [(&'static str, &'a Measured)];
 
 /// One row for each figure, one column for each set of vectors; then what else was asked for.
 pub(super) fn table(args: &Evaluate, items: usize, classes: usize, columns: &Columns<'_>) -> String {
-    let mut text = format!("{items} items of {classes} classes");
+    let mut text = format!("{} of {}", counted(items, "item", "items"), counted(classes, "class", "classes"));
     if let Some((_, first)) = columns.first().filter(|(_, first)| first.queries_without_match > 0) {
-        let _ = write!(
-            text,
-            "; {} have no other item of their class and are left out",
-            first.queries_without_match
-        );
+        let (left, one) = (first.queries_without_match, first.queries_without_match == 1);
+        let (have, its, are) = if one { ("has", "its", "is") } else { ("have", "their", "are") };
+        let _ = write!(text, "; {left} {have} no other item of {its} class and {are} left out");
     }
     let rows = rows(args, columns);
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
@@ -69,11 +67,15 @@ fn rows(args: &Evaluate, columns: &Columns<'_>) -> Vec<(String, Vec<String>)> {
     }
     for (shown, name) in [(Shown::Nmi, "NMI of k-means"), (Shown::Ami, "AMI of k-means")] {
         if args.shows(shown) {
-            let cells = columns.iter().filter_map(|(_, measured)| {
-                let found = measured.clustering?;
-                Some(format!("{:.4}", if shown == Shown::Nmi { found.nmi } else { found.ami }))
+            let found = columns.iter().filter_map(|(_, measured)| measured.clustering.as_ref());
+            // Where they differ, as lengths of raw and tuned vectors may, the column that has most is meant.
+            let starts = found.clone().map(|found| found.starts).max().unwrap_or(1);
+            let cells = found.map(|found| {
+                let agreement = found.agreement;
+                format!("{:.4}", if shown == Shown::Nmi { agreement.nmi } else { agreement.ami })
             });
-            rows.push((name.to_owned(), cells.collect()));
+            let of = if starts > 1 { format!(", best of {starts} starts") } else { String::new() };
+            rows.push((format!("{name}{of}"), cells.collect()));
         }
     }
     rows
@@ -91,9 +93,9 @@ fn name(measure: Measure) -> String {
 fn calibration(text: &mut String, name: &str, found: &Verification) {
     let _ = write!(
         text,
-        "\n{name}: {} pairs of one class, {} of two; AUC {:.4}, EER {:.4} at threshold {:.4}\n{:>12}  {:>12}  {:>8}  \
+        "\n{name}: {} of one class, {} of two; AUC {:.4}, EER {:.4} at threshold {:.4}\n{:>12}  {:>12}  {:>8}  \
          {:>9}\n",
-        found.pairs_of_one_class,
+        counted(found.pairs_of_one_class as usize, "pair", "pairs"),
         found.pairs_of_two,
         found.auc,
         found.eer,

@@ -3,6 +3,8 @@
 use tiny_skia::PathBuilder;
 use ttf_parser::{Face, OutlineBuilder};
 
+use crate::columns::width;
+
 static REGULAR: &[u8] = include_bytes!("../../assets/fonts/Inter-Regular.otf");
 static BOLD: &[u8] = include_bytes!("../../assets/fonts/Inter-SemiBold.otf");
 
@@ -17,7 +19,7 @@ impl Font {
         Self { face: Face::parse(if bold { BOLD } else { REGULAR }, 0).ok() }
     }
 
-    /// Width of `text` at `size` pixels to the em. A character that the typeface lacks is as wide as its box.
+    /// Width of `text` at `size` pixels to the em. A character that the typeface lacks is as wide as others have it.
     pub(super) fn width(&self, text: &str, size: f64) -> f64 {
         text.chars().map(|c| self.advance(c)).sum::<f64>() * size
     }
@@ -47,7 +49,7 @@ impl Font {
                     face.outline_glyph(glyph, &mut pen);
                 }
                 // Its own box would be empty: a name in another script must not vanish.
-                None if c.is_whitespace() => {}
+                None if c.is_whitespace() || advance == 0.0 => {}
                 None => pen.frame(advance, size),
             }
             pen.x += advance;
@@ -58,8 +60,18 @@ impl Font {
     /// In ems.
     fn advance(&self, c: char) -> f64 {
         let Some(face) = &self.face else { return 0.0 };
-        let glyph = face.glyph_index(c).unwrap_or_default();
-        f64::from(face.glyph_hor_advance(glyph).unwrap_or(0)) / f64::from(face.units_per_em())
+        match face.glyph_index(c) {
+            Some(glyph) => {
+                f64::from(face.glyph_hor_advance(glyph).unwrap_or(0)) / f64::from(face.units_per_em())
+            }
+            // As other typefaces have it: marks stand on the letter before them, and pictures are wider than letters.
+            None => match width(c.encode_utf8(&mut [0; 4])) {
+                0 => 0.0,
+                1 => 0.66,
+                _ if c >= '\u{1f000}' => 1.3,
+                _ => 1.0,
+            },
+        }
     }
 }
 
@@ -145,6 +157,9 @@ mod tests {
         assert!(cut.ends_with('…') && font.width(&cut, 13.0) <= 100.0 && cut.chars().count() > 8, "{cut}");
         assert_eq!(font.fitted("Ankle boot", 13.0, 100.0), "Ankle boot");
         assert!(font.outline("Ankle boot", 13.0, 0.0, 20.0).unwrap().bounds().width() > 40.0);
+        // Letters that the typeface lacks have the room that another's take.
+        assert_eq!(font.width("長袖", 10.0), 20.0);
+        assert_eq!(font.fitted("長袖のシャツ", 10.0, 45.0), "長袖の…");
         let boxes = font.outline("シャツ", 13.0, 0.0, 20.0).unwrap().bounds();
         assert!(
             boxes.width() > 15.0

@@ -12,6 +12,7 @@ mod tsne;
 use clap::ValueEnum;
 use embedtune_train::Result;
 use embedtune_train::ndarray::{Array1, Array2, ArrayView1, ArrayView2, Zip};
+use embedtune_train::retrieval::Progress;
 use serde::Serialize;
 
 /// How embeddings are brought to two dimensions.
@@ -51,8 +52,11 @@ impl Picture<'_> {
     /// # Errors
     /// More panels, classes or items than can be drawn.
     pub(crate) fn draw(&self, projection: Projection) -> Result<Drawn> {
-        let points: Vec<Vec<[f64; 2]>> =
-            self.panels.iter().map(|panel| project(panel.embeddings, projection)).collect::<Result<_>>()?;
+        let points: Vec<Vec<[f64; 2]>> = self
+            .panels
+            .iter()
+            .map(|panel| project(panel.embeddings, projection, &()))
+            .collect::<Result<_>>()?;
         let scene = scene::layout(self, &points, projection);
         Ok(Drawn { svg: svg::render(&scene), png: png::render(&scene)? })
     }
@@ -63,12 +67,24 @@ impl Picture<'_> {
 /// to 50: it takes noise out of the distances and most of the time out of the search.
 const DIMENSIONS: usize = 50;
 
+/// Rounds that [`project`] takes for so many rows; 0 where it takes none.
+pub(crate) fn rounds(rows: usize, projection: Projection) -> usize {
+    match projection {
+        Projection::Pca => 0,
+        Projection::Tsne => tsne::rounds(rows),
+    }
+}
+
 /// The rows' places in two dimensions. Rows are brought to unit length first, as retrieval compares directions.
 /// Numbers that are not finite count as 0: the rows of a model that has diverged lie in the middle.
 ///
 /// # Errors
 /// More rows than a search can take.
-pub(crate) fn project(embeddings: ArrayView2<'_, f32>, projection: Projection) -> Result<Vec<[f64; 2]>> {
+pub(crate) fn project(
+    embeddings: ArrayView2<'_, f32>,
+    projection: Projection,
+    progress: &dyn Progress,
+) -> Result<Vec<[f64; 2]>> {
     let rows = centred_units(embeddings);
     let reduced = match projection {
         Projection::Tsne => components::coordinates(rows.view(), DIMENSIONS)?,
@@ -80,7 +96,7 @@ pub(crate) fn project(embeddings: ArrayView2<'_, f32>, projection: Projection) -
         reduced.rows().into_iter().map(|row| [0, 1].map(|axis| coordinate(&row, axis))).collect();
     match projection {
         Projection::Pca => Ok(start),
-        Projection::Tsne => tsne::project(reduced.view(), &start),
+        Projection::Tsne => tsne::project(reduced.view(), &start, progress),
     }
 }
 

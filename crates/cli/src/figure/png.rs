@@ -34,7 +34,7 @@ fn draw(canvas: &mut Pixmap, element: &Element, [regular, bold]: &[Font; 2]) {
         Element::Marker { x, y, size, class } => {
             (marker(*x, *y, *size, *class), palette::colour(*class), Some(("#ffffff", 0.6)))
         }
-        Element::Text { x, y, size, bold: heavy, fill, text } => {
+        Element::Text { x, y, size, bold: heavy, fill, text, .. } => {
             let font = if *heavy { bold } else { regular };
             (font.outline(text, *size, *x, *y), *fill, None)
         }

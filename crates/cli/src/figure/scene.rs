@@ -45,6 +45,8 @@ pub(super) enum Element {
         bold: bool,
         fill: &'static str,
         text: String,
+        /// Its width where it was cut: a viewer's own typeface may not make it wider.
+        width: Option<f64>,
     },
 }
 
@@ -62,8 +64,7 @@ pub(super) fn layout(picture: &Picture<'_>, points: &[Vec<[f64; 2]>], projection
     let inner = columns as f64 * PANEL + (columns - 1) as f64 * GAP;
     let mut elements = Vec::new();
     let mut heading = |x: f64, y: f64, size: f64, room: f64, words: &str| {
-        let text = bold.fitted(words, size, room);
-        elements.push(Element::Text { x, y, size, bold: true, fill: INK, text });
+        elements.push(text((x, y), size, true, INK, bold.fitted(words, size, room), words, &bold));
     };
     heading(MARGIN, MARGIN + 20.0, 22.0, inner, &picture.title);
 
@@ -76,8 +77,7 @@ pub(super) fn layout(picture: &Picture<'_>, points: &[Vec<[f64; 2]>], projection
         heading(x, y + 21.0, 17.0, PANEL, &panel.title);
     }
     let mut remark = |x: f64, y: f64, size: f64, room: f64, words: &str| {
-        let text = regular.fitted(words, size, room);
-        elements.push(Element::Text { x, y, size, bold: false, fill: SOFT, text });
+        elements.push(text((x, y), size, false, SOFT, regular.fitted(words, size, room), words, &regular));
     };
     remark(MARGIN, MARGIN + 44.0, 14.0, inner, method(projection));
     for (index, panel) in picture.panels.iter().enumerate() {
@@ -91,6 +91,20 @@ pub(super) fn layout(picture: &Picture<'_>, points: &[Vec<[f64; 2]>], projection
     let top = MARGIN + HEADLINE + rows as f64 * (PANEL + HEADER + GAP) + 6.0;
     let height = top + legend(&mut elements, top, inner, picture.classes, &regular) + MARGIN - 8.0;
     Scene { width: inner + 2.0 * MARGIN, height, title: picture.title.clone(), elements }
+}
+
+/// `fitted` is what of `whole` has room.
+fn text(
+    (x, y): (f64, f64),
+    size: f64,
+    bold: bool,
+    fill: &'static str,
+    fitted: String,
+    whole: &str,
+    font: &Font,
+) -> Element {
+    let width = (fitted != whole).then(|| font.width(&fitted, size));
+    Element::Text { x, y, size, bold, fill, text: fitted, width }
 }
 
 fn method(projection: Projection) -> &'static str {
@@ -129,14 +143,8 @@ fn legend(elements: &mut Vec<Element>, top: f64, inner: f64, classes: &[String],
         let x = MARGIN + (class % columns as usize) as f64 * step;
         let y = top + (class / columns as usize) as f64 * LEGEND_ROW;
         elements.push(Element::Marker { x: x + 6.0, y: y + 8.0, size: 5.5, class });
-        elements.push(Element::Text {
-            x: x + LEGEND_INDENT,
-            y: y + 13.0,
-            size: LEGEND_SIZE,
-            bold: false,
-            fill: INK,
-            text: font.fitted(name, LEGEND_SIZE, step - LEGEND_INDENT - LEGEND_GAP),
-        });
+        let fitted = font.fitted(name, LEGEND_SIZE, step - LEGEND_INDENT - LEGEND_GAP);
+        elements.push(text((x + LEGEND_INDENT, y + 13.0), LEGEND_SIZE, false, INK, fitted, name, font));
     }
     (classes.len() as f64 / columns).ceil() * LEGEND_ROW
 }

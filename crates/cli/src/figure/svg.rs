@@ -34,11 +34,14 @@ fn draw(svg: &mut String, element: &Element) {
             )
         }
         Element::Marker { x, y, size, class } => marker(svg, *x, *y, *size, *class),
-        Element::Text { x, y, size, bold, fill, text } => {
+        Element::Text { x, y, size, bold, fill, text, width } => {
             let weight = if *bold { " font-weight=\"600\"" } else { "" };
+            let length = width.map_or(String::new(), |width| {
+                format!(" textLength=\"{width:.1}\" lengthAdjust=\"spacingAndGlyphs\"")
+            });
             writeln!(
                 svg,
-                "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\"{weight} fill=\"{fill}\">{}</text>",
+                "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\"{weight}{length} fill=\"{fill}\">{}</text>",
                 escape(text)
             )
         }

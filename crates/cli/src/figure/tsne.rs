@@ -10,7 +10,7 @@
 
 use embedtune_train::core::simd;
 use embedtune_train::ndarray::{ArrayView2, Axis};
-use embedtune_train::retrieval::{Exclude, Hit, Metric, knn};
+use embedtune_train::retrieval::{Exclude, Hit, Metric, Progress, knn};
 use embedtune_train::{Error, Result};
 use rayon::prelude::*;
 
@@ -35,8 +35,17 @@ const BLOCK: usize = 32;
 ///
 /// # Errors
 /// More rows than a search can take.
-pub(super) fn project(rows: ArrayView2<'_, f32>, start: &[[f64; 2]]) -> Result<Vec<[f64; 2]>> {
+pub(super) fn project(
+    rows: ArrayView2<'_, f32>,
+    start: &[[f64; 2]],
+    progress: &dyn Progress,
+) -> Result<Vec<[f64; 2]>> {
     let n = rows.nrows();
+    // A round's time is that of its pairs.
+    let cost = |points: usize| (points as u64).saturating_mul(points as u64);
+    let few = n.min(LANDMARKS);
+    let together = if n > LANDMARKS { TOGETHER as u64 * cost(n) } else { 0 };
+    progress.begin(ITERATIONS as u64 * cost(few) + together);
     if n < 4 {
         return Ok(start.to_vec());
     }
@@ -44,12 +53,22 @@ pub(super) fn project(rows: ArrayView2<'_, f32>, start: &[[f64; 2]]) -> Result<V
     let landmarks = rows.select(Axis(0), &chosen);
     let start: Vec<[f64; 2]> = chosen.iter().map(|&row| start[row]).collect();
     let mut points = scaled(&start);
-    Descent::new(landmarks.view())?.run(&mut points, EXAGGERATED, ITERATIONS);
+    Descent::new(landmarks.view())?
+        .run(&mut points, EXAGGERATED, ITERATIONS, &|| progress.advance(cost(few)));
     if n > LANDMARKS {
         points = between(rows, landmarks.view(), &points)?;
-        Descent::new(rows)?.run(&mut points, 0, TOGETHER);
+        Descent::new(rows)?.run(&mut points, 0, TOGETHER, &|| progress.advance(cost(n)));
     }
     Ok(points)
+}
+
+/// Rounds for so many rows.
+pub(super) fn rounds(rows: usize) -> usize {
+    match rows {
+        0..4 => 0,
+        4..=LANDMARKS => ITERATIONS,
+        _ => ITERATIONS + TOGETHER,
+    }
 }
 
 /// Gradient descent with momentum and a gain for each coordinate (section 3.4 of the paper).
@@ -72,7 +91,7 @@ impl Descent {
         })
     }
 
-    fn run(&mut self, points: &mut [[f64; 2]], exaggerated: usize, iterations: usize) {
+    fn run(&mut self, points: &mut [[f64; 2]], exaggerated: usize, iterations: usize, done: &dyn Fn()) {
         for iteration in 0..iterations {
             let (attraction, momentum) =
                 if iteration < exaggerated { (EXAGGERATION, 0.5) } else { (1.0, 0.8) };
@@ -87,6 +106,7 @@ impl Descent {
                 }
             }
             centre(points);
+            done();
         }
     }
 }
@@ -250,7 +270,7 @@ mod tests {
             let start = start(&rows);
             let on = |threads: usize| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                pool.install(|| project(rows.view(), &start).unwrap())
+                pool.install(|| project(rows.view(), &start, &()).unwrap())
             };
             let points = on(1);
             let others: &[usize] = if n > LANDMARKS { &[3] } else { &[2, 3, 5] };
@@ -265,7 +285,7 @@ mod tests {
     fn points_start_between_their_landmarks() {
         let rows = clusters(60);
         let landmarks = rows.select(Axis(0), &(0..45).collect::<Vec<_>>());
-        let points = project(landmarks.view(), &start(&landmarks)).unwrap();
+        let points = project(landmarks.view(), &start(&landmarks), &()).unwrap();
         let all = between(rows.view(), landmarks.view(), &points).unwrap();
         check_neighbours(&all);
         assert!(squared(&all[7], &points[7]).sqrt() < 1e-2, "{:?} {:?}", all[7], points[7]);
@@ -314,7 +334,7 @@ mod tests {
     #[test]
     fn identical_points_stay_finite() {
         for n in [3, 4, 12] {
-            let points = project(Array2::ones((n, 2)).view(), &vec![[0.0; 2]; n]).unwrap();
+            let points = project(Array2::ones((n, 2)).view(), &vec![[0.0; 2]; n], &()).unwrap();
             assert!(points.len() == n && points.iter().flatten().all(|v| v.is_finite()));
         }
     }

@@ -7,6 +7,7 @@
 mod alarms;
 mod entries;
 mod histogram;
+mod options;
 mod page;
 mod sprite;
 mod variant;
@@ -24,6 +25,7 @@ use crate::figure::Projection;
 use crate::source::Source;
 use crate::summary;
 use crate::vectors::Vectors;
+use crate::work::Work;
 use entries::Entries;
 use variant::{Sample, Variant};
 
@@ -40,7 +42,7 @@ struct Run {
     folder: PathBuf,
     file: RunFile,
     records: Vec<EpochRecord>,
-    /// The options and the encoder, as `run.toml` has them.
+    /// The options as given and the encoder, as `run.toml` has them.
     options: String,
 }
 
@@ -50,7 +52,14 @@ impl Run {
         let file = run.read_run_file()?;
         let path = run.run_file();
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "reading"))?;
-        let options = text.find("[options]").and_then(|at| text.get(at..)).unwrap_or_default().to_owned();
+        let from = text.find("[options]").unwrap_or(text.len());
+        let mut options = text.get(from..).unwrap_or_default().to_owned();
+        // What became of them has a table of its own.
+        if let (Some(from), Some(to)) = (options.find("\n[resolved]"), options.find("\n[encoder"))
+            && from < to
+        {
+            options.replace_range(from..to, "");
+        }
         Ok(Self { folder: folder.to_owned(), file, records: run.read_metrics()?, options })
     }
 
@@ -69,7 +78,7 @@ impl Run {
 }
 
 /// `embedtune report`.
-pub(crate) fn run(args: &args::Report) -> Result<()> {
+pub(crate) fn run(args: &args::Report, work: Work) -> Result<()> {
     if args.items == 0 || args.items > MOST_ITEMS {
         return Err(Error::option(
             "items",
@@ -86,8 +95,10 @@ pub(crate) fn run(args: &args::Report) -> Result<()> {
         Some(data) => Source::new(Some(data), 0)?,
         None => Source::recall(&first.file.data.source)?,
     };
+    work.stage("reading the data", "items", 0);
     let split = source.load(&first.file.options.data_options)?;
-    let html = render(&args.run, &runs, &split, args.projection, args.items)?;
+    let html = render(&args.run, &runs, &split, args.projection, args.items, &work)?;
+    drop(work);
     let out = args.out.clone().unwrap_or_else(|| path(&args.run));
     io::write_atomically(&out, html.as_bytes())?;
     crate::print(&format!("report {}\n", out.display()))
@@ -102,8 +113,8 @@ pub(crate) fn path(folder: &Path) -> PathBuf {
 ///
 /// # Errors
 /// I/O; a folder that holds neither; data that are not those of the run.
-pub(crate) fn write(folder: &Path, split: &Split, projection: Projection) -> Result<()> {
-    let html = render(folder, &runs(folder)?, split, projection, ITEMS)?;
+pub(crate) fn write(folder: &Path, split: &Split, projection: Projection, work: &Work) -> Result<()> {
+    let html = render(folder, &runs(folder)?, split, projection, ITEMS, work)?;
     io::write_atomically(&path(folder), html.as_bytes())
 }
 
@@ -126,6 +137,7 @@ fn render(
     split: &Split,
     projection: Projection,
     items: usize,
+    work: &Work,
 ) -> Result<String> {
     let Some(first) = runs.first() else {
         return Err(Error::data(folder, "holds no run"));
@@ -134,13 +146,13 @@ fn render(
     let mut entries = Entries::new(split, &sample.shown);
     let mut variants = Vec::new();
     let mut add = |name: &str, quality: Option<Quality>, vectors: &Vectors| -> Result<()> {
-        variants.push(Variant::new(name, quality, vectors, split, &sample, projection, &mut entries)?);
+        variants.push(Variant::new(name, quality, vectors, split, &sample, projection, &mut entries, work)?);
         Ok(())
     };
     let before = first.first();
     add("raw", before.and_then(|record| record.raw), &Vectors::raw(split)?)?;
     let init_from = first.file.options.init_from.as_deref();
-    match Vectors::untrained(&first.file, split) {
+    match Vectors::untrained(&first.file, split, work) {
         Ok(vectors) => add(summary::before(init_from), before.and_then(|record| record.metrics), &vectors)?,
         // The run that this one started from may be gone; the rest of the page does without it.
         Err(_) if init_from.is_some() => {}
@@ -148,7 +160,7 @@ fn render(
     }
     for run in runs {
         let name = if runs.len() == 1 { "tuned" } else { run.loss() };
-        add(name, run.tuned(), &Vectors::tuned(&run.folder, split)?)?;
+        add(name, run.tuned(), &Vectors::tuned(name, &run.folder, split, work)?)?;
     }
     page::render(&page::Content {
         source: &first.file.data.source,

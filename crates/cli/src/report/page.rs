@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::entries::Table;
 use super::variant::Variant;
-use super::{Run, alarms};
+use super::{Run, alarms, options};
 use crate::figure::{Projection, palette};
 use crate::markup::{escape, script_json, shortened};
 
@@ -88,7 +88,7 @@ pub(super) fn render(content: &Content<'_>) -> Result<String> {
         ("results", results(content)),
         ("alarms", alarm_list(content)),
         ("claims", claims(&content.claims)),
-        ("options", options(content)),
+        ("options", options::html(content.runs)),
         ("version", escape(content.runs.first().map_or("", |run| &run.file.version))),
         ("style", STYLE.to_owned()),
         ("sprite", sprite),
@@ -150,7 +150,7 @@ fn lead(content: &Content<'_>) -> String {
     let points = (tuned - raw) * 100.0;
     let change = match points {
         p if p >= 0.05 => format!("<b>{p:.1} points more</b> than"),
-        p if p <= -0.05 => format!("<b>{:.1} points fewer</b> than", -p),
+        p if p <= -0.05 => format!("<b>{:.1} points less</b> than", -p),
         _ => "as many as".to_owned(),
     };
     let who = if content.runs.len() == 1 {
@@ -229,20 +229,6 @@ fn alarm_list(content: &Content<'_>) -> String {
         return "<p class=\"calm\">Nothing out of the ordinary.</p>".to_owned();
     }
     format!("<ul class=\"notes\">{html}</ul>")
-}
-
-fn options(content: &Content<'_>) -> String {
-    let mut html = String::new();
-    for run in content.runs {
-        let open = if content.runs.len() == 1 { " open" } else { "" };
-        let _ = write!(
-            html,
-            "<details{open}><summary>{}</summary><pre tabindex=\"0\">{}</pre></details>",
-            run.loss(),
-            escape(run.options.trim_end())
-        );
-    }
-    html
 }
 
 /// The tables of `compare --seeds`.
@@ -339,5 +325,43 @@ mod tests {
             let allowed = whole.replace("http://www.w3.org/2000/svg", "");
             assert!(!allowed.contains(word), "{word}");
         }
+    }
+
+    /// The relative luminance of `#rrggbb` or `#rgb` (WCAG 2.2).
+    fn luminance(colour: &str) -> f64 {
+        let digits = colour.trim_start_matches('#');
+        let channel = |at: usize| {
+            let text =
+                if digits.len() == 3 { digits[at..=at].repeat(2) } else { digits[2 * at..][..2].to_owned() };
+            let value = f64::from(u8::from_str_radix(&text, 16).unwrap()) / 255.0;
+            if value <= 0.04045 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+        };
+        0.2126 * channel(0) + 0.7152 * channel(1) + 0.0722 * channel(2)
+    }
+
+    /// WCAG 2.2, criterion 1.4.11: what tells something has a contrast of 3 to what is around it.
+    #[test]
+    fn lines_stand_out_from_the_page_by_day_by_night_and_on_paper() {
+        let mut checked = 0;
+        for block in STYLE.split(":root{").skip(1) {
+            let (block, _) = block.split_once('}').unwrap();
+            let variables: Vec<(&str, &str)> = block
+                .split(';')
+                .filter_map(|line| line.trim().trim_start_matches("--").split_once(':'))
+                .collect();
+            let (_, paper) = variables.iter().find(|(name, _)| *name == "paper").unwrap();
+            for (name, colour) in &variables {
+                if !name.starts_with("curve-")
+                    && !["same", "other", "accent", "right", "wrong"].contains(name)
+                {
+                    continue;
+                }
+                let (a, b) = (luminance(colour), luminance(paper));
+                let contrast = (a.max(b) + 0.05) / (a.min(b) + 0.05);
+                assert!(contrast >= 3.0, "--{name}:{colour} on {paper}: {contrast:.2}");
+                checked += 1;
+            }
+        }
+        assert_eq!(checked, 3 * 12);
     }
 }

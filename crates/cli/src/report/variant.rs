@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use embedtune_train::data::Split;
 use embedtune_train::ndarray::{ArrayView1, Axis};
-use embedtune_train::retrieval::{Exclude, Hit, Metric, Neighbours, knn};
+use embedtune_train::retrieval::{Exclude, Hit, Metric, Neighbours, knn, search_watched};
 use embedtune_train::run::Quality;
 use embedtune_train::{Error, Result};
 use rayon::prelude::*;
@@ -14,6 +14,7 @@ use super::entries::Entries;
 use super::histogram::Histogram;
 use crate::figure::{self, Projection};
 use crate::vectors::Vectors;
+use crate::work::Work;
 
 /// Neighbours shown of an item.
 const NEAR: usize = 5;
@@ -90,9 +91,11 @@ impl Variant {
         sample: &Sample,
         projection: Projection,
         entries: &mut Entries,
+        work: &Work,
     ) -> Result<Self> {
         let unsearchable = |e: embedtune_train::retrieval::Error| Error::Unsuitable(format!("{name}: {e}"));
-        let searched = Searched::new(vectors, split, &sample.measured).map_err(unsearchable)?;
+        work.stage(&format!("{name}: searching"), "queries", sample.measured.len());
+        let searched = Searched::new(vectors, split, &sample.measured, work).map_err(unsearchable)?;
         let shown = vectors.queries.select(Axis(0), &sample.shown);
         let near = match &vectors.gallery {
             // Where all items are shown, they have been searched.
@@ -107,7 +110,8 @@ impl Variant {
             None => hit.index,
             Some(_) => entries.found(hit.index),
         };
-        let places = places(&figure::project(shown.view(), projection)?);
+        work.stage(&format!("{name}: projecting"), "rounds", figure::rounds(shown.nrows(), projection));
+        let places = places(&figure::project(shown.view(), projection, work)?);
         Ok(Self {
             name: name.to_owned(),
             quality,
@@ -152,6 +156,7 @@ impl<'a> Searched<'a> {
         vectors: &'a Vectors,
         split: &'a Split,
         rows: &'a [usize],
+        work: &Work,
     ) -> embedtune_train::retrieval::Result<Self> {
         let queries = vectors.queries.select(Axis(0), rows);
         let own: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
@@ -159,7 +164,7 @@ impl<'a> Searched<'a> {
             None => (&vectors.queries, Exclude::SelfById(&own)),
             Some(gallery) => (gallery, Exclude::None),
         };
-        let found = knn(queries.view(), gallery.view(), NEAR, Metric::Cosine, exclude)?;
+        let found = search_watched(&queries, gallery, NEAR, Metric::Cosine, exclude, work)?;
         Ok(Self { vectors, split, rows, found })
     }
 

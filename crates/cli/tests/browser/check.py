@@ -1,4 +1,4 @@
-"""The report in a real browser: hover, pin, legend, zoom, hostile labels, widths, dark and print.
+"""The report in a real browser: hover, pin, keyboard, contrast, legend, zoom, hostile labels, widths, dark and print.
 
     check.py EMBEDTUNE CHROMIUM [SCREENSHOTS]
 
@@ -26,7 +26,7 @@ HOSTILE = [
     "<script>window.hacked = 1</script>",
     "\"'><img src=x onerror='window.hacked=1'>",
     "\u202eتسمية عربية",
-    "🧥👟 {{data}} </title>",
+    "🧥👟 {{data}} </title> 長袖のシャツ" + "袖" * 200,
     "long " + "x" * 10_000,
 ]
 # Where the page leaves the edge of a panel free, and the grid of its places.
@@ -199,6 +199,126 @@ def check_hover(page, program_says):
     return entry
 
 
+def check_keyboard(page):
+    """From item to item without a pointer: arrows, N and P, Enter, Escape; what is found is announced and ringed."""
+    data, variant = page.data, page.data["variants"][-1]
+    rows, keys, stage = data["entries"]["row"], page.page.keyboard, page.stage(variant)
+    page.page.mouse.move(2, 2)
+    assert page.card().get_attribute("aria-live") == "polite"
+    page.page.evaluate("document.activeElement.blur()")
+    stage.scroll_into_view_if_needed()
+    # By the tab key, from the last button before it.
+    stage.locator("xpath=..").get_by_role("button", name="Whole picture").focus()
+    keys.press("Tab")
+    assert stage.evaluate("stage => stage === document.activeElement && stage.matches(':focus-visible')")
+    assert stage.evaluate("stage => parseFloat(getComputedStyle(stage).outlineWidth)") >= 2
+    side = stage.evaluate("stage => stage.clientWidth")
+    scrolled = page.page.evaluate("scrollY")
+
+    def nearest(place, fits=lambda x, y: True):
+        """The first of the items nearest to a place."""
+        found = []
+        for entry in range(data["entries"]["shown"]):
+            x, y = (page.place(variant, entry)[axis] - place[axis] for axis in (0, 1))
+            if fits(x, y):
+                found.append((x * x + y * y, entry))
+        return min(found)[1] if found else None
+
+    keys.press("ArrowRight")
+    here = nearest([side / 2, side / 2])
+    assert page.card_item() == f"item {rows[here]}", (page.card_item(), rows[here])
+    cones = {
+        "ArrowRight": lambda x, y: x > 0 and abs(y) <= x,
+        "ArrowLeft": lambda x, y: x < 0 and abs(y) <= -x,
+        "ArrowUp": lambda x, y: y < 0 and abs(x) <= -y,
+        "ArrowDown": lambda x, y: y > 0 and abs(x) <= y,
+    }
+    moved = 0
+    for key in ["ArrowRight", "ArrowUp", "ArrowLeft", "ArrowDown", "ArrowLeft", "ArrowLeft", "ArrowUp"]:
+        there = nearest(page.place(variant, here), cones[key])
+        keys.press(key)
+        moved += there is not None
+        here = here if there is None else there
+        assert page.card_item() == f"item {rows[here]}", key
+    assert moved >= 3 and page.page.evaluate("scrollY") == scrolled, "arrows scroll the page"
+    keys.press("n")
+    assert page.card_item() == f"item {rows[(here + 1) % len(rows)]}"
+    keys.press("p")
+    assert page.card_item() == f"item {rows[here]}"
+    # The ring around the item is drawn in the colour of the focus.
+    ring = """stage => {
+        const context = stage.children[1].getContext('2d'), probe = document.createElement('i');
+        probe.style.color = 'var(--accent)';
+        document.body.append(probe);
+        const wanted = getComputedStyle(probe).color.match(/\\d+/g).map(Number);
+        probe.remove();
+        const rgba = context.getImageData(0, 0, stage.children[1].width, stage.children[1].height).data;
+        let found = 0;
+        for (let at = 0; at < rgba.length; at += 4)
+            found += rgba[at + 3] > 200 && wanted.every((value, channel) => Math.abs(rgba[at + channel] - value) < 12);
+        return found;
+    }"""
+    assert stage.evaluate(ring) > 10
+    keys.press("Enter")
+    assert page.card().locator(".close").count() == 1
+    page.page.mouse.move(2, 2)
+    assert page.card_item() == f"item {rows[here]}"
+    keys.press("Escape")
+    assert page.card_item() is None
+    # It goes on where it was, also where the picture is zoomed and the item out of it.
+    keys.press("+")
+    keys.press("+")
+    keys.press("n")
+    assert page.card_item() == f"item {rows[(here + 1) % len(rows)]}"
+    keys.press("0")
+    page.page.wait_for_timeout(100)
+    assert page.page.locator(".stage.moved").count() == 0
+    # What the keyboard looked at goes with it, unless pinned.
+    keys.press("Tab")
+    assert page.card_item() is None
+
+
+def check_contrast(page):
+    """Every line of a chart stands out from the page: 3 to 1 at least."""
+    page.page.wait_for_selector("#curves .curve")
+    least = page.page.evaluate(
+        """() => {
+            const channel = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+            const luminance = css => {
+                const [r, g, b] = css.match(/[\\d.]+/g).map(Number).map(channel);
+                return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+            };
+            const paper = luminance(getComputedStyle(document.body).backgroundColor);
+            const lines = [...document.querySelectorAll('#curves .curve, #histograms path')];
+            return Math.min(...lines.map(line => {
+                const own = luminance(getComputedStyle(line).stroke);
+                return (Math.max(own, paper) + 0.05) / (Math.min(own, paper) + 0.05);
+            }));
+        }"""
+    )
+    assert least >= 3, f"a line of contrast {least:.2f}"
+
+
+def check_figure(browser, path):
+    """No text of the figure leaves it, whatever typeface the browser has."""
+    page = browser.new_page()
+    page.set_content(path.read_text(encoding="utf-8"))
+    beyond = page.evaluate(
+        """() => {
+            const width = document.querySelector('svg').viewBox.baseVal.width;
+            return [...document.querySelectorAll('text')].filter(text => {
+                const box = text.getBBox();
+                return box.x < 0 || box.x + box.width > width;
+            }).map(text => text.textContent.slice(0, 40));
+        }"""
+    )
+    assert not beyond, beyond
+    assert page.locator("text").count() > len(HOSTILE)
+    if SHOTS:
+        page.screenshot(path=SHOTS / "figure.png", full_page=True)
+    page.close()
+
+
 def check_legend(page, entry):
     variant = page.data["variants"][-1]
     label = page.data["entries"]["class"][entry]
@@ -350,6 +470,8 @@ def main():
                 check_speed(page, items)
             else:
                 entry = check_hover(page, search(model))
+                check_keyboard(page)
+                check_contrast(page)
                 check_legend(page, entry)
                 check_zoom(page, entry)
                 check_labels(page)
@@ -375,7 +497,9 @@ def main():
             page.shot(f"{name}-phone")
             page.close()
 
+        check_figure(browser, at / "compared" / "figure.svg")
         page = Page(browser, at / "compared" / "report.html", DESKTOP, dark=True)
+        check_contrast(page)
         dark = page.page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.shot("compared-dark")
         page.page.emulate_media(media="print")

@@ -85,19 +85,18 @@ fn heaps() -> (Array2<f32>, Vec<u32>) {
 }
 
 #[test]
-fn heaps_are_found_from_nearly_any_seed() {
+fn heaps_are_found_from_any_seed() {
     let (x, labels) = heaps();
     for metric in [Metric::Cosine, Metric::L2] {
         for seed in 0..5 {
-            let options = KMeans { seed, restarts: 4, ..KMeans::default() };
+            let options = KMeans { seed, ..KMeans::default() };
             let found = Agreement::of_kmeans(&x, &labels, metric, &options).unwrap();
             assert!(found.nmi > 0.999 && found.ami > 0.999, "{metric:?}, seed {seed}: {found:?}");
         }
     }
     // Labels that the heaps know nothing of.
     let chance: Vec<u32> = (0..250).map(|i| i / 50).collect();
-    let found =
-        Agreement::of_kmeans(&x, &chance, Metric::L2, &KMeans { restarts: 4, ..KMeans::default() }).unwrap();
+    let found = Agreement::of_kmeans(&x, &chance, Metric::L2, &KMeans::default()).unwrap();
     assert!(found.ami.abs() < 0.05, "{found:?}");
 }
 
@@ -117,6 +116,31 @@ fn a_seed_gives_the_same_bits_on_any_number_of_threads() {
         squares += (&row - &one.centres.row(cluster as usize)).mapv(|v| f64::from(v).powi(2)).sum();
     }
     assert!((one.inertia - squares).abs() < 1e-4 * squares, "{} {squares}", one.inertia);
+}
+
+#[test]
+fn the_best_start_wins_and_large_data_have_fewer() {
+    let x = noise(1200, 6, 4);
+    let with = |restarts| KMeans { clusters: 30, seed: 3, restarts, ..KMeans::default() };
+    let one = kmeans(&x, &with(Some(1))).unwrap();
+    let ten = kmeans(&x, &with(None)).unwrap();
+    assert_eq!(kmeans(&x, &with(Some(10))).unwrap(), ten);
+    assert!(ten.inertia < one.inertia, "{} {}", ten.inertia, one.inertia);
+    // Another number of starts beyond the best changes nothing.
+    let best = (1..=10).find(|&n| kmeans(&x, &with(Some(n))).unwrap() == ten).unwrap();
+    assert!(best > 1 && best <= 10);
+    let starts = |items, dim, clusters| KMeans { clusters, ..KMeans::default() }.starts((items, dim));
+    for (items, dim, clusters, expected) in [
+        (10_000, 64, 10, 10),
+        (10_000, 200, 1000, 10),
+        (20_000, 200, 1000, 5),
+        (60_000, 512, 11_000, 1),
+        (usize::MAX, usize::MAX, usize::MAX, 1),
+        (0, 3, 2, 10),
+    ] {
+        assert_eq!(starts(items, dim, clusters), expected, "{items} x {dim}, {clusters}");
+    }
+    assert_eq!(KMeans { restarts: Some(3), clusters: 9, ..KMeans::default() }.starts((1 << 40, 9)), 3);
 }
 
 #[test]
@@ -146,7 +170,7 @@ fn empty_clusters_take_items_and_wrong_options_are_errors() {
     assert!(matches!(none, Err(Error::Shape { what: "items", .. })));
     let error = Agreement::of_kmeans(&Array2::<f32>::zeros((0, 2)), &[], Metric::L2, &KMeans::default());
     assert!(error.unwrap_err().to_string().starts_with("labels has shape [0]"));
-    let error = kmeans(&x, &KMeans { restarts: 0, ..KMeans::default() }).unwrap_err();
+    let error = kmeans(&x, &KMeans { restarts: Some(0), ..KMeans::default() }).unwrap_err();
     assert!(matches!(error, Error::Parameter { name: "restarts", .. }));
     assert!(matches!(kmeans_from(&x, alike.view(), 5), Err(Error::Shape { what: "centres", .. })));
     let error = Agreement::of_kmeans(&x, &[1, 2], Metric::L2, &KMeans::default()).unwrap_err();

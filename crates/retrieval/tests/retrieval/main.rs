@@ -5,6 +5,7 @@ mod common;
 mod evaluate;
 mod intervals;
 mod knn;
+mod progress;
 mod real;
 mod storage;
 mod verify;

@@ -79,6 +79,16 @@ impl Stream {
         Ok(Self { path: path.to_path_buf(), from, given: 0 })
     }
 
+    /// How many items there are in all, given out or not; `None` where only reading to the end would tell.
+    #[expect(clippy::len_without_is_empty, reason = "rarely known")]
+    pub fn len(&self) -> Option<usize> {
+        match &self.from {
+            From::Memory(items) => Some(items.len()),
+            From::Rows { head, .. } => head.matrix().ok().map(|[items, _]| items),
+            From::Csv { .. } | From::Lines(_) => None,
+        }
+    }
+
     /// The next items, `most` or fewer; `None` at the end.
     ///
     /// # Errors
@@ -140,6 +150,8 @@ mod tests {
 
     fn all(path: &Path, most: usize) -> Result<Vec<Items>> {
         let mut stream = Stream::open(path, &DataOptions::default())?;
+        let len = stream.len();
+        assert!(path.extension().is_some_and(|ending| ending == "npy") || len.is_none(), "{len:?}");
         std::iter::from_fn(|| stream.next(most).transpose()).collect()
     }
 

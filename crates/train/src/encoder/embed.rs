@@ -20,6 +20,19 @@ impl Encoder {
     /// # Errors
     /// Items of another kind or shape than the encoder takes; a row past the end; of several errors the first row's.
     pub fn embed(&self, items: &Items, rows: &[usize]) -> Result<Array2<f32>> {
+        self.embed_watched(items, rows, &mut |_| ())
+    }
+
+    /// [`embed`](Self::embed) that calls `done` with the number of items after every few of them.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed).
+    pub fn embed_watched(
+        &self,
+        items: &Items,
+        rows: &[usize],
+        done: &mut dyn FnMut(usize),
+    ) -> Result<Array2<f32>> {
         self.spec.input.accepts(items)?;
         let pool = Pool::new();
         let mut vectors = Array2::zeros((rows.len(), self.output_dim));
@@ -31,6 +44,7 @@ impl Encoder {
             let results: Vec<Result<()>> =
                 blocks.into_par_iter().map(|(rows, to)| self.embed_block(items, rows, to, &pool)).collect();
             results.into_iter().collect::<Result<()>>()?;
+            done(rows.len());
         }
         Ok(vectors)
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{EpochRecord, RunOptions};
+use super::{EpochRecord, Resolved, RunOptions};
 use crate::encoder::EncoderSpec;
 use crate::{Error, Result, io};
 
@@ -38,6 +38,9 @@ pub struct RunFile {
     pub data: DataRecord,
     /// The options as given; what was left to `auto` stays `auto`.
     pub options: RunOptions,
+    /// What the run took where the options leave it open; `None` where nobody has noted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<Resolved>,
     /// The encoder's layers.
     pub encoder: EncoderSpec,
 }
@@ -53,7 +56,7 @@ pub struct DataRecord {
 }
 
 impl RunFile {
-    /// A run file of this version, without notices.
+    /// A run file of this version, without notices and without what the options resolve to.
     pub fn new(
         options: RunOptions,
         encoder: EncoderSpec,
@@ -63,7 +66,17 @@ impl RunFile {
     ) -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let notices = Vec::new();
-        Self { format: FORMAT, version, classes, measure_epochs, notices, data, options, encoder }
+        Self {
+            format: FORMAT,
+            version,
+            classes,
+            measure_epochs,
+            notices,
+            data,
+            options,
+            resolved: None,
+            encoder,
+        }
     }
 }
 

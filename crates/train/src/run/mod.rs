@@ -30,6 +30,7 @@ mod plan;
 mod progress;
 mod quality;
 mod raw;
+mod resolved;
 mod resume;
 mod scale;
 mod schedule;
@@ -58,6 +59,7 @@ pub use options::{
 };
 pub use quality::Quality;
 pub use raw::raw_vectors;
+pub use resolved::Resolved;
 pub use resume::{Resumed, finished, resume};
 pub use scale::{auto_scale, default_scale};
 pub use schedule::{Schedule, SchedulerKind, SchedulerOptions, SchedulerStep};

@@ -59,6 +59,14 @@ impl Model {
         embed(&self.encoder, items)
     }
 
+    /// [`embed`](Self::embed) that calls `done` with the number of items after each part of them.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed).
+    pub fn embed_watched(&self, items: &Items, done: &mut dyn FnMut(usize)) -> Result<Array2<f32>> {
+        embed_watched(&self.encoder, items, done)
+    }
+
     /// Retrieval by the model's vectors and by the raw ones.
     ///
     /// # Errors
@@ -83,8 +91,12 @@ pub(super) fn foreign(path: &std::path::Path, error: &Error) -> Error {
 
 /// The vectors that `encoder` makes of `items`.
 pub(super) fn embed(encoder: &Encoder, items: &Items) -> Result<Array2<f32>> {
+    embed_watched(encoder, items, &mut |_| ())
+}
+
+fn embed_watched(encoder: &Encoder, items: &Items, done: &mut dyn FnMut(usize)) -> Result<Array2<f32>> {
     let rows: Vec<usize> = (0..items.len()).collect();
-    let vectors = encoder.embed(items, &rows)?;
+    let vectors = encoder.embed_watched(items, &rows, done)?;
     if let Some(((row, _), value)) = vectors.indexed_iter().find(|(_, v)| !v.is_finite()) {
         return Err(Error::Unsuitable(format!(
             "the embedding of item {row} became {value}; check the item, or train with a lower learning_rate"

@@ -1,6 +1,6 @@
 //! The loss of a run, its head, and where they compute.
 
-use embedtune_losses::{Loss, LossOptions};
+use embedtune_losses::{Loss, LossKind, LossOptions};
 
 use super::plan::{Purpose, derive_seed, under};
 use super::scale::default_scale;
@@ -49,6 +49,11 @@ impl LossPlan {
             })?;
         Ok(Self { loss, given, classes, dim })
     }
+
+    /// All options that the loss has, as it computes.
+    pub(super) fn resolved(&self, kind: LossKind) -> Result<LossOptions> {
+        Ok(self.given.resolved(kind)?)
+    }
 }
 
 /// The optimizer of a loss's centres, checked before they are drawn; of a loss without any, none.
@@ -91,7 +96,7 @@ impl CentreOptimizer {
         self.0.map(|(_, optimizer)| optimizer)
     }
 
-    fn kind(&self) -> Option<OptimizerKind> {
+    pub(super) fn kind(&self) -> Option<OptimizerKind> {
         self.0.as_ref().map(|(kind, _)| *kind)
     }
 }
@@ -219,7 +224,7 @@ pub(super) fn gpu_has(options: &RunOptions) -> Result<()> {
         let reason = format!("memory_size = {}: the GPU kernels take no reference", options.memory_size);
         return Err(Error::Unsupported(reason));
     }
-    let triplets = options.loss == embedtune_losses::LossKind::TripletMarginLoss;
+    let triplets = options.loss == LossKind::TripletMarginLoss;
     if triplets && options.device_options != DeviceOptions::default() {
         let DeviceOptions { precision, products } = options.device_options;
         let reason = format!(
@@ -237,9 +242,7 @@ pub(super) fn gpu_has(options: &RunOptions) -> Result<()> {
 #[cfg(feature = "cuda")]
 fn on_gpu(options: &RunOptions, plan: &LossPlan, kind: Option<OptimizerKind>) -> Result<(Place, String)> {
     use embedtune_cuda_kernels::margin::{Precision, Products};
-    use embedtune_losses::{
-        LossKind, MarginSoftmax, TripletMarginOptions, margin_options, miner_of, triplet_options,
-    };
+    use embedtune_losses::{MarginSoftmax, TripletMarginOptions, margin_options, miner_of, triplet_options};
 
     use crate::head::{CudaLoss, CudaOptimizer, CudaOptions, CudaPlan, Gpu};
 

@@ -44,6 +44,14 @@ pub(super) enum Batches {
 }
 
 impl Batches {
+    /// The sampler.
+    pub(super) fn kind(&self) -> SamplerKind {
+        match self {
+            Self::Random(_) => SamplerKind::Random,
+            Self::Class(_) => SamplerKind::Class,
+        }
+    }
+
     /// The batches of `epoch` (from 0): positions in the training rows.
     pub(super) fn of(&self, epoch: usize) -> Vec<Vec<usize>> {
         match self {

@@ -17,9 +17,9 @@ use super::progress::{Progress, Step};
 use super::step::Accumulated;
 use super::telemetry::{MOST_VALUES, Telemetry};
 use super::{
-    BatchReport, DataRecord, EpochRecord, Model, Observer, Report, RunBuilder, RunFile, RunFolder,
-    RunOptions, Schedule, Start, checkpoint, checksum, feed, init, inspect, model, place, plan, store,
-    tensorboard,
+    BatchReport, DataRecord, EpochRecord, Model, Observer, Report, Resolved, RunBuilder, RunFile, RunFolder,
+    RunOptions, Schedule, Start, checkpoint, checksum, feed, init, inspect, model, place, plan, resolved,
+    store, tensorboard,
 };
 use crate::data::Split;
 use crate::encoder::Encoder;
@@ -56,6 +56,7 @@ pub struct Trainer<'a> {
     source: String,
     stop: Option<Arc<AtomicBool>>,
     notices: Vec<String>,
+    resolved: Resolved,
     measure_epochs: bool,
     /// The run's classes, in the order of the centres: those of the data, or those of an earlier run and new ones.
     pub(super) classes: Vec<String>,
@@ -122,7 +123,17 @@ impl<'a> Trainer<'a> {
         let rate = options.learning_rate;
         let schedule =
             Schedule::new(options.scheduler, options.scheduler_options, rate, options.epochs, steps)?;
+        let mut resolved = Resolved {
+            encoder: resolved::encoder(options.encoder, &train.items),
+            output_dim: dim,
+            sampler: batches.kind(),
+            loss_optimizer: centre_optimizer.kind(),
+            loss_learning_rate: None,
+            loss_options: loss.resolved(options.loss)?,
+            miner_options: options.miner.map(|miner| options.miner_options.resolved(miner)),
+        };
         let mut head = place.head(&options, loss, centre_optimizer, &mut notices)?;
+        resolved.loss_learning_rate = head.learning_rate();
         if let (Some(model), Some(drawn)) = (&given, head.weights()?) {
             let (rows, drawn) = (&rows.train, drawn.into_owned());
             let centres = init::centres(&options, model, &encoder, train, rows, &class_index, drawn.view())?;
@@ -162,6 +173,7 @@ impl<'a> Trainer<'a> {
             source: builder.source.unwrap_or_else(|| UNNAMED_SOURCE.to_owned()),
             stop: builder.stop,
             notices,
+            resolved,
             measure_epochs: !builder.only_ends,
             best: None,
             forecast,
@@ -275,6 +287,7 @@ impl<'a> Trainer<'a> {
             let (options, encoder) = (self.options.clone(), self.encoder.spec().clone());
             let mut file = RunFile::new(options, encoder, classes, data, self.measure_epochs);
             file.notices = self.notices.clone();
+            file.resolved = Some(self.resolved.clone());
             folder.write_run_file(&file)?;
         }
         let mut record = EpochRecord {
