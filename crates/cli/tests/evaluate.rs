@@ -68,6 +68,7 @@ fn a_runs_figures_classes_intervals_and_thresholds() {
     assert!(number(&interval["low"]) <= number(&full["recall_at_1"]));
     assert!(number(&interval["high"]) >= number(&full["recall_at_1"]));
     assert!((0.0..=1.0).contains(&number(&tuned["clustering"]["nmi"])));
+    assert_eq!(tuned["clustering"]["starts"], 10);
     let classes = tuned["per_class"].as_array().unwrap();
     let queries: u64 = classes.iter().map(|class| class["queries"].as_u64().unwrap()).sum();
     assert_eq!((classes.len(), queries), (CLASSES, TEST as u64));
@@ -85,7 +86,7 @@ fn a_runs_figures_classes_intervals_and_thresholds() {
         "24 items of 4 classes",
         "hit@3 (metric learning: Recall@3)",
         "95% confidence intervals, 100 resamples",
-        "NMI of k-means",
+        "NMI of k-means, best of 10 starts",
         "60 pairs of one class, 216 of two",
         "FAR at most",
         "tuned, by class, the worst first",
@@ -112,6 +113,31 @@ fn vectors_in_files_need_no_run() {
     assert_eq!(json(&same), among);
     let text = run(at, "evaluate --vectors v.npy --labels l.npy --metrics precision").done();
     assert!(text.contains("precision@5") && !text.contains("hit@"), "{text}");
+}
+
+#[test]
+fn one_class_has_figures_but_no_threshold() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    write_npy(&at.join("v.npy"), vectors(TEST).view()).unwrap();
+    std::fs::write(at.join("one.npy"), label_npy(&[3; TEST])).unwrap();
+    let line = "evaluate --vectors v.npy --labels one.npy --calibrate";
+    let said = run(at, line);
+    said.refused(1, &["error: --calibrate: no threshold can be calibrated: all 276 pairs are of one class"]);
+    assert_eq!(said.err.lines().count(), 1, "{}", said.err);
+    assert!(said.out.starts_with("24 items of 1 class\n"), "{}", said.out);
+    assert!(said.out.contains("hit@1 (metric learning: Recall@1)            1.0000"), "{}", said.out);
+    let said = run(at, &format!("{line} --json"));
+    assert_eq!(said.code, Some(1));
+    let found = json(&said.out);
+    assert_eq!(found["recall_at_1"], 1.0);
+    let found = &found["vectors"];
+    assert!(
+        found["uncalibrated"].as_str().unwrap().starts_with("no threshold")
+            && found.get("verification").is_none()
+    );
+    // Without the option nothing is missing.
+    run(at, "evaluate --vectors v.npy --labels one.npy").done();
 }
 
 #[test]

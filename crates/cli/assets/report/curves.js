@@ -38,6 +38,8 @@ function lineChart(title, lines, most) {
   var room = (high - low) * 0.06;
   if (low !== 0) low -= room;
   high += room;
+  /* Room above what no value exceeds would be room for nothing. */
+  if (most !== undefined) high = Math.min(high, most + (most - low) * 0.06);
   function x(epoch) { return LEFT + (last > first ? (epoch - first) / (last - first) : 0.5) * (WIDTH - LEFT - RIGHT); }
   function y(value) { return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM); }
   var svg = makeSvg("svg", { viewBox: "0 0 " + WIDTH + " " + HEIGHT, role: "img", "aria-label": title });
