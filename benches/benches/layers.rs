@@ -1,5 +1,5 @@
-//! The layers of the convolutional encoder at a batch of 128 images of 28 by 28, forward and forward with backward, on
-//! all threads. Convolutions and the linear layer count the floating-point operations of their matrix products
+//! The layers of the convolutional encoder at a batch of 128 images of 28 by 28, and the tape's others, forward and forward
+//! with backward, on all threads. Convolutions and the linear layer count the floating-point operations of their matrix products
 //! (`Gelem/s` reads as GFLOP/s) and stand beside those products bare; the others count the bytes that no
 //! implementation avoids and stand beside a copy of the same values.
 
@@ -20,7 +20,14 @@ fn passes(kind: Kind) -> [usize; 2] {
     match kind {
         // Two passes for the statistics, read and write; the same backward, from two inputs.
         Kind::BatchNorm => [4, 9],
-        Kind::Relu => [2, 5],
+        Kind::Relu | Kind::Gelu => [2, 5],
+        Kind::Product => [3, 8],
+        // The mask is written, and read backward.
+        Kind::Dropout => [3, 6],
+        Kind::LayerNorm | Kind::UnitRows => [2, 5],
+        // The gradient passes as it is; its sum reads it.
+        Kind::Bias => [2, 3],
+        Kind::Embedding => [2, 4],
         // Values read, a quarter as many written with their places; the gradient written.
         Kind::MaxPool => [2, 4],
         _ => [1, 3],
@@ -44,7 +51,7 @@ fn forward_backward(layer: &Layer, pool: &Pool) {
 
 fn layers(c: &mut Criterion) {
     let pool = Pool::new();
-    for layer in network::layers() {
+    for layer in network::layers().into_iter().chain(network::other_layers()) {
         let mut group = c.benchmark_group(&layer.name);
         group
             .sample_size(10)

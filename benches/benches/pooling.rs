@@ -39,16 +39,20 @@ fn group<'a>(c: &'a mut Criterion, name: &str, x: &Array3<f32>) -> BenchmarkGrou
 
 fn feature_maps(c: &mut Criterion) {
     let gem = GemOptions::default().build().expect("defaults");
+    let shift = GemOptions { sign: Sign::Shift, ..GemOptions::default() }.build().expect("defaults");
     let learnt = |p| Pooling::GeM { p, options: &gem, learnable: true };
     let fixed = Pooling::GeM { p: &[3.0], options: &gem, learnable: false };
     for (batch, channels, length) in [(128, 512, 14 * 14), (128, 512, 7 * 7), (128, 64, 56 * 56)] {
         let x = noise((batch, channels, length), 0.0);
         let dy = Array2::from_elem((batch, channels), 1.0);
         let (mut y, mut dx, mut saved) = (dy.clone(), x.clone(), Saved::default());
+        let mut d_p = [0.0];
         let mut group = group(c, &format!("maps_{batch}x{channels}x{length}"), &x);
         for (name, pooling) in [
             ("gem_p3", learnt(&[3.0])),
             ("gem_p2.9", learnt(&[2.9])),
+            ("gem_p6.5", learnt(&[6.5])),
+            ("gem_shift_p3", Pooling::GeM { p: &[3.0], options: &shift, learnable: true }),
             ("gem_p3_fixed", fixed),
             ("average", Pooling::Avg),
             ("maximum", Pooling::Max),
@@ -56,7 +60,8 @@ fn feature_maps(c: &mut Criterion) {
             group.bench_function(name, |b| {
                 b.iter(|| {
                     maps::forward(x.view(), pooling, y.view_mut(), &mut saved).expect("shapes fit");
-                    maps::backward(x.view(), pooling, &saved, dy.view(), Some(dx.view_mut()), None)
+                    let d_p = matches!(pooling, Pooling::GeM { learnable: true, .. }).then_some(&mut d_p[..]);
+                    maps::backward(x.view(), pooling, &saved, dy.view(), Some(dx.view_mut()), d_p)
                         .expect("shapes fit");
                 });
             });

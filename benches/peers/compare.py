@@ -122,18 +122,20 @@ def run_case(suite, module, case, rounds, keep):
     for peer in peers:
         if peer.name in case["tolerances"]:
             entry["differences"][peer.name] = differences(folder, peer.name, case["tolerances"][peer.name])
+    ours = entry["peers"]["ours"]["median"]
+    for result in entry["peers"].values():
+        result["over_ours"] = result["median"] / ours
     if not keep:
         shutil.rmtree(folder)
     return entry
 
 
 def print_rows(entry):
-    ours = entry["peers"]["ours"]["median"]
     for name, r in entry["peers"].items():
         times = " ".join(f"{1e3 * r[key]:>9.1f}" for key in ("median", "min", "max", "cpu_median"))
         agreement = entry["differences"].get(name)
         worst = f"{max(agreement.values()):.0e}" if agreement else ""
-        print(f"{entry['case']:<36} {name:<14} {times} {r['median'] / ours:>8.2f} {r['peak_bytes'] / 2**20:>9.0f} "
+        print(f"{entry['case']:<36} {name:<14} {times} {r['over_ours']:>8.2f} {r['peak_bytes'] / 2**20:>9.0f} "
               f"{worst:>8}", flush=True)
 
 

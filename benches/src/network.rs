@@ -31,6 +31,22 @@ pub enum Kind {
     Gem,
     /// A linear layer with a bias.
     Linear,
+    /// 2x2 average pooling.
+    AvgPool,
+    /// A value for each channel.
+    Bias,
+    /// Dropout of a quarter.
+    Dropout,
+    /// The product of two batches.
+    Product,
+    /// GELU.
+    Gelu,
+    /// Layer norm.
+    LayerNorm,
+    /// Rows of length 1.
+    UnitRows,
+    /// As many rows of a table as it has, in another order.
+    Embedding,
 }
 
 /// One layer with its inputs: the batch, then its parameters.
@@ -90,6 +106,19 @@ impl Layer {
                 ops::pool_maps(v[0], PoolerKind::GeM, Some(v[1]), &gem)?
             }
             Kind::Linear => v[0].linear(v[1], Some(v[2]))?,
+            Kind::AvgPool => v[0].avg_pool2d(&Pool2d::square(2))?,
+            Kind::Bias => v[0].bias(v[1])?,
+            Kind::Dropout => v[0].dropout(0.25, 1)?,
+            Kind::Product => v[0].mul(v[1])?,
+            Kind::Gelu => v[0].gelu()?,
+            Kind::LayerNorm => v[0].layer_norm(v[1], v[2], 1e-5)?,
+            Kind::UnitRows => v[0].normalize_rows(1e-12)?,
+            Kind::Embedding => {
+                let rows = v[0].shape().first().copied().unwrap_or_default() as u32;
+                v[0].embedding(
+                    &(0..rows).map(|row| row.wrapping_mul(7919) % rows.max(1)).collect::<Vec<_>>(),
+                )?
+            }
         })
     }
 
@@ -141,4 +170,19 @@ pub fn give_back(grads: &mut Grads, leaves: &[Var<'_>], pool: &Pool) {
             pool.give(gradient.into_raw_vec_and_offset().0);
         }
     }
+}
+
+/// The tape's other layers, at sizes that a text encoder (4,096 tokens of 768 values) or an image encoder has.
+pub fn other_layers() -> Vec<Layer> {
+    let (tokens, maps) = ([4096, 768], [BATCH, 64, 28, 28]);
+    vec![
+        Layer::new("layer_norm", Kind::LayerNorm, &tokens, &[&[768], &[768]], None),
+        Layer::new("unit_rows", Kind::UnitRows, &tokens, &[], None),
+        Layer::new("gelu", Kind::Gelu, &tokens, &[], None),
+        Layer::new("dropout", Kind::Dropout, &tokens, &[], None),
+        Layer::new("product", Kind::Product, &tokens, &[&tokens], None),
+        Layer::new("embedding", Kind::Embedding, &tokens, &[], None),
+        Layer::new("avg_pool", Kind::AvgPool, &maps, &[], None),
+        Layer::new("bias", Kind::Bias, &maps, &[&[64]], None),
+    ]
 }

@@ -21,7 +21,8 @@ pub trait Loss: Send + Sync {
     /// Bytes of scratch that [`forward_backward`](Self::forward_backward) needs at most for a batch of `batch`
     /// rows, `reference` rows of reference embeddings (0 without) and `dim` columns, beyond the arrays in its
     /// arguments. The matrix products' own packing, 3 to 4 MiB a thread that is kept for the next product, is not counted.
-    /// Sizes beyond any memory saturate.
+    /// Scratch grows with the threads: ask where the loss will run, that is in the same rayon pool. Sizes beyond any memory
+    /// saturate.
     fn workspace_bytes(&self, batch: usize, reference: usize, dim: usize) -> usize;
 
     /// Computes the value and writes the gradients that `grads` asks for.

@@ -52,7 +52,7 @@ pub(super) fn log2<S: Simd>(simd: S, u: S::f32s) -> S::f32s {
     simd.mul_add_e_f32s(horner(simd, m, &LOG2), m, exponent)
 }
 
-/// Within 2 ulp from -126 up to 127 (tested); of less, at most the least normal number.
+/// Within 2 ulp up to 127 (tested); of -126 and less, the least normal number.
 #[inline(always)]
 pub(super) fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     #[cfg(target_arch = "x86_64")]
@@ -144,7 +144,6 @@ mod tests {
         assert!(error <= 2.0, "exp2: {error}");
         assert_eq!(with_simd(Each { values: &[1.0], log: true }), [0.0]);
         let ends = with_simd(Each { values: &[0.0, -126.0, -1e30, f32::NEG_INFINITY], log: false });
-        assert_eq!(ends[..2], [1.0, f32::MIN_POSITIVE]);
-        assert!(ends[2..].iter().all(|end| (0.0..=f32::MIN_POSITIVE).contains(end)), "{ends:?}");
+        assert_eq!(ends, [1.0, f32::MIN_POSITIVE, f32::MIN_POSITIVE, f32::MIN_POSITIVE]);
     }
 }

@@ -9,8 +9,8 @@ use pulp::Simd;
 
 use math::{exp2, log2};
 
-/// Values whose `f32` lane sums are added to the row's `f64` sums at once.
-const PART: usize = 1024;
+/// Values of a lane that are summed in `f32`; the sums of all lanes are added to the row's `f64` sums at once.
+const PART: usize = 64;
 
 /// A power that products make.
 pub(crate) fn whole(power: f32) -> Option<u32> {
@@ -22,6 +22,7 @@ pub(crate) fn whole(power: f32) -> Option<u32> {
 pub(crate) struct Clamped {
     eps: f32,
     inverse: f32,
+    top: f32,
 }
 
 impl Clamped {
@@ -29,7 +30,20 @@ impl Clamped {
     #[inline(always)]
     pub(crate) fn new(eps: f32, top: f32) -> Option<Self> {
         let inverse = 1.0 / top;
-        (inverse.is_normal() && eps * inverse >= f32::MIN_POSITIVE).then_some(Self { eps, inverse })
+        (inverse.is_normal() && eps * inverse >= f32::MIN_POSITIVE).then_some(Self { eps, inverse, top })
+    }
+
+    /// These for the `K`-th power by products. One below the normal numbers takes a hundred times as long and adds nothing
+    /// that counts.
+    #[inline(always)]
+    fn for_products<const K: u32>(self) -> Self {
+        let least = match K {
+            0 | 1 | REAL => return self,
+            2 => 2f32.powi(-62),
+            3 => 2f32.powi(-41),
+            _ => 2f32.powi(-31),
+        };
+        Self { eps: self.eps.max(self.top * least), ..self }
     }
 
     #[inline(always)]
@@ -92,9 +106,10 @@ fn sums_of<S: Simd, const K: u32, const LOGS: bool>(
     clamped: Clamped,
     p: f32,
 ) -> (f64, f64) {
+    let clamped = clamped.for_products::<K>();
     let (p, zero) = (simd.splat_f32s(p), simd.splat_f32s(0.0));
     let (mut total, mut total_logs) = (0.0, 0.0);
-    for part in x.chunks(PART) {
+    for part in x.chunks(PART * S::F32_LANES) {
         let (full, tail) = S::as_simd_f32s(part);
         let (pairs, last) = full.as_chunks::<2>();
         let (mut sums, mut of_logs) = ([zero; 2], [zero; 2]);
@@ -161,16 +176,17 @@ fn slopes_of<S: Simd, const K: u32>(
     factor: f32,
     dx: &mut [f32],
 ) {
-    let p = simd.splat_f32s(p);
+    let (p, eps) = (simd.splat_f32s(p), simd.splat_f32s(clamped.eps));
+    let clamped = clamped.for_products::<K>();
     // NaN stays NaN.
     let factors = (simd.splat_f32s(factor), simd.splat_f32s(factor * 0.0));
     let ((full, tail), (to, to_tail)) = (S::as_simd_f32s(x), S::as_mut_simd_f32s(dx));
     for (to, &v) in to.iter_mut().zip(full) {
-        *to = slope::<S, K>(simd, v, clamped, p, factors);
+        *to = slope::<S, K>(simd, v, (clamped, eps), p, factors);
     }
     if !tail.is_empty() {
         let v = simd.partial_load_f32s(tail);
-        simd.partial_store_f32s(to_tail, slope::<S, K>(simd, v, clamped, p, factors));
+        simd.partial_store_f32s(to_tail, slope::<S, K>(simd, v, (clamped, eps), p, factors));
     }
 }
 
@@ -178,12 +194,12 @@ fn slopes_of<S: Simd, const K: u32>(
 fn slope<S: Simd, const K: u32>(
     simd: S,
     v: S::f32s,
-    clamped: Clamped,
+    (clamped, eps): (Clamped, S::f32s),
     p: S::f32s,
     (factor, below): (S::f32s, S::f32s),
 ) -> S::f32s {
     let (power, _) = term::<S, K, false>(simd, v, clamped, p);
-    let at_least = simd.less_than_or_equal_f32s(simd.splat_f32s(clamped.eps), v);
+    let at_least = simd.less_than_or_equal_f32s(eps, v);
     simd.mul_f32s(simd.select_f32s(at_least, factor, below), power)
 }
 
