@@ -31,7 +31,7 @@ pub enum Reduction {
     /// Mean over the triplets whose loss is above zero: the gradient keeps its size while the set of active
     /// triplets shrinks, so the value does not fall to 0 smoothly; watch
     /// [`Stats::active_fraction`](crate::Stats::active_fraction) as well. With `smooth` every loss is above zero
-    /// and this is the mean.
+    /// and this is the mean, unless distances differ by so much that a loss is below the numbers of `f32`.
     #[default]
     MeanNonZero,
     /// Sum over the triplets.
