@@ -62,8 +62,10 @@ pub(crate) fn run(args: &Embed, work: Work) -> Result<()> {
     };
     work.stage("embedding", "items", items.len().unwrap_or(0));
     let mut writer: Option<VectorWriter> = None;
+    let mut first = 0;
     while let Some(block) = items.next(BLOCK)? {
-        let vectors = model.embed_watched(&block, &mut |done| work.advance(done as u64))?;
+        let vectors = model.embed_block(&block, first, &mut |done| work.advance(done as u64))?;
+        first += vectors.nrows();
         // After the first block: an input of the wrong kind must not touch the place.
         let to = match &mut writer {
             Some(writer) => writer,

@@ -5,8 +5,8 @@ use std::path::Path;
 use embedtune_train::data::Split;
 use embedtune_train::losses::MarginValue;
 use embedtune_train::run::{
-    DataRecord, Report, Resumed, RunFolder, RunOptions, Trainer, checksum, finished, options_of_run,
-    peak_memory, resume,
+    DataRecord, Report, Resumed, RunFolder, RunOptions, Trainer, changed_files, checksum, finished,
+    options_of_run, peak_memory, resume,
 };
 use embedtune_train::{Error, Result};
 use serde::de::value::{Error as WordError, StrDeserializer};
@@ -42,13 +42,16 @@ pub(crate) fn run(args: &Fit, quiet: bool, progress: Progress, stop: &Stop) -> R
             say(&format!("note: options and data of an earlier run: {}{changed}", data.source));
         }
     }
-    let trainer = Trainer::builder()
+    let mut builder = Trainer::builder()
         .options(options)
         .source(source.describe())
         .folder(&new.out)
         .overwrite(new.overwrite)
-        .stop(stop.asked.clone())
-        .build(&split)?;
+        .stop(stop.asked.clone());
+    if let Some(folder) = source.folder() {
+        builder = builder.data_folder(folder);
+    }
+    let trainer = builder.build(&split)?;
     train(trainer, &new.out, &split, args.json, quiet, progress, stop)
 }
 
@@ -56,7 +59,8 @@ fn continue_run(folder: &Path, json: bool, quiet: bool, progress: Progress, stop
     let run = RunFolder::new(folder);
     let file = run.read_run_file()?;
     stop.starts(folder);
-    let loaded = Source::recall(&file.data.source)?.load(&file.options.data_options);
+    let source = Source::recall(&file.data.source)?;
+    let loaded = source.load(&file.options.data_options);
     let split = match loaded {
         Ok(split) => split,
         // Nothing needs the data of a run that is finished.
@@ -78,7 +82,14 @@ fn continue_run(folder: &Path, json: bool, quiet: bool, progress: Progress, stop
             _ => return Err(error),
         },
     };
-    match resume(&run, &split, Some(stop.asked.clone()))? {
+    let resumed = resume(&run, &split, Some(stop.asked.clone())).map_err(|error| match error {
+        Error::Changed(what) => match source.folder().and_then(|data| changed_files(&run, data)) {
+            Some(files) => Error::Changed(format!("{what}: {files}")),
+            None => Error::Changed(what),
+        },
+        other => other,
+    });
+    match resumed? {
         Resumed::Finished(report) => {
             if !quiet {
                 say(&format!("{}: this run is finished; nothing to do", folder.display()));
@@ -152,7 +163,7 @@ fn options(args: &NewRun) -> Result<(RunOptions, Option<DataRecord>)> {
     let text = match &args.config {
         None => String::new(),
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(Error::io(path, "reading"))?;
+            let text = text_of(path)?;
             let named = |e: Error| Error::data(path, e.to_string());
             match options_of_run(&text).map_err(named)? {
                 Some((options, data)) => {
@@ -166,9 +177,11 @@ fn options(args: &NewRun) -> Result<(RunOptions, Option<DataRecord>)> {
             }
         }
     };
-    let pairs: Vec<(String, String)> = args.set.iter().map(|pair| assignment(pair)).collect::<Result<_>>()?;
+    let mut pairs: Vec<(String, String)> =
+        args.set.iter().map(|pair| assignment(pair)).collect::<Result<_>>()?;
+    // As in a file, so that a loss of Finetuner's that is none here is refused with its reason.
+    pairs.extend(args.loss.iter().map(|loss| ("loss".to_owned(), loss.clone())));
     let mut options = RunOptions::from_toml_with(&text, &pairs)?;
-    set(&mut options.loss, word("loss", &args.loss)?);
     set(&mut options.optimizer, word("optimizer", &args.optimizer)?);
     set(&mut options.sampler, word("sampler", &args.sampler)?);
     set(&mut options.device, word("device", &args.device)?);
@@ -209,6 +222,16 @@ fn options(args: &NewRun) -> Result<(RunOptions, Option<DataRecord>)> {
     set(&mut options.loss_options.margin, margin(&args.margin)?.map(Some));
     set(&mut options.loss_options.scale, args.scale.map(Some));
     Ok((options, of_run))
+}
+
+/// A configuration file's text.
+fn text_of(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(Error::io(path, "reading"))?;
+    String::from_utf8(bytes).map_err(|e| {
+        let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+        Error::data(path, format!("line {line}: not UTF-8; save the file as UTF-8"))
+    })
 }
 
 fn assignment(pair: &str) -> Result<(String, String)> {

@@ -39,6 +39,14 @@ impl Source {
         Self { limits: [train, test], ..self }
     }
 
+    /// The folder of the files.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Folder(folder) => Some(folder),
+            Place::Glyphs { .. } => None,
+        }
+    }
+
     pub(crate) fn is_built_in(&self) -> bool {
         matches!(self.place, Place::Glyphs { .. })
     }

@@ -68,7 +68,9 @@ fn fit_on_the_built_in_data() {
         figure(&report["tuned"], "recall_at_1") > figure(&report["untrained"], "recall_at_1"),
         "{report}"
     );
-    assert_eq!(files(&at.join("R")), FINISHED_FILES);
+    // There are no files of data to list.
+    let expected = FINISHED_FILES.into_iter().filter(|&name| name != "data_files.csv");
+    assert_eq!(files(&at.join("R")), expected.collect::<Vec<_>>());
     let found = json(&run(at, "evaluate --run R --json").done());
     assert_eq!(found["recall_at_1"], report["tuned"]["recall_at_1"]);
     assert_eq!((figure(&found, "items"), figure(&found, "classes")), (1000.0, 50.0));

@@ -65,7 +65,17 @@ fn a_folder_of_jpegs_becomes_an_exported_model() {
     let one = at.join("photos/class 0/0.jpg");
     let whole = std::fs::read(&one).unwrap();
     std::fs::copy(at.join("photos/class 1/0.jpg"), &one).unwrap();
-    run(at, "fit --resume R").refused(1, &["the data have changed since this run began"]);
+    run(at, "fit --resume R").refused(
+        1,
+        &["the data have changed since this run began", ": class 0/0.jpg is another (", " bytes, then "],
+    );
+    // Runs from before there was a list know only that something has changed.
+    let list = std::fs::read(at.join("R/data_files.csv")).unwrap();
+    std::fs::remove_file(at.join("R/data_files.csv")).unwrap();
+    let said = run(at, "fit --resume R");
+    said.refused(1, &["the data have changed since this run began", "start a new run"]);
+    assert!(!said.err.contains("is another"), "{}", said.err);
+    std::fs::write(at.join("R/data_files.csv"), list).unwrap();
     std::fs::write(&one, &whole[..60]).unwrap();
     run(at, "fit --data photos --out B")
         .refused(1, &["0.jpg: not a complete PNG or JPEG image", "repair it"]);

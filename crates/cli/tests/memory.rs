@@ -42,6 +42,74 @@ fn photos(folder: &std::path::Path, count: usize) {
     }
 }
 
+/// A tenth, or 5 MiB of a small run.
+fn near(predicted: f64, measured: f64) -> bool {
+    (predicted - measured).abs() < (0.1 * measured).max(5.0)
+}
+
+/// Images in files, one folder for each of eight classes.
+fn image_files(folder: &std::path::Path) {
+    for (part, count) in [("train", 40), ("test", 8)] {
+        for class in 0..8u32 {
+            let inside = folder.join(part).join(class.to_string());
+            std::fs::create_dir_all(&inside).unwrap();
+            for item in 0..count {
+                let pixel =
+                    |x: u32, y: u32| image::Rgb([(x * 7 + item) as u8, (y * 5) as u8, (class * 30) as u8]);
+                let picture = image::RgbImage::from_fn(80, 80, pixel);
+                picture.save(inside.join(format!("{item}.png"))).unwrap();
+            }
+        }
+    }
+}
+
+/// Batches whose sizes share buffers, items in files that are read ahead, little to compute, a memory, one thread and two.
+#[test]
+fn small_runs_are_predicted_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    many_classes(&at.join("few"), 2_000, 128);
+    let labels: Vec<u8> = (0..2_000).map(|row| (row % 16) as u8).collect();
+    std::fs::write(at.join("few/train_labels.npy"), support::label_npy(&labels)).unwrap();
+    support::vector_folder(&at.join("tiny"));
+    image_files(&at.join("files"));
+    for (name, line) in [
+        ("tiny", "--data tiny --batch-size 16"),
+        ("vectors", "--data few --loss CosFaceLoss"),
+        ("vectors, a memory", "--data few --memory-size 1024"),
+        ("image files, 128 and 64 in a batch", "--data files --loss ArcFaceLoss"),
+        ("glyphs", "--loss ArcFaceLoss --batch-size 64"),
+    ] {
+        for threads in ["1", "2"] {
+            let line = format!("fit {line} --epochs 1 --out run --overwrite --json");
+            let said = support::program(at, &line).env("RAYON_NUM_THREADS", threads).output().unwrap();
+            let report: Value = serde_json::from_str(&support::Said::from(said).done()).unwrap();
+            let bytes = |key: &str| report["memory"][key].as_f64().map(|bytes| bytes / f64::from(1 << 20));
+            let (Some(predicted), Some(measured)) = (bytes("predicted"), bytes("measured")) else {
+                println!("{name}: skipped: this system does not say how much memory a process takes");
+                continue;
+            };
+            println!("{name}, {threads}: {predicted:.1} MiB predicted, {measured:.1} measured");
+            assert!(near(predicted, measured), "{name}, {threads}: {predicted:.1} MiB, took {measured:.1}");
+        }
+    }
+}
+
+/// A limit of the process's own counts as the machine's memory does.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_limit_of_the_process_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    many_classes(&at.join("many"), 12_000, 128);
+    let line = "fit --data many --loss ArcFaceLoss --output-dim 4096 --out run";
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", &format!("ulimit -v 1500000; exec \"$0\" {line}"), env!("CARGO_BIN_EXE_embedtune")]);
+    let said = limited.current_dir(at).env("RAYON_NUM_THREADS", "1").output().unwrap();
+    support::Said::from(said).refused(1, &["MiB at its peak", "MiB are free"]);
+    assert!(!at.join("run").exists());
+}
+
 #[test]
 fn what_is_predicted_is_what_is_taken() {
     let folder = tempfile::tempdir().unwrap();

@@ -76,6 +76,16 @@ impl Pool {
         self.lock().bytes
     }
 
+    /// The lengths of the free buffers in ascending order, one for each.
+    pub fn free_lengths(&self) -> Vec<usize> {
+        let free = self.lock();
+        let shelves = free.by_len.iter();
+        let mut lengths: Vec<usize> =
+            shelves.flat_map(|(&len, shelf)| std::iter::repeat_n(len, shelf.free.len())).collect();
+        lengths.sort_unstable();
+        lengths
+    }
+
     /// Returns the free buffers to the allocator.
     pub fn clear(&self) {
         *self.lock() = Free::default();
@@ -115,5 +125,6 @@ mod tests {
             pool.give(vec![0.0; 5]);
         }
         assert_eq!(pool.free_bytes(), 16);
+        assert_eq!(pool.free_lengths(), [4]);
     }
 }

@@ -38,6 +38,9 @@ pub enum Error {
     /// The data cannot be trained on as asked.
     #[error("{0}")]
     Unsuitable(String),
+    /// A run's data are not those that it began with.
+    #[error("{0}")]
+    Changed(String),
     /// A computation produced NaN or infinity.
     #[error("{what} became {value} in epoch {epoch}, batch {batch}; {remedy}{}", inspection(.saved.as_deref()))]
     NotFinite {

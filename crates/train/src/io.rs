@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockWriteGuard};
+use std::time::Duration;
 
 use ndarray::ArrayView2;
 use tempfile::NamedTempFile;
@@ -16,6 +17,9 @@ const NPY_START: &[u8; 8] = b"\x93NUMPY\x01\x00";
 
 /// How the names of temporary files begin.
 pub(crate) const TEMPORARY: &str = ".embedtune-";
+
+/// Longer than it takes to lock a file that was just made.
+const UNLOCKED: Duration = Duration::from_secs(10);
 
 /// Held for reading by every rename, for writing by whoever must not find one under way.
 static WRITES: RwLock<()> = RwLock::new(());
@@ -44,6 +48,7 @@ pub struct Pending {
 }
 
 /// Begins a file that will stand at `path`. A link is followed; a device or a pipe is written to as it is, at the end.
+/// Removes what a writer of the same file has left that was killed.
 ///
 /// # Errors
 /// [`Error::Io`] naming the file: a missing or unwritable folder.
@@ -52,15 +57,46 @@ pub fn begin(path: &Path) -> Result<Pending> {
     let _writing = WRITES.read().unwrap_or_else(PoisonError::into_inner);
     let target = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let device = std::fs::metadata(&target).is_ok_and(|m| !m.is_file() && !m.is_dir());
+    let prefix = prefix_of(&target);
+    if !device {
+        remove_stale(folder_of(&target), &prefix);
+    }
     let mut builder = tempfile::Builder::new();
-    builder.prefix(TEMPORARY);
+    builder.prefix(&prefix);
     // Temporary files are private by default; results are as readable as any other file, by the user's umask.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let file = if device { builder.tempfile() } else { builder.tempfile_in(folder_of(&target)) };
     let file = file.map_err(Error::io(path, "creating a file beside it"))?;
+    // Tells others that somebody is writing it; where files cannot be locked, they will not find that out either.
+    let _ = file.as_file().lock();
     PENDING.lock().unwrap_or_else(PoisonError::into_inner).insert(file.path().to_path_buf());
     Ok(Pending { file, target, device })
+}
+
+/// How the names of temporary files for `target` begin: so that what another program left of this file is told from what
+/// stands beside it.
+fn prefix_of(target: &Path) -> String {
+    let mut crc = flate2::Crc::new();
+    crc.update(target.file_name().unwrap_or_default().as_encoded_bytes());
+    format!("{TEMPORARY}{:08x}-", crc.sum())
+}
+
+/// Removes temporary files that writers of the same target left when they were killed: those that nobody holds a lock on.
+/// What cannot be listed, opened or locked stays.
+fn remove_stale(folder: &Path, prefix: &str) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(prefix) {
+            continue;
+        }
+        let path = entry.path();
+        // A moment passes between making a file and locking it.
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|time| time.elapsed());
+        let settled = age.is_ok_and(|age| age.is_ok_and(|age| age >= UNLOCKED));
+        if settled && std::fs::File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 fn folder_of(target: &Path) -> &Path {
@@ -164,8 +200,16 @@ pub(crate) fn npy_header(rows: usize, columns: usize, length: usize) -> Vec<u8> 
 mod tests {
     use super::*;
 
+    /// The guard's test removes what others are writing: one at a time.
+    static ALONE: Mutex<()> = Mutex::new(());
+
+    fn alone() -> std::sync::MutexGuard<'static, ()> {
+        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     #[test]
     fn a_failed_write_leaves_nothing() {
+        let _alone = alone();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         write_atomically(&path, b"one").unwrap();
@@ -176,9 +220,41 @@ mod tests {
         assert!(error.contains("such"), "{error}");
     }
 
+    #[test]
+    fn what_a_killed_writer_left_is_removed_by_the_next() {
+        let _alone = alone();
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("x.npy");
+        let prefix = prefix_of(&target);
+        let left = |name: String, age: u64| {
+            let path = folder.path().join(name);
+            let file = std::fs::File::create(&path).unwrap();
+            file.set_modified(std::time::SystemTime::now() - Duration::from_secs(age)).unwrap();
+            (path, file)
+        };
+        let (stale, _) = left(format!("{prefix}dead"), 100);
+        let (held, lock) = left(format!("{prefix}alive"), 100);
+        lock.lock().unwrap();
+        let (fresh, _) = left(format!("{prefix}fresh"), 0);
+        let (other, _) = left(format!("{}dead", prefix_of(&folder.path().join("y.npy"))), 100);
+        write_atomically(&target, b"whole").unwrap();
+        assert!(!stale.exists() && held.exists() && fresh.exists() && other.exists());
+        // One's own file under way is safe from others, too.
+        let mut pending = begin(&target).unwrap();
+        pending.write(b"later").unwrap();
+        let own = pending.file.path().to_path_buf();
+        pending.file().set_modified(std::time::SystemTime::now() - Duration::from_secs(100)).unwrap();
+        drop(lock);
+        write_atomically(&target, b"between").unwrap();
+        assert!(own.exists() && !held.exists());
+        pending.commit().unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"later");
+    }
+
     #[cfg(unix)]
     #[test]
     fn links_are_followed_and_devices_written_to() {
+        let _alone = alone();
         use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
         let folder = tempfile::tempdir().unwrap();
         let [file, link, null] = ["file", "link", "null"].map(|name| folder.path().join(name));
@@ -198,6 +274,7 @@ mod tests {
 
     #[test]
     fn what_is_written_can_be_read() {
+        let _alone = alone();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v.npy");
         for shape in [(3, 2), (4, 5), (1, 1000)] {
@@ -213,6 +290,7 @@ mod tests {
 
     #[test]
     fn no_write_ends_or_begins_behind_the_guard() {
+        let _alone = alone();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         let mut long = begin(&folder.path().join("b")).unwrap();

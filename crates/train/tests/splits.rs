@@ -102,7 +102,14 @@ fn names_of_classes_are_checked() {
     names(b"\xef\xbb\xbfcat\r\n\ndog\n");
     assert_eq!(Split::load(at).unwrap().train.classes, ["cat", "1", "dog"]);
     names(b"cat\ndog\n");
-    refused(at, &["classes.txt: has 2 lines, and there are items with label 2 (line 1 names label 0)"]);
+    refused(
+        at,
+        &[
+            "_labels.npy: row ",
+            " has label 2, and ",
+            "classes.txt has 2 lines, of which line 1 names label 0",
+        ],
+    );
     names(b"cat\ndog\ncat\n");
     refused(at, &["classes.txt: lines 1 and 3 both say `cat`"]);
     names(b"cat\nd\xffg\nbird\n");

@@ -69,9 +69,15 @@ pub(crate) fn files(folder: &Path) -> Vec<String> {
 pub(crate) const RUN_FILES: [&str; 4] =
     ["checkpoint.safetensors", "metrics.jsonl", "model.safetensors", "run.toml"];
 
-/// Those, and what is written at the end.
-pub(crate) const FINISHED_FILES: [&str; 5] =
-    ["checkpoint.safetensors", "metrics.jsonl", "model.safetensors", "report.html", "run.toml"];
+/// Those, the list of the data's files, and what is written at the end.
+pub(crate) const FINISHED_FILES: [&str; 6] = [
+    "checkpoint.safetensors",
+    "data_files.csv",
+    "metrics.jsonl",
+    "model.safetensors",
+    "report.html",
+    "run.toml",
+];
 
 pub(crate) fn labels(count: usize) -> Vec<u8> {
     (0..count).map(|row| (row % CLASSES) as u8).collect()

@@ -69,7 +69,8 @@ impl Split {
         }
         if let Some(table) = folder.find("classes", &[".tsv"]) {
             let images = folder.need("images-idx3", IDX, &table)?;
-            let all = labelled_images(&images, &folder.need("labels-idx1", IDX, &table)?)?;
+            let labels = folder.need("labels-idx1", IDX, &table)?;
+            let all = labelled_images(&images, &labels, &Names::default())?;
             return by_class(&table, all, &text::read_class_split(&table)?);
         }
         if let Some(train) = folder.find("train", &[".csv"]) {
@@ -80,32 +81,32 @@ impl Split {
             return from_parquet(&folder, &train);
         }
         if let Some(train) = folder.find("train", &[".npz"]) {
+            let names = Names::read(&folder)?;
             let read = |path: &Path| {
                 let (rows, labels) = vectors::read_npz(path)?;
-                labelled(path, rows, path, labels)
+                labelled(path, rows, path, labels, &names)
             };
-            let measured = folder.measured(".npz", &train)?;
-            return measured.split(&train, read, &Names::read(&folder)?);
+            return folder.measured(".npz", &train)?.split(&train, read, &names);
         }
         if let Some(train) = folder.find("train", &[".safetensors"]) {
+            let names = Names::read(&folder)?;
             let read = |path: &Path| {
                 let (rows, labels) = tensors::open_safetensors(path, options.in_memory)?;
-                labelled(path, rows, path, labels)
+                labelled(path, rows, path, labels, &names)
             };
-            let measured = folder.measured(".safetensors", &train)?;
-            return measured.split(&train, read, &Names::read(&folder)?);
+            return folder.measured(".safetensors", &train)?.split(&train, read, &names);
         }
         if let Some(train) = folder.find("train", &["train.npy"]) {
+            let names = Names::read(&folder)?;
             let read = |path: &Path| {
                 let name = file_name(path);
                 let parts = ["train", "test", "gallery"].into_iter().chain(QUERIES);
                 let part = parts.into_iter().find(|part| name.contains(part)).unwrap_or_default();
                 let labels = folder.need(part, &["labels.npy"], path)?;
                 let items = vectors::open_vectors(path, options.in_memory)?;
-                labelled(path, items, &labels, vectors::read_labels(&labels)?)
+                labelled(path, items, &labels, vectors::read_labels(&labels)?, &names)
             };
-            let measured = folder.measured(".npy", &train)?;
-            return measured.split(&train, read, &Names::read(&folder)?);
+            return folder.measured(".npy", &train)?.split(&train, read, &names);
         }
         if let Some(split) = folders::load(folder.path, options)? {
             return Ok(split);
@@ -219,19 +220,25 @@ enum Measured {
 impl Measured {
     /// The split of these files and `train`, each read by `read`.
     fn split(&self, train: &Path, read: impl Fn(&Path) -> Result<Raw>, names: &Names) -> Result<Split> {
-        let train = read(train)?;
-        match self {
-            Self::Test(test) => shared(train, read(test)?, None, names),
-            Self::Queries { queries, gallery } => shared(train, read(queries)?, Some(read(gallery)?), names),
-        }
+        let items = read(train)?;
+        let alike = |path: &Path| -> Result<Raw> {
+            let part = read(path)?;
+            same_shape((train, &items.0), (path, &part.0))?;
+            Ok(part)
+        };
+        let (queries, gallery) = match self {
+            Self::Test(test) => (alike(test)?, None),
+            Self::Queries { queries, gallery } => (alike(queries)?, Some(alike(gallery)?)),
+        };
+        shared(items, queries, gallery, names)
     }
 }
 
 fn mnist(folder: &Folder<'_>, images: &Path) -> Result<Split> {
     let need = |part: &str| folder.need(part, IDX, images);
-    let train = labelled_images(images, &need("train-labels-idx1")?)?;
-    let test = labelled_images(&need("t10k-images-idx3")?, &need("t10k-labels-idx1")?)?;
     let mut names = Names::read(folder)?;
+    let train = labelled_images(images, &need("train-labels-idx1")?, &names)?;
+    let test = labelled_images(&need("t10k-images-idx3")?, &need("t10k-labels-idx1")?, &names)?;
     let named = folder.path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.contains("fashion"));
     let known = |labels: &[u32]| FASHION_LABELS.contains(&label_checksum(labels));
     if names.path.is_none() && (named || known(&test.1) || known(&train.1)) {
@@ -277,19 +284,28 @@ impl Names {
         Ok(Self { path: Some(path), lines })
     }
 
+    /// Refuses a label of the file at `path` that is past the last name.
+    fn check(&self, path: &Path, labels: &[u32]) -> Result<()> {
+        let Some(names) = &self.path else { return Ok(()) };
+        let count = self.lines.len();
+        let beyond = labels.iter().enumerate().find(|(_, label)| **label as usize >= count);
+        let Some((row, label)) = beyond else { return Ok(()) };
+        let detail = format!(
+            "row {row} has label {label}, and {} has {count} lines, of which line 1 names label 0: correct the label, write a \
+             line for each, or remove {} to have the labels name themselves",
+            names.display(),
+            file_name(names)
+        );
+        Err(Error::data(path, detail))
+    }
+
     /// A label's name: itself where its line is empty, or where there is no file.
     fn of(&self, label: u32) -> Result<String> {
         match (self.lines.get(label as usize), &self.path) {
             (Some(line), _) if !line.is_empty() => Ok(line.clone()),
             (Some(_), _) | (None, None) => Ok(label.to_string()),
-            (None, Some(path)) => {
-                let detail = format!(
-                    "has {} lines, and there are items with label {label} (line 1 names label 0); write a line for each \
-                     label, or remove the file to have the labels name themselves",
-                    self.lines.len()
-                );
-                Err(Error::data(path, detail))
-            }
+            // Refused before, with the label's file.
+            (None, Some(path)) => Err(Error::data(path, format!("names no label {label}; add its line"))),
         }
     }
 }
@@ -300,11 +316,39 @@ fn label_checksum(labels: &[u32]) -> u32 {
     crc.sum()
 }
 
+/// Refuses vectors of another length, or items of another kind, than those trained on.
+fn same_shape((train, like): (&Path, &Items), (path, items): (&Path, &Items)) -> Result<()> {
+    let columns = |items: &Items| match items {
+        Items::Vectors(vectors) => Some((vectors.ncols(), "values a row")),
+        Items::VectorFile(file) => Some((file.dim(), "values a row")),
+        Items::Sequences(sequences) => {
+            sequences.values().shape().last().map(|&columns| (columns, "values a token"))
+        }
+        _ => None,
+    };
+    match (columns(like), columns(items)) {
+        (Some(expected), Some(got)) if expected != got => {
+            let detail = format!(
+                "has {} {}, and {} has {} {}: all files of a data set hold items of one kind and length",
+                got.0,
+                got.1,
+                file_name(train),
+                expected.0,
+                expected.1
+            );
+            Err(Error::data(path, detail))
+        }
+        _ => Ok(()),
+    }
+}
+
 type Raw = (Items, Vec<u32>);
 /// Items, their labels, and where they were read.
 type Part<L> = (Items, Vec<L>, Places);
 
-fn labelled(path: &Path, items: Items, labels_path: &Path, labels: Vec<u32>) -> Result<Raw> {
+/// Items and their labels, of which there are as many and which all have a name.
+fn labelled(path: &Path, items: Items, labels_path: &Path, labels: Vec<u32>, names: &Names) -> Result<Raw> {
+    names.check(labels_path, &labels)?;
     if items.len() == labels.len() && !labels.is_empty() {
         return Ok((items, labels));
     }
@@ -320,8 +364,8 @@ fn labelled(path: &Path, items: Items, labels_path: &Path, labels: Vec<u32>) -> 
     Err(Error::data(labels_path, detail))
 }
 
-fn labelled_images(images: &Path, labels: &Path) -> Result<Raw> {
-    labelled(images, Items::Images(idx::read_images(images)?), labels, idx::read_labels(labels)?)
+fn labelled_images(images: &Path, labels: &Path, names: &Names) -> Result<Raw> {
+    labelled(images, Items::Images(idx::read_images(images)?), labels, idx::read_labels(labels)?, names)
 }
 
 /// [`split`] of parts whose labels are numbers with `names`.
@@ -422,20 +466,30 @@ fn from_parquet(folder: &Folder<'_>, train: &Path) -> Result<Split> {
     let (train_items, train_labels) = parquet::read(train)?;
     match train_labels {
         Labels::Numbers(labels) => {
+            let class_names = Names::read(folder)?;
+            let train_part = labelled(train, train_items, train, labels, &class_names)?;
             let read = |path: &Path| match parquet::read(path)? {
-                (items, Labels::Numbers(labels)) => Ok((items, labels)),
+                (items, Labels::Numbers(labels)) => {
+                    same_shape((train, &train_part.0), (path, &items))?;
+                    labelled(path, items, path, labels, &class_names)
+                }
                 _ => Err(other_labels(path, "names", train, "whole numbers")),
             };
             let gallery = gallery.as_deref().map(read).transpose()?;
-            shared((train_items, labels), read(&queries)?, gallery, &Names::read(folder)?)
+            let queries = read(&queries)?;
+            shared(train_part, queries, gallery, &class_names)
         }
         Labels::Names(names) => {
             let read = |path: &Path| match parquet::read(path)? {
-                (items, Labels::Names(names)) => Ok((items, names, Places::default())),
+                (items, Labels::Names(names)) => {
+                    same_shape((train, &train_items), (path, &items))?;
+                    Ok((items, names, Places::default()))
+                }
                 _ => Err(other_labels(path, "whole numbers", train, "names")),
             };
             let gallery = gallery.as_deref().map(read).transpose()?;
-            split((train_items, names, Places::default()), read(&queries)?, gallery, |name| Ok(name.clone()))
+            let queries = read(&queries)?;
+            split((train_items, names, Places::default()), queries, gallery, |name| Ok(name.clone()))
         }
     }
 }

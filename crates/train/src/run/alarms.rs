@@ -13,6 +13,8 @@ use crate::head::CentreSpace;
 const COLLAPSED: f64 = 0.95;
 /// Share of an epoch's batches without signal.
 const MOSTLY: f64 = 0.5;
+/// A scale so many times the fitting one is a slip, however many items still have a gradient: it multiplies that, too.
+const FAR: f64 = 16.0;
 /// Centres that turn by less than this in an epoch (degrees) although they are further than `ASTRAY` from their class.
 const STILL: f64 = 2.0;
 const ASTRAY: f64 = 60.0;
@@ -78,8 +80,15 @@ pub(super) fn alarms(
             AlarmKind::Collapse,
             format!(
                 "two embeddings have a mean cosine of {cosine:.3} whatever their classes; write a lower learning_rate \
-                 ({} now), a larger batch_size, or a loss with class centres",
-                options.learning_rate
+                 ({} now){}; where the raw vectors retrieve no better than chance, look at the data: items that are alike \
+                 cannot be told apart",
+                options.learning_rate,
+                // The remedy of the triplet loss alone: one with centres has been chosen already.
+                if watched.centre_turn.is_some() {
+                    ""
+                } else {
+                    ", a larger batch_size, or a loss with class centres"
+                }
             ),
         );
     }
@@ -107,7 +116,7 @@ pub(super) fn alarms(
     if let Some(scale) = given_scale(options.loss, loss)
         && let Some(fitting) = fitting_scale(options.loss, loss, classes).filter(|&fitting| scale > fitting)
         && watched.centre_turn.is_some()
-        && active < MOSTLY
+        && (active < MOSTLY || scale > FAR * fitting)
     {
         let (origin, remedy) = match loss.preset.filter(|_| loss.scale.is_none()) {
             Some(preset) => {
@@ -115,10 +124,11 @@ pub(super) fn alarms(
             }
             None => (String::new(), format!("leave scale out, which chooses {fitting}, or write that")),
         };
+        let seen = if active < MOSTLY { "only" } else { "as yet" };
         raise(
             AlarmKind::SaturatedScale,
             format!(
-                "only {:.0}% of the items have a gradient: at loss_options.scale = {scale}{origin} the loss of {classes} \
+                "{seen} {:.0}% of the items have a gradient: at loss_options.scale = {scale}{origin} the loss of {classes} \
                  classes is a hard hinge; {remedy} (`advise` derives it)",
                 active * 100.0
             ),
@@ -220,5 +230,17 @@ mod tests {
             assert_eq!(raised(loss, None, None, 1000), []);
         }
         assert_eq!(raised(LossKind::SphereFaceLoss, Some(Preset::Finetuner), None, 10), []);
+        // One far beyond any that fits, although all items still have a gradient.
+        let busy = EpochRecord { active_fraction: Some(1.0), ..EpochRecord::default() };
+        let mut options = RunOptions { loss: LossKind::ArcFaceLoss, ..RunOptions::default() };
+        for (scale, far) in [(64.0, false), (1000.0, true)] {
+            options.loss_options.scale = Some(scale);
+            let of = alarms(&options, 10, 4, &busy, &watched);
+            assert_eq!(
+                of.iter().map(|alarm| alarm.kind).collect::<Vec<_>>(),
+                if far { vec![AlarmKind::SaturatedScale] } else { vec![] }
+            );
+            assert!(of.iter().all(|alarm| alarm.message.starts_with("as yet 100% of the items")), "{of:?}");
+        }
     }
 }

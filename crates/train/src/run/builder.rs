@@ -28,6 +28,7 @@ pub struct RunBuilder {
     pub(super) folder: Option<PathBuf>,
     pub(super) overwrite: bool,
     pub(super) source: Option<String>,
+    pub(super) data_folder: Option<PathBuf>,
     pub(super) stop: Option<Arc<AtomicBool>>,
     pub(super) encoder_state: Option<State>,
     pub(super) only_ends: bool,
@@ -213,6 +214,14 @@ impl RunBuilder {
     #[must_use]
     pub fn source(mut self, source: impl Into<String>) -> Self {
         self.source = Some(source.into());
+        self
+    }
+
+    /// The folder that the data were read from: the run lists its files with their checksums (`data_files.csv`), so that a
+    /// resumed run can name the one that has changed ([`super::changed_files`]).
+    #[must_use]
+    pub fn data_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.data_folder = Some(folder.into());
         self
     }
 

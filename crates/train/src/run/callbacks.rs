@@ -98,6 +98,24 @@ impl CallbackOptions {
         Ok(())
     }
 
+    /// What to say of a patience that cannot end a run of so many epochs before its last.
+    pub(super) fn idle_patience(&self, epochs: usize) -> Option<String> {
+        let patience = self.patience?;
+        // Every epoch has a loss. The first figure is an improvement unless there is a baseline.
+        let (every, what) = match self.monitor {
+            Monitor::Loss => (1, "epochs"),
+            _ => (self.evaluate_every.max(1), "measured epochs"),
+        };
+        let before_last = epochs.saturating_sub(1) / every;
+        let needed = patience.saturating_add(usize::from(self.baseline.is_none()));
+        (needed > before_last).then(|| {
+            format!(
+                "callbacks.patience = {patience} cannot end this run early: it has {before_last} {what} before its last, and \
+                 stopping takes {needed}; write a smaller patience or more epochs"
+            )
+        })
+    }
+
     /// Whether retrieval is measured after `epoch`.
     pub(super) fn measures(&self, epoch: usize) -> bool {
         epoch.is_multiple_of(self.evaluate_every)
@@ -160,6 +178,43 @@ mod tests {
             ..EpochRecord::default()
         };
         recalls.iter().enumerate().map(record).collect()
+    }
+
+    #[test]
+    fn a_patience_that_cannot_act_is_said() {
+        let with = |patience, evaluate_every, baseline, monitor| CallbackOptions {
+            patience: Some(patience),
+            evaluate_every,
+            baseline,
+            monitor,
+            ..CallbackOptions::default()
+        };
+        let recall = Monitor::RECALL_AT_1;
+        for (options, epochs, idle) in [
+            (with(2, 1, None, recall), 5, false),
+            (with(3, 1, None, recall), 5, false),
+            (with(4, 1, None, recall), 5, true),
+            (with(4, 1, Some(0.5), recall), 5, false),
+            (with(2, 3, None, recall), 9, true),
+            (with(2, 3, None, recall), 10, false),
+            (with(2, 3, None, Monitor::Loss), 4, false),
+            (CallbackOptions::default(), 1, false),
+        ] {
+            assert_eq!(options.idle_patience(epochs).is_some(), idle, "{options:?}, {epochs} epochs");
+            // As the run itself would decide if nothing ever improved.
+            let measured = (1..epochs).filter(|&e| options.monitor == Monitor::Loss || options.measures(e));
+            let figures: Vec<EpochRecord> = measured
+                .map(|epoch| EpochRecord {
+                    epoch,
+                    loss: Some(1.0),
+                    metrics: Some(Quality { recall_at_1: 0.1, ..Quality::default() }),
+                    ..EpochRecord::default()
+                })
+                .collect();
+            if options.patience.is_some() {
+                assert_eq!(options.stops(&figures), !idle, "{options:?}, {epochs} epochs");
+            }
+        }
     }
 
     #[test]

@@ -136,6 +136,7 @@ impl RunFolder {
             self.best(),
             self.events(),
             self.report(),
+            self.data_files(),
         ] {
             io::remove(&file)?;
         }
@@ -180,6 +181,11 @@ impl RunFolder {
     pub fn events(&self) -> PathBuf {
         // TensorBoard takes any file with `tfevents` in its name.
         self.path.join("tensorboard").join("events.out.tfevents.0.embedtune")
+    }
+
+    /// `data_files.csv`: the files that the data were read from, with their lengths and checksums.
+    pub fn data_files(&self) -> PathBuf {
+        self.path.join("data_files.csv")
     }
 
     /// Removes what a process that was killed while writing has left.

@@ -14,8 +14,10 @@ use crate::encoder::{Batch, Encoder, Layer, Mode};
 use crate::optim::{self, Optimizer, OptimizerKind, OptimizerOptions, Param};
 use crate::{Error, Result};
 
-/// Items of the two trial steps from which a step's memory is known: it is a straight line in the batch.
-const TRIALS: [usize; 2] = [8, 16];
+/// Items of the two trial steps from which a step's memory is known: each buffer is a straight line in the batch. Layers often
+/// halve or double; these numbers are no such multiples, so that a length found in both steps is one that does not depend on
+/// the batch.
+const TRIALS: [usize; 2] = [8, 20];
 /// The largest batch that is chosen where the choice is free.
 const LARGEST: usize = 128;
 /// Items that one task embeds at a time ([`Encoder::embed`]).
@@ -28,7 +30,15 @@ const RANKS: usize = 96 << 20;
 /// Share of the memory taken that the allocator loses between buffers, as seen with glibc, and what each thread takes for
 /// itself: its stack, its arena, the panels of matrix products.
 const HOLES: f64 = 0.04;
-const THREAD: usize = 4 << 20;
+const THREAD: usize = 3 << 20;
+/// What a thread takes where little is computed, and the share of all else that it takes more.
+const IDLE_THREAD: usize = 1 << 19;
+const THREAD_SHARE: usize = 8;
+/// Batches of items in files that lie ready beside the one trained on.
+const READ_AHEAD: f64 = 2.0;
+/// Larger arrays go back to the system when they are dropped (glibc's largest threshold for `mmap`); smaller ones stay in the
+/// arena of the thread that took them, where another thread's do not find room.
+const KEPT: usize = 32 << 20;
 /// Steps that LBFGS remembers where nothing is said.
 const LBFGS_HISTORY: usize = 100;
 /// The program itself, where the system does not say how much it holds.
@@ -74,8 +84,12 @@ pub(super) struct Costs {
     between: usize,
     /// Measuring the raw vectors, before the first step.
     raw: usize,
-    /// Bytes of a step at the trials' sizes.
-    trials: [usize; 2],
+    /// What of measuring stays with the allocator afterwards.
+    left: usize,
+    /// A step's buffers in the trials, beside what the batch itself takes.
+    trials: [Trial; 2],
+    /// Whether the encoder's optimizer remembers past steps.
+    history: bool,
     /// Whether the loss and its centres are on a GPU.
     on_gpu: bool,
 }
@@ -115,7 +129,8 @@ impl Costs {
         let all = [state, encoder_state, centres, centre_state, bank, initial];
         let all = all.into_iter().fold(0, usize::saturating_add);
         let saving = if saves { all.saturating_mul(2).saturating_add(centres.max(largest)) } else { 0 };
-        let [tuned, raw] = measuring(encoder, split, held_out, per_item(trials));
+        let per_item = (trials[1].bytes() as f64 - trials[0].bytes() as f64) / (TRIALS[1] - TRIALS[0]) as f64;
+        let [tuned, raw, left] = measuring(encoder, split, held_out, per_item);
         // A GPU's centres are drawn here, and come here again to be measured or saved.
         let (own, passing) = match on_gpu {
             false => (centres.saturating_mul(2).saturating_add(centre_state), 0),
@@ -130,7 +145,9 @@ impl Costs {
             bank: options.memory_size,
             between: saving.max(tuned).max(passing),
             raw,
+            left,
             trials,
+            history: options.optimizer == OptimizerKind::Lbfgs,
             on_gpu,
         })
     }
@@ -138,21 +155,26 @@ impl Costs {
     /// The forecast for batches of these sizes: buffers are kept from step to step by their lengths, so those of an epoch's
     /// last, smaller batch stand beside the others.
     pub(super) fn at(&self, sizes: &[usize], loss: &dyn Loss, dim: usize, on: &OnDevice<'_>) -> Forecast {
-        let of = |&batch: &usize| {
-            let more = batch as f64 - TRIALS[0] as f64;
-            let activations = (self.trials[0] as f64 + more * per_item(self.trials)).max(0.0);
-            (activations as usize).saturating_add(bytes(batch, 2 * dim)).saturating_add(if self.on_gpu {
-                0
-            } else {
-                loss.workspace_bytes(batch, self.bank, dim)
-            })
-        };
-        let step = sizes.iter().map(of).fold(0, usize::saturating_add);
+        let own =
+            |&batch: &usize| {
+                let more = batch as f64 - TRIALS[0] as f64;
+                let [input, at_second] = [&self.trials[0], &self.trials[1]].map(|trial| trial.input as f64);
+                let input = input + more * (at_second - input) / (TRIALS[1] - TRIALS[0]) as f64;
+                (input.max(0.0) as usize)
+                    .saturating_add(bytes(batch, 2 * dim))
+                    .saturating_add(if self.on_gpu { 0 } else { loss.workspace_bytes(batch, self.bank, dim) })
+            };
+        let step = sizes.iter().map(own).fold(pooled(&self.trials, sizes), usize::saturating_add);
         let training = [self.encoder, self.centres, self.kept, step, self.between]
             .into_iter()
             .fold(0, usize::saturating_add);
         let taken = training.max(self.centres.saturating_add(self.raw));
-        let lost = times(taken, HOLES).saturating_add(rayon::current_num_threads() * THREAD);
+        let threads = rayon::current_num_threads();
+        // While a memory fills, the loss needs more for it in every step, and what it had stays too.
+        let left = if threads > 1 { self.left.saturating_add(bytes(self.bank, dim)) } else { 0 };
+        let lost = times(taken, HOLES)
+            .saturating_add(threads * THREAD.min(IDLE_THREAD + taken / THREAD_SHARE))
+            .saturating_add(left);
         Forecast {
             held: self.held,
             encoder: self.encoder,
@@ -211,6 +233,13 @@ impl Costs {
                  or give fewer classes"
                     .to_owned(),
             ),
+            None if self.history && wanted.encoder > wanted.step => (
+                "optimizer",
+                "LBFGS".to_owned(),
+                "no batch is small enough beside the steps that LBFGS remembers: write a smaller \
+                 optimizer_options.history_size, e.g. 10, or Adam as optimizer"
+                    .to_owned(),
+            ),
             None => (
                 "batch_size",
                 first.to_string(),
@@ -234,8 +263,62 @@ impl Costs {
     }
 }
 
-fn per_item(trials: [usize; 2]) -> f64 {
-    (trials[1] as f64 - trials[0] as f64) / (TRIALS[1] - TRIALS[0]) as f64
+/// What a step of a few items took.
+struct Trial {
+    /// Lengths of the buffers in its pool, ascending.
+    lengths: Vec<usize>,
+    /// Bytes of the batch, which is gathered, put on the tape and kept there.
+    input: usize,
+}
+
+impl Trial {
+    fn bytes(&self) -> usize {
+        self.input + self.lengths.iter().map(|length| length * F32).sum::<usize>()
+    }
+}
+
+/// Bytes of the buffers that a pool keeps for batches of these sizes: a buffer of one size's step serves another's where the
+/// length is the same.
+fn pooled(trials: &[Trial; 2], sizes: &[usize]) -> usize {
+    let counts = |lengths: &[usize]| {
+        let mut counts = HashMap::new();
+        lengths.iter().for_each(|&length| *counts.entry(length).or_insert(0usize) += 1);
+        counts
+    };
+    let [few, more] = [&trials[0].lengths, &trials[1].lengths].map(|lengths| counts(lengths));
+    let same = |length: &usize| few.get(length).copied().min(more.get(length).copied()).unwrap_or(0);
+    let rest = |lengths: &[usize]| {
+        let mut left: HashMap<usize, usize> = lengths.iter().map(|length| (*length, same(length))).collect();
+        let grows = lengths.iter().copied().filter(|length| match left.get_mut(length) {
+            Some(count) if *count > 0 => {
+                *count -= 1;
+                false
+            }
+            _ => true,
+        });
+        // The largest first: of those that are only in one step the small ones stay without a partner.
+        let mut grows: Vec<usize> = grows.collect();
+        grows.reverse();
+        grows
+    };
+    let lines: Vec<(usize, usize)> =
+        rest(&trials[0].lengths).into_iter().zip(rest(&trials[1].lengths)).collect();
+    let mut kept: HashMap<usize, usize> = HashMap::new();
+    for &size in sizes {
+        let of = |&(few, more): &(usize, usize)| {
+            let each = (more as f64 - few as f64) / (TRIALS[1] - TRIALS[0]) as f64;
+            (few as f64 + each * (size as f64 - TRIALS[0] as f64)).round().max(0.0) as usize
+        };
+        for (length, count) in counts(&lines.iter().map(of).collect::<Vec<_>>()) {
+            let most = kept.entry(length).or_default();
+            *most = count.max(*most);
+        }
+    }
+    for length in few.keys() {
+        *kept.entry(*length).or_default() += same(length);
+    }
+    kept.into_iter()
+        .fold(0, |sum: usize, (length, count)| sum.saturating_add(bytes(length, 1).saturating_mul(count)))
 }
 
 fn table_bytes(layer: &Layer) -> usize {
@@ -280,9 +363,8 @@ pub(super) fn slots(optimizer: &mut dyn Optimizer) -> Result<f64> {
     Ok(held as f64 / (SIDE * SIDE) as f64)
 }
 
-/// Bytes of a step of `size` items without the loss: what its pool holds afterwards, and the batch itself, which is
-/// gathered, put on the tape and kept there.
-fn trial(encoder: &Encoder, data: &Dataset, size: usize) -> Result<usize> {
+/// A step of `size` items without the loss.
+fn trial(encoder: &Encoder, data: &Dataset, size: usize) -> Result<Trial> {
     let rows: Vec<usize> = (0..size).map(|row| row % data.items.len().max(1)).collect();
     let pool = Pool::new();
     let batch = Batch::gather(&data.items, &rows)?;
@@ -297,13 +379,18 @@ fn trial(encoder: &Encoder, data: &Dataset, size: usize) -> Result<usize> {
         Batch::Sequences(x, _) => x.len() * F32,
         Batch::Text(texts) => texts.iter().map(String::len).sum(),
     };
-    Ok(pool.free_bytes() + 2 * input)
+    // The batch itself and its copy on the tape; of files more of them.
+    let ahead = match data.items {
+        Items::Files(_) | Items::VectorFile(_) => READ_AHEAD,
+        _ => 0.0,
+    };
+    Ok(Trial { lengths: pool.free_lengths(), input: times(input, 2.0 + ahead) })
 }
 
 /// Bytes that measuring retrieval takes, with the encoder and with the raw vectors: those of the items, a copy of them laid
 /// out to be searched and one of the queries, the ranks of what is relevant, and what the encoder needs for one block on
-/// each thread (without gradients, about half of a training step's).
-fn measuring(encoder: &Encoder, split: &Split, held_out: usize, per_item: f64) -> [usize; 2] {
+/// each thread (without gradients, about half of a training step's). Third, what of these stays with the allocator.
+fn measuring(encoder: &Encoder, split: &Split, held_out: usize, per_item: f64) -> [usize; 3] {
     let searched = split.gallery.as_ref();
     let items = split.queries.items.len() + searched.map_or(0, |gallery| gallery.items.len());
     let mut counts = HashMap::new();
@@ -316,9 +403,13 @@ fn measuring(encoder: &Encoder, split: &Split, held_out: usize, per_item: f64) -
     // Held-out items are a copy of their own.
     let share = held_out as f64 / split.train.items.len().max(1) as f64;
     let validation = times(part_bytes(&split.train), share) + vectors(held_out, encoder.output_dim());
-    let tuned = vectors(items, encoder.output_dim()) + ranks;
-    let raw = vectors(items, raw_dim(&split.queries.items)) + ranks;
-    [tuned.max(validation) + pass, raw]
+    let (tuned_dim, raw_dim) = (encoder.output_dim(), raw_dim(&split.queries.items));
+    let tuned = vectors(items, tuned_dim) + ranks;
+    let raw = vectors(items, raw_dim) + ranks;
+    let left = [tuned_dim, raw_dim].into_iter().filter(|&dim| bytes(items, dim) <= KEPT);
+    // Of the three that are there at once one is taken again where it was.
+    let left = left.map(|dim| 2 * bytes(items, dim)).max().unwrap_or(0);
+    [tuned.max(validation) + pass, raw, left]
 }
 
 fn part_bytes(data: &Dataset) -> usize {

@@ -64,7 +64,21 @@ impl Model {
     /// # Errors
     /// As [`embed`](Self::embed).
     pub fn embed_watched(&self, items: &Items, done: &mut dyn FnMut(usize)) -> Result<Array2<f32>> {
-        embed_watched(&self.encoder, items, done)
+        self.embed_block(items, 0, done)
+    }
+
+    /// As [`embed_watched`](Self::embed_watched), for a block of items of which the first is number `first` of all (from 0):
+    /// errors name items by their place among all.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed).
+    pub fn embed_block(
+        &self,
+        items: &Items,
+        first: usize,
+        done: &mut dyn FnMut(usize),
+    ) -> Result<Array2<f32>> {
+        embed_from(&self.encoder, items, first, done)
     }
 
     /// Retrieval by the model's vectors and by the raw ones.
@@ -91,16 +105,31 @@ pub(super) fn foreign(path: &std::path::Path, error: &Error) -> Error {
 
 /// The vectors that `encoder` makes of `items`.
 pub(super) fn embed(encoder: &Encoder, items: &Items) -> Result<Array2<f32>> {
-    embed_watched(encoder, items, &mut |_| ())
+    embed_from(encoder, items, 0, &mut |_| ())
 }
 
-fn embed_watched(encoder: &Encoder, items: &Items, done: &mut dyn FnMut(usize)) -> Result<Array2<f32>> {
+/// As [`embed`]; `first` is what errors call the first item, `done` hears of each part.
+fn embed_from(
+    encoder: &Encoder,
+    items: &Items,
+    first: usize,
+    done: &mut dyn FnMut(usize),
+) -> Result<Array2<f32>> {
     let rows: Vec<usize> = (0..items.len()).collect();
     let vectors = encoder.embed_watched(items, &rows, done)?;
     if let Some(((row, _), value)) = vectors.indexed_iter().find(|(_, v)| !v.is_finite()) {
-        return Err(Error::Unsuitable(format!(
-            "the embedding of item {row} became {value}; check the item, or train with a lower learning_rate"
-        )));
+        let what =
+            format!("the embedding became {value}; check the item, or train with a lower learning_rate");
+        return Err(match items {
+            Items::Files(files) => match files.paths().nth(row) {
+                Some(path) => Error::data(path, what),
+                None => Error::Unsuitable(format!("item {row}: {what}")),
+            },
+            Items::VectorFile(file) => {
+                Error::data(file.path(), format!("row {}: {what}", file.row_in_file(row).unwrap_or(row)))
+            }
+            _ => Error::Unsuitable(format!("item {}: {what}", first + row)),
+        });
     }
     Ok(vectors)
 }

@@ -20,6 +20,9 @@ const MOST: usize = 1_000_000;
 /// | `r_precision`, `map_at_r`, `map`, `mrr`, `ndcg` | the measures of these names |
 /// | `nmi`, `ami` | agreement of k-means with the classes; measured where they are monitored alone, for they take a clustering |
 /// | `loss` | the training loss; lower is better |
+///
+/// Finetuner's `train_loss`, `average_precision` and `reciprocal_rank` are read as `loss`, `map` and `mrr`. Its
+/// `recall_at_K` is `ir_recall_at_K` here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Monitor {
@@ -50,6 +53,16 @@ const WHOLE: [(&str, Measure); 5] = [
     ("map", Measure::Map),
     ("mrr", Measure::Mrr),
     ("ndcg", Measure::Ndcg),
+];
+
+/// How Finetuner's figures begin that are none here.
+const ELSEWHERE: [(&str, &str); 3] = [
+    (
+        "val_loss",
+        "items held out by val_split are measured by retrieval; write recall_at_1, or loss for the training loss",
+    ),
+    ("f1_score", "write precision_at_K or ir_recall_at_K, of which it is the harmonic mean"),
+    ("dcg", "write ndcg_at_K, which is dcg_at_K as a share of the best possible"),
 ];
 
 impl Monitor {
@@ -106,7 +119,10 @@ impl FromStr for Monitor {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let plain = match text {
-            "loss" => Some(Self::Loss),
+            // As Finetuner calls them, too.
+            "loss" | "train_loss" => Some(Self::Loss),
+            "average_precision" => Some(Self::Measure(Measure::Map)),
+            "reciprocal_rank" => Some(Self::Measure(Measure::Mrr)),
             "nmi" => Some(Self::Nmi),
             "ami" => Some(Self::Ami),
             // As Keras-like names write it.
@@ -119,6 +135,9 @@ impl FromStr for Monitor {
             AT_K.iter().find(|(known, _)| *known == name).map(|(_, measure)| Self::Measure(measure(k)))
         };
         plain.or_else(at_k).ok_or_else(|| {
+            if let Some((_, reason)) = ELSEWHERE.iter().find(|(name, _)| text.starts_with(name)) {
+                return format!("`{text}` is not measured here: {reason}");
+            }
             format!(
                 "`{text}` is no figure of an epoch; write recall_at_K (or hit_at_K), ir_recall_at_K, precision_at_K or \
                  ndcg_at_K with K from 1 to {MOST}, r_precision, map_at_r, map, mrr, ndcg, nmi, ami or loss"
@@ -164,6 +183,17 @@ mod tests {
             assert_eq!(monitor.to_string(), name);
         }
         assert_eq!("hit_at_1".parse(), Ok(Monitor::RECALL_AT_1));
+        assert_eq!("average_precision".parse(), Ok(Monitor::Measure(Measure::Map)));
+        assert_eq!("reciprocal_rank".parse(), Ok(Monitor::Measure(Measure::Mrr)));
+        assert_eq!("train_loss".parse(), Ok(Monitor::Loss));
+        for (name, part) in [
+            ("val_loss", "write recall_at_1, or loss"),
+            ("f1_score_at_5", "write precision_at_K"),
+            ("dcg_at_10", "write ndcg_at_K"),
+        ] {
+            let message = name.parse::<Monitor>().unwrap_err();
+            assert!(message.contains(part), "{message}");
+        }
         for wrong in
             ["accuracy", "recall_at_0", "recall_at_x", "recall_at_", "map_at_5", "recall_at_99999999", ""]
         {

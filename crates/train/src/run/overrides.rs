@@ -2,8 +2,21 @@
 
 use toml::{Table, Value};
 
-use super::RunOptions;
+use super::{RunOptions, foreign};
 use crate::{Error, Result};
+
+/// Options that are tables of others.
+const TABLES: [&str; 9] = [
+    "pooler_options",
+    "loss_options",
+    "miner_options",
+    "optimizer_options",
+    "loss_optimizer_options",
+    "scheduler_options",
+    "device_options",
+    "data_options",
+    "callbacks",
+];
 
 /// Names that Jina Finetuner's users know and that are something else here: what to write instead.
 const ELSEWHERE: [(&str, &str); 16] = [
@@ -14,7 +27,11 @@ const ELSEWHERE: [(&str, &str); 16] = [
     ("num_workers", "batches are read ahead by a thread of their own and decoded on all cores; leave it out"),
     ("num_training_steps", "a run is as long as its epochs; write epochs"),
     ("to_onnx", "export a finished run: `embedtune export --run RUN --format onnx --out FILE`"),
-    ("model_artifact", "a run continues from its folder: `embedtune fit --resume RUN`"),
+    (
+        "model_artifact",
+        "write init_from (--init-from RUN) to start from an earlier run's model; `embedtune fit --resume RUN` continues a run \
+         that was interrupted",
+    ),
     ("run_name", "a run is called as its folder is: --out FOLDER"),
     ("experiment_name", "runs are folders: put those of an experiment into one (--out EXPERIMENT/RUN)"),
     ("description", "a run's folder may hold a file of your own; leave it out"),
@@ -80,6 +97,9 @@ pub(super) fn known(table: &Table, value: &str) -> Result<()> {
     if let Some((name, remedy)) = LOSSES.iter().find(|(name, _)| loss == Some(name)) {
         return Err(Error::option("loss", name, *remedy));
     }
+    foreign::callbacks(table)?;
+    foreign::data_options(table)?;
+    named(table)?;
     let steps = table.get("scheduler_options").and_then(|options| options.get("num_training_steps"));
     let nested = steps.map(|steps| ("scheduler_options.num_training_steps", steps, "num_training_steps"));
     let top = ELSEWHERE.iter().find_map(|(name, _)| table.get(*name).map(|found| (*name, found, *name)));
@@ -88,6 +108,29 @@ pub(super) fn known(table: &Table, value: &str) -> Result<()> {
         ELSEWHERE.iter().find(|(known, _)| *known == name).map_or("leave it out", |(_, remedy)| *remedy);
     let shown = if value.is_empty() { found.to_string() } else { value.to_owned() };
     Err(Error::option(field, shown, remedy))
+}
+
+/// Refuses arrays in the place of tables of options: serde would take their values in the order of the fields.
+fn named(table: &Table) -> Result<()> {
+    let refused = |name: &str, value: &Value| {
+        let remedy = format!(
+            "{name} is a table of options: give each by its name, as {name}.NAME = VALUE, or {name} = {{ NAME = VALUE }}"
+        );
+        Err(Error::option(name, value, remedy))
+    };
+    for name in TABLES {
+        if let Some(value @ Value::Array(_)) = table.get(name) {
+            return refused(name, value);
+        }
+    }
+    let groups = table.get("param_groups").and_then(Value::as_array);
+    match groups.and_then(|groups| groups.iter().find(|group| group.is_array())) {
+        None => Ok(()),
+        Some(group) => {
+            let remedy = "each group is a table: write [[param_groups]], or { params = [\"*.bias\"], learning_rate = 0.0001 }";
+            Err(Error::option("param_groups", group, remedy))
+        }
+    }
 }
 
 fn one_line(error: &toml::de::Error) -> String {
@@ -155,6 +198,12 @@ mod tests {
             (("", "1"), " = 1: write a name as in run.toml"),
             (("loss_options.", "1"), "write a name as in run.toml"),
             (("to_onnx", "true"), "to_onnx = true: export a finished run"),
+            (("model_artifact", "x"), "model_artifact = x: write init_from (--init-from RUN)"),
+            (("callbacks", "[2]"), "callbacks = [2]: callbacks is a table of options"),
+            (("callbacks", "[\"WandBLogger\"]"), "callbacks = [WandBLogger]: nothing is sent"),
+            (("loss_options", "[0.2, 3]"), "loss_options = [0.2, 3]: loss_options is a table of options"),
+            (("param_groups", "[[[\"*.bias\"]]]"), "each group is a table"),
+            (("loss", "CLIPLoss"), "loss = CLIPLoss: it learns from pairs of image and text"),
         ] {
             let message = with("epochs = 3", &[("batch_size", "64"), set]).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}\nlacks: {expected}");

@@ -3,7 +3,7 @@
 use embedtune_losses::{Loss, LossKind, LossOptions};
 
 use super::plan::{Purpose, derive_seed, under};
-use super::scale::default_scale;
+use super::scale::{default_scale, too_small};
 use super::{DEFAULT_CENTRE_RATE, Device, DeviceOptions, DevicePrecision, DeviceProducts, RunOptions};
 use crate::head::{self, CentreInit, CentreSpace, HostHead, LossHead};
 use crate::optim::{self, Optimizer, OptimizerKind};
@@ -28,6 +28,7 @@ impl LossPlan {
         notices: &mut Vec<String>,
     ) -> Result<Self> {
         let mut given = options.loss_options.clone();
+        notices.extend(too_small(options.loss, &given, classes));
         if let Some(scale) = default_scale(options.loss, &given, classes) {
             notices.push(format!(
                 "scale = {scale}, chosen for {classes} classes (Finetuner's fixed 64: preset = \"finetuner\")"

@@ -1,10 +1,11 @@
 //! Continuing a run.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::builder::Known;
-use super::{Report, RunBuilder, RunFolder, Trainer, checkpoint, checksum, conclude};
+use super::{Report, RunBuilder, RunFolder, Trainer, checkpoint, checksum, conclude, files};
 use crate::data::Split;
 use crate::{Error, Result};
 
@@ -29,6 +30,12 @@ pub fn finished(folder: &RunFolder) -> Result<Option<Report>> {
     }
 }
 
+/// Which files below `data` are not those that the run in `folder` began with, in words: `train.npy is another (...)`. `None`
+/// where the run has no list of them ([`RunBuilder::data_folder`]), or all are the same.
+pub fn changed_files(folder: &RunFolder, data: &Path) -> Option<String> {
+    files::changed(data, &folder.data_files())
+}
+
 /// Prepares the run in `folder` to continue on `split`, which must be the data that it began with
 /// ([`RunFolder::read_run_file`] says where they came from).
 ///
@@ -36,8 +43,8 @@ pub fn finished(folder: &RunFolder) -> Result<Option<Report>> {
 /// in `run.toml` before; results then differ by rounding, or by what f16 rounds.)
 ///
 /// # Errors
-/// [`Error::Data`] naming the file that is damaged, missing or of another run; [`Error::Unsuitable`] if the data
-/// have changed.
+/// [`Error::Data`] naming the file that is damaged, missing or of another run; [`Error::Changed`] if the data have
+/// changed.
 pub fn resume<'a>(
     folder: &RunFolder,
     split: &'a Split,
@@ -47,7 +54,7 @@ pub fn resume<'a>(
     folder.sweep()?;
     let now = checksum(split);
     if now != run.data.checksum {
-        return Err(Error::Unsuitable(format!(
+        return Err(Error::Changed(format!(
             "{}: the data have changed since this run began (checksum {now}, then {}; source {}); \
              give the data it began with, or start a new run",
             folder.run_file().display(),

@@ -37,8 +37,28 @@ pub fn default_scale(loss: LossKind, options: &LossOptions, classes: usize) -> O
 /// The scale that fits the loss's margin ([`auto_scale`]), whatever scale it has; `None` for losses without a scale of this
 /// kind, and for a margin in another unit.
 pub(super) fn fitting_scale(loss: LossKind, options: &LossOptions, classes: usize) -> Option<f64> {
+    Some(auto_scale(classes, own_cosine(loss, options)?))
+}
+
+/// What to say of a scale at which even a perfectly separated item's own class is less likely than all others together.
+pub(super) fn too_small(loss: LossKind, options: &LossOptions, classes: usize) -> Option<String> {
+    let scale = given_scale(loss, options)?;
+    let others = classes.max(2) as f64 - 1.0;
+    let gap = own_cosine(loss, options)? + 1.0 / others;
+    let reached = 1.0 / (1.0 + others * (-scale * gap).exp());
+    (reached < 0.5).then(|| {
+        format!(
+            "loss_options.scale = {scale}: of {classes} classes a perfectly separated item's own reaches a probability of \
+             {reached:.2} and no more; leave scale out, which chooses {}",
+            fitting_scale(loss, options, classes).unwrap_or(FLOOR)
+        )
+    })
+}
+
+/// The cosine that a perfect item's own class has after the margin.
+fn own_cosine(loss: LossKind, options: &LossOptions) -> Option<f64> {
     let defaults = options.preset.unwrap_or_default().defaults();
-    let own_cosine = match (loss, options.margin) {
+    Some(match (loss, options.margin) {
         (LossKind::ArcFaceLoss | LossKind::SubCenterArcFaceLoss, None) => {
             defaults.arc_margin.as_radians().cos()
         }
@@ -48,8 +68,7 @@ pub(super) fn fitting_scale(loss: LossKind, options: &LossOptions, classes: usiz
         (LossKind::CosFaceLoss, None) => 1.0 - defaults.cos_margin,
         (LossKind::CosFaceLoss, Some(MarginValue::Number(m))) => 1.0 - m,
         _ => return None,
-    };
-    Some(auto_scale(classes, own_cosine))
+    })
 }
 
 /// The scale that such a loss has: the one given, or its preset's. `None` where it is chosen for the classes.
@@ -62,6 +81,23 @@ pub(super) fn given_scale(loss: LossKind, options: &LossOptions) -> Option<f64> 
 mod tests {
     use super::*;
     use embedtune_losses::Preset;
+
+    #[test]
+    fn a_scale_too_small_for_its_classes_is_said() {
+        let with = |scale| LossOptions { scale: Some(scale), ..LossOptions::default() };
+        let said = too_small(LossKind::CosFaceLoss, &with(1.0), 10).unwrap();
+        assert!(said.contains("of 10 classes") && said.contains("probability of 0.19"), "{said}");
+        assert!(said.contains("leave scale out, which chooses 16"), "{said}");
+        for (loss, options, classes) in [
+            (LossKind::CosFaceLoss, with(8.0), 10),
+            (LossKind::ArcFaceLoss, with(64.0), 100_000),
+            (LossKind::CosFaceLoss, LossOptions::default(), 10),
+            (LossKind::SphereFaceLoss, with(1.0), 10),
+            (LossKind::TripletMarginLoss, LossOptions::default(), 10),
+        ] {
+            assert_eq!(too_small(loss, &options, classes), None);
+        }
+    }
 
     #[test]
     fn only_an_open_scale_is_filled_in() {

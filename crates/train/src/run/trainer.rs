@@ -1,6 +1,6 @@
 //! The training loop.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -18,8 +18,8 @@ use super::step::Accumulated;
 use super::telemetry::{MOST_VALUES, Telemetry};
 use super::{
     BatchReport, DataRecord, EpochRecord, Model, Observer, Report, Resolved, RunBuilder, RunFile, RunFolder,
-    RunOptions, Schedule, Start, checkpoint, checksum, feed, init, inspect, model, place, plan, resolved,
-    store, tensorboard,
+    RunOptions, Schedule, Start, checkpoint, checksum, feed, files, init, inspect, model, place, plan,
+    resolved, store, tensorboard,
 };
 use crate::data::Split;
 use crate::encoder::Encoder;
@@ -54,6 +54,7 @@ pub struct Trainer<'a> {
     overwrite: bool,
     resumed: bool,
     source: String,
+    data_folder: Option<PathBuf>,
     stop: Option<Arc<AtomicBool>>,
     notices: Vec<String>,
     resolved: Resolved,
@@ -119,7 +120,15 @@ impl<'a> Trainer<'a> {
             notices.push(format!("batch_size = auto: {batch_size}"));
         }
         let batches = plan::batches(&options, loss.loss.sampling(), &labels, &mut notices)?;
-        let steps = batches.of(0).len().div_ceil(options.gradient_accumulation_steps);
+        let in_epoch = batches.of(0).len();
+        if options.gradient_accumulation_steps > in_epoch {
+            notices.push(format!(
+                "gradient_accumulation_steps = {}: an epoch has {in_epoch} batches, so each epoch is one step of {in_epoch}; \
+                 write {in_epoch} or less",
+                options.gradient_accumulation_steps
+            ));
+        }
+        let steps = in_epoch.div_ceil(options.gradient_accumulation_steps);
         let rate = options.learning_rate;
         let schedule =
             Schedule::new(options.scheduler, options.scheduler_options, rate, options.epochs, steps)?;
@@ -171,6 +180,7 @@ impl<'a> Trainer<'a> {
             overwrite: builder.overwrite,
             resumed: false,
             source: builder.source.unwrap_or_else(|| UNNAMED_SOURCE.to_owned()),
+            data_folder: builder.data_folder,
             stop: builder.stop,
             notices,
             resolved,
@@ -289,6 +299,9 @@ impl<'a> Trainer<'a> {
             file.notices = self.notices.clone();
             file.resolved = Some(self.resolved.clone());
             folder.write_run_file(&file)?;
+            if let Some(data) = &self.data_folder {
+                files::record(data, &folder.data_files())?;
+            }
         }
         let mut record = EpochRecord {
             raw: Some(model::raw_quality(self.split)?),
