@@ -10,7 +10,7 @@ enum Fate {
 use Fate::{Refused, Works};
 
 /// Every name of Finetuner 0.8's `fit()` and its schema, with a value that its users write.
-const NAMES: [(&str, Fate); 46] = [
+const NAMES: [(&str, Fate); 49] = [
     ("optimizer = 'Adam'", Works),
     ("optimizer_options = { weight_decay = 0.01 }", Works),
     ("learning_rate = 1e-4", Works),
@@ -46,7 +46,13 @@ const NAMES: [(&str, Fate); 46] = [
     ("scheduler = 'cosine'\nscheduler_options = { num_warmup_steps = 0.1, scheduler_step = 'epoch' }", Works),
     ("scheduler = 'constant'", Works),
     ("scheduler = 'constant_with_warmup'", Works),
-    ("scheduler_options = { num_training_steps = 100 }", Refused("write epochs")),
+    ("scheduler = 'linear'\nscheduler_options = { num_training_steps = 100 }", Works),
+    ("scheduler_options = { num_training_steps = 'auto' }", Works),
+    (
+        "scheduler_options = { num_training_steps = 'all' }",
+        Refused("give a whole number of steps, or \"auto\""),
+    ),
+    ("num_training_steps = 100", Refused("write epochs")),
     ("output_dim = 64", Works),
     ("pooler = 'GeM'\npooler_options = { p = 2.4, eps = 1e-5 }", Works),
     ("model_options = { pooler = 'GeM' }", Refused("write pooler and pooler_options")),

@@ -25,7 +25,11 @@ const ELSEWHERE: [(&str, &str); 16] = [
     ("train_data", "the command line names the data: --data FOLDER"),
     ("eval_data", "evaluation items are part of the data folder (`fit --help`)"),
     ("num_workers", "batches are read ahead by a thread of their own and decoded on all cores; leave it out"),
-    ("num_training_steps", "a run is as long as its epochs; write epochs"),
+    (
+        "num_training_steps",
+        "a run is as long as its epochs: write epochs; a schedule may end before: write \
+                            scheduler_options.num_training_steps",
+    ),
     ("to_onnx", "export a finished run: `embedtune export --run RUN --format onnx --out FILE`"),
     (
         "model_artifact",
@@ -100,14 +104,10 @@ pub(super) fn known(table: &Table, value: &str) -> Result<()> {
     foreign::callbacks(table)?;
     foreign::data_options(table)?;
     named(table)?;
-    let steps = table.get("scheduler_options").and_then(|options| options.get("num_training_steps"));
-    let nested = steps.map(|steps| ("scheduler_options.num_training_steps", steps, "num_training_steps"));
-    let top = ELSEWHERE.iter().find_map(|(name, _)| table.get(*name).map(|found| (*name, found, *name)));
-    let Some((field, found, name)) = top.or(nested) else { return Ok(()) };
-    let remedy =
-        ELSEWHERE.iter().find(|(known, _)| *known == name).map_or("leave it out", |(_, remedy)| *remedy);
+    let found = ELSEWHERE.iter().find_map(|(name, remedy)| Some((*name, table.get(*name)?, *remedy)));
+    let Some((name, found, remedy)) = found else { return Ok(()) };
     let shown = if value.is_empty() { found.to_string() } else { value.to_owned() };
-    Err(Error::option(field, shown, remedy))
+    Err(Error::option(name, shown, remedy))
 }
 
 /// Refuses arrays in the place of tables of options: serde would take their values in the order of the fields.

@@ -68,8 +68,8 @@ pub struct SchedulerOptions {
     pub num_warmup_steps: f64,
     /// What a step is. Default: a step of the optimizer.
     pub scheduler_step: SchedulerStep,
-    /// The step at which the schedule ends. Default: the end of the run.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The step at which the schedule ends. Default, and written `auto`: the end of the run.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "steps_or_auto")]
     pub num_training_steps: Option<u64>,
     /// `cosine_with_restarts`: how many falls, at least 1. Default 1.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,6 +80,24 @@ pub struct SchedulerOptions {
     /// `polynomial`: the model's learning rate at the end (other rates fall in proportion). Default 1e-7.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr_end: Option<f64>,
+}
+
+fn steps_or_auto<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Word {
+        Auto,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "give a whole number of steps, or \"auto\"")]
+    enum Steps {
+        Count(u64),
+        Word(Word),
+    }
+    Ok(match Steps::deserialize(from)? {
+        Steps::Count(count) => Some(count),
+        Steps::Word(Word::Auto) => None,
+    })
 }
 
 /// A schedule over a run of known length.
