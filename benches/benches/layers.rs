@@ -1,6 +1,6 @@
 //! The layers of the convolutional encoder at a batch of 128 images of 28 by 28, and the tape's others, forward and forward
-//! with backward, on all threads. Convolutions and the linear layer count the floating-point operations of their matrix products
-//! (`Gelem/s` reads as GFLOP/s) and stand beside those products bare; the others count the bytes that no
+//! with backward, on all threads. Convolutions and the linear layer count the floating-point operations of their matrix
+//! products (`Gelem/s` reads as GFLOP/s) and stand beside those products bare; the others count the bytes that no
 //! implementation avoids and stand beside a copy of the same values.
 
 use std::time::Duration;

@@ -61,6 +61,19 @@ fn zip(
     array(op, a.shape(), c)
 }
 
+/// The gradient as it is for the first operand, and `f` of it for the second where that is `wanted`.
+fn with_second(
+    op: &'static str,
+    pool: &Pool,
+    g: ArrayD<f32>,
+    wanted: bool,
+    f: impl Fn(f32) -> f32 + Sync,
+) -> Result<[Option<Grad>; 2]> {
+    let g = g.into_shared();
+    let second = wanted.then(|| zip(op, pool, &g, &g, |g, _| f(g))).transpose()?;
+    Ok([Some(Grad::Dense(g.into_owned())), second.map(Grad::Dense)])
+}
+
 // `add`, `sub` and `mul` can fail, which the operators' traits cannot express.
 #[allow(clippy::should_implement_trait)]
 impl<'t> Var<'t> {
@@ -93,14 +106,8 @@ impl<'t> Var<'t> {
         self.same_shape("add", other)?;
         let value = zip("add", self.tape().pool(), &self.value(), &other.value(), |a, b| a + b)?;
         let pool = self.tape().pool().clone();
-        self.tape().record("add", [self, other], value, move |g, [first, second]| {
-            if !(first && second) {
-                let only = Some(Grad::Dense(g));
-                return Ok(if first { [only, None] } else { [None, only] });
-            }
-            let g = g.into_shared();
-            let copy = zip("add", &pool, &g, &g, |g, _| g)?;
-            Ok([Some(Grad::Dense(g.into_owned())), Some(Grad::Dense(copy))])
+        self.tape().record("add", [self, other], value, move |g, [_, second]| {
+            with_second("add", &pool, g, second, |g| g)
         })
     }
 
@@ -112,14 +119,8 @@ impl<'t> Var<'t> {
         self.same_shape("sub", other)?;
         let value = zip("sub", self.tape().pool(), &self.value(), &other.value(), |a, b| a - b)?;
         let pool = self.tape().pool().clone();
-        self.tape().record("sub", [self, other], value, move |g, [first, second]| {
-            if !(first && second) {
-                let only = Some(Grad::Dense(if second { map_in_place(g, |g| -g) } else { g }));
-                return Ok(if first { [only, None] } else { [None, only] });
-            }
-            let g = g.into_shared();
-            let negative = zip("sub", &pool, &g, &g, |g, _| -g)?;
-            Ok([Some(Grad::Dense(g.into_owned())), Some(Grad::Dense(negative))])
+        self.tape().record("sub", [self, other], value, move |g, [_, second]| {
+            with_second("sub", &pool, g, second, |g| -g)
         })
     }
 

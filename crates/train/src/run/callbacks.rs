@@ -110,8 +110,8 @@ impl CallbackOptions {
         let needed = patience.saturating_add(usize::from(self.baseline.is_none()));
         (needed > before_last).then(|| {
             format!(
-                "callbacks.patience = {patience} cannot end this run early: it has {before_last} {what} before its last, and \
-                 stopping takes {needed}; write a smaller patience or more epochs"
+                "callbacks.patience = {patience} cannot end this run early: stopping takes {needed} {what}, and before \
+                 its last the run has {before_last}; write a smaller patience or more epochs"
             )
         })
     }
