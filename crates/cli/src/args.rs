@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
     /// No progress and no notes; results and errors only.
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
-    /// How progress is shown. Default: a bar on a terminal, lines elsewhere.
+    /// How progress is shown. Default: a bar on a terminal, lines elsewhere and where CI is set.
     #[arg(long, global = true, value_enum, default_value_t)]
     pub(crate) progress: Progress,
 }

@@ -132,14 +132,14 @@ fn compare_in(
     if !quiet {
         say("writing the report");
     }
-    report::write(&args.out, split, args.projection, &Work::new(quiet, progress))?;
+    let confused = report::write(&args.out, split, args.projection, &Work::new(quiet, progress))?;
     if args.json {
         return match &findings {
             Some(_) => print_json(&read_summary(&args.out)?),
             None => print(&comparison.to_json()?),
         };
     }
-    print(&summary::compare(&comparison, &args.out, args.data.as_deref()))?;
+    print(&summary::compare(&comparison, &args.out, args.data.as_deref(), confused.as_ref()))?;
     findings.map_or(Ok(()), |findings| print(&findings.table()))
 }
 

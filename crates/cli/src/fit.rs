@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::args::{Fit, NewRun};
 use crate::figure::Projection;
 use crate::line::Progress;
+use crate::report::Confused;
 use crate::source::Source;
 use crate::watch::Watch;
 use crate::work::Work;
@@ -70,7 +71,7 @@ fn continue_run(folder: &Path, json: bool, quiet: bool, progress: Progress, stop
                     say(&format!("{}: this run is finished; nothing to do", folder.display()));
                     say(&format!("note: its data are not there any more: {}", file.data.source));
                 }
-                return tell(&report, folder, None, json);
+                return tell(&report, folder, None, None, json);
             }
             _ if gone(&error) => {
                 let detail = format!(
@@ -101,7 +102,7 @@ fn continue_run(folder: &Path, json: bool, quiet: bool, progress: Progress, stop
             {
                 say(&format!("note: no report is written: {error}"));
             }
-            tell(&report, folder, None, json)
+            tell(&report, folder, None, None, json)
         }
         Resumed::Ready(trainer) => train(trainer, folder, &split, json, quiet, progress, stop),
     }
@@ -151,8 +152,8 @@ fn train(
     if !quiet {
         say("writing the report");
     }
-    report::write(folder, split, Projection::default(), &Work::new(quiet, progress))?;
-    tell(&report, folder, Some(memory), json)
+    let confused = report::write(folder, split, Projection::default(), &Work::new(quiet, progress))?;
+    tell(&report, folder, Some(memory), confused.as_ref(), json)
 }
 
 /// The configuration file's options with the flags over them. A flag's word is read as the file's would be.
@@ -273,7 +274,13 @@ pub(crate) fn margin(text: &Option<String>) -> Result<Option<MarginValue>> {
 }
 
 /// Says what was reached.
-fn tell(report: &Report, folder: &Path, memory: Option<Memory>, json: bool) -> Result<()> {
+fn tell(
+    report: &Report,
+    folder: &Path,
+    memory: Option<Memory>,
+    confused: Option<&Confused>,
+    json: bool,
+) -> Result<()> {
     if json {
         #[derive(Serialize)]
         struct Whole<'a> {
@@ -284,5 +291,5 @@ fn tell(report: &Report, folder: &Path, memory: Option<Memory>, json: bool) -> R
         return print_json(&Whole { report, memory });
     }
     let run = RunFolder::new(folder);
-    print(&summary::fit(report, &run.read_metrics()?, &run.read_run_file()?.options, folder))
+    print(&summary::fit(report, &run.read_metrics()?, &run.read_run_file()?.options, folder, confused))
 }

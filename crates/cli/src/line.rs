@@ -12,7 +12,7 @@ use crate::columns::{cell, width};
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Progress {
-    /// A bar on a terminal, lines elsewhere.
+    /// A bar on a terminal; lines elsewhere, and where the variable CI is set: its log keeps every frame.
     #[default]
     Auto,
     /// Lines: after every epoch, and at least every half minute.
@@ -36,9 +36,18 @@ impl Shows {
     pub(crate) fn new(quiet: bool, progress: Progress) -> Self {
         let terminal =
             std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
-        let wanted = matches!(progress, Progress::Auto | Progress::Bar);
+        let wanted = match progress {
+            Progress::Auto => !logged(std::env::var("CI").ok().as_deref()),
+            Progress::Bar => true,
+            Progress::Plain | Progress::None => false,
+        };
         Self { bars: wanted && terminal && !quiet, lines: progress != Progress::None && !quiet }
     }
+}
+
+/// Whether the variable CI, which build services set, says that what is written becomes a log, terminal or not.
+fn logged(ci: Option<&str>) -> bool {
+    ci.is_some_and(|value| !["", "0", "false"].contains(&value))
 }
 
 /// Between two lines that stay.
@@ -150,6 +159,19 @@ pub(crate) fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn build_services_keep_logs() {
+        for (ci, is) in [
+            (None, false),
+            (Some(""), false),
+            (Some("false"), false),
+            (Some("true"), true),
+            (Some("1"), true),
+        ] {
+            assert_eq!(logged(ci), is, "{ci:?}");
+        }
+    }
 
     #[test]
     fn durations_read_well() {

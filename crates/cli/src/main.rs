@@ -18,6 +18,7 @@ mod line;
 mod markup;
 mod report;
 mod source;
+mod standing;
 mod summary;
 mod vectors;
 mod watch;

@@ -3,7 +3,11 @@
 use std::io::IsTerminal;
 use std::path::Path;
 
-use embedtune_train::run::{Comparison, EpochRecord, Quality, Report, RunOptions};
+use embedtune_train::run::{Comparison, EpochRecord, Quality, Report, RunOptions, Variant};
+
+use crate::columns::cell;
+use crate::report::Confused;
+use crate::standing;
 
 /// A rise of Recall@1 over the last epoch that promises more.
 const RISING: f64 = 0.002;
@@ -29,15 +33,31 @@ impl Style {
 }
 
 /// A figure in its column, bold where it is the best; the spaces before it are not.
-fn figure(style: Style, value: f64, best: f64, columns: usize) -> String {
+fn figure(style: Style, value: f64, best: bool, columns: usize) -> String {
     let text = format!("{value:.4}");
     let before = " ".repeat(columns.saturating_sub(text.len()));
-    if value == best { before + &style.bold(&text) } else { before + &text }
+    if best { before + &style.bold(&text) } else { before + &text }
 }
 
-/// The largest of some qualities' figures.
-fn best<'a>(of: impl Iterator<Item = &'a Quality>, figure: fn(&Quality) -> f64) -> f64 {
-    of.map(figure).fold(0.0, f64::max)
+/// Figures of some qualities in a column, the best of them bold.
+fn column(style: Style, of: &[Quality], columns: usize, value: fn(&Quality) -> f64) -> Vec<String> {
+    let values: Vec<f64> = of.iter().map(value).collect();
+    let best = standing::best(&values);
+    values.iter().zip(best).map(|(&value, best)| figure(style, value, best, columns)).collect()
+}
+
+/// Columns of a class's name.
+const NAME: usize = 30;
+
+/// The classes that are taken for each other most, in words.
+fn confused(of: &Confused) -> String {
+    format!(
+        "taken for another most often: {} for {}, {} of {} queries",
+        cell(&of.own, NAME),
+        cell(&of.found, NAME),
+        of.times,
+        of.queries
+    )
 }
 
 /// Columns of the words that begin a line of the end, and of what continues it.
@@ -58,8 +78,14 @@ fn paragraphs(style: Style, of: &[(&str, &[String])]) -> String {
     text
 }
 
-/// The end of `fit`.
-pub(crate) fn fit(report: &Report, records: &[EpochRecord], options: &RunOptions, folder: &Path) -> String {
+/// The end of `fit`. `confusion`: what the page found, where it has just been written.
+pub(crate) fn fit(
+    report: &Report,
+    records: &[EpochRecord],
+    options: &RunOptions,
+    folder: &Path,
+    confusion: Option<&Confused>,
+) -> String {
     let style = Style::detect();
     let mut text = style.bold(&format!(
         "{}, {} epoch{}, {:.1} s of training\n",
@@ -70,12 +96,11 @@ pub(crate) fn fit(report: &Report, records: &[EpochRecord], options: &RunOptions
     ));
     text += &style.faint(&format!("{:<12} {:>9} {:>8}\n", "", "Recall@1", "MAP@R"));
     let all = [report.raw, report.untrained, report.tuned];
-    let (recall, map) = (best(all.iter(), |q| q.recall_at_1), best(all.iter(), |q| q.map_at_r));
-    let before = before(report.init_from.as_deref());
-    for (name, quality) in [("raw", report.raw), (before, report.untrained), ("tuned", report.tuned)] {
-        let figures =
-            [figure(style, quality.recall_at_1, recall, 9), figure(style, quality.map_at_r, map, 8)];
-        text += &format!("{name:<12} {}\n", figures.join(" "));
+    let recall = column(style, &all, 9, |q| q.recall_at_1);
+    let map = column(style, &all, 8, |q| q.map_at_r);
+    let names = ["raw", before(report.init_from.as_deref()), "tuned"];
+    for (name, (recall, map)) in names.iter().zip(recall.iter().zip(&map)) {
+        text += &format!("{name:<12} {recall} {map}\n");
     }
     let run = folder.display();
     let stopped = stopped(report, options);
@@ -83,10 +108,12 @@ pub(crate) fn fit(report: &Report, records: &[EpochRecord], options: &RunOptions
     if let Some(why) = &stopped {
         text += &paragraphs(style, &[("Stopped", std::slice::from_ref(why))]);
     }
+    let mut lines = vec![learnt("the tuned embeddings", &report.tuned, &report.raw)];
+    lines.extend(confusion.map(confused));
     text += &paragraphs(
         style,
         &[
-            ("Learnt", &[learnt("the tuned embeddings", &report.tuned, &report.raw)]),
+            ("Learnt", &lines),
             (
                 "Files",
                 &[
@@ -118,42 +145,47 @@ fn stopped(report: &Report, options: &RunOptions) -> Option<String> {
     ))
 }
 
-/// The end of `compare`.
-pub(crate) fn compare(comparison: &Comparison, folder: &Path, data: Option<&Path>) -> String {
+/// The end of `compare`. `confusion` is that of the loss that retrieves best.
+pub(crate) fn compare(
+    comparison: &Comparison,
+    folder: &Path,
+    data: Option<&Path>,
+    confusion: Option<&Confused>,
+) -> String {
     let style = Style::detect();
     let mut text = style.faint(&format!(
         "\n{:<20} {:>9} {:>8} {:>10} {:>9} {:>6}\n",
         "", "Recall@1", "MAP@R", "1-NN acc.", "seconds", "GeM p"
     ));
-    let all = || comparison.variants.iter().map(|variant| &variant.quality);
-    let recall = best(all(), |q| q.recall_at_1);
-    let (map, nearest) = (best(all(), |q| q.map_at_r), best(all(), |q| q.one_nn_accuracy));
-    for variant in &comparison.variants {
-        let quality = &variant.quality;
+    let all: Vec<Quality> = comparison.variants.iter().map(|variant| variant.quality).collect();
+    let recall = column(style, &all, 9, |q| q.recall_at_1);
+    let map = column(style, &all, 8, |q| q.map_at_r);
+    let nearest = column(style, &all, 10, |q| q.one_nn_accuracy);
+    for (at, variant) in comparison.variants.iter().enumerate() {
         let p = variant.gem_p.map_or("-".to_owned(), |p| format!("{p:.2}"));
-        let figures = [
-            figure(style, quality.recall_at_1, recall, 9),
-            figure(style, quality.map_at_r, map, 8),
-            figure(style, quality.one_nn_accuracy, nearest, 10),
-        ];
-        text += &format!("{:<20} {} {:>9.1} {p:>6}\n", variant.name, figures.join(" "), variant.seconds);
+        let figures = [&recall[at], &map[at], &nearest[at]].map(String::as_str).join(" ");
+        text += &format!("{:<20} {figures} {:>9.1} {p:>6}\n", variant.name, variant.seconds);
     }
     let raw = comparison.variants.iter().find(|v| v.name == "raw");
-    let trained = comparison.variants.iter().filter(|v| v.name != "raw" && v.name != "untrained");
-    let winner = trained.fold(None, |best: Option<&_>, next| {
-        best.filter(|best: &&embedtune_train::run::Variant| {
-            best.quality.recall_at_1 >= next.quality.recall_at_1
-        })
-        .or(Some(next))
-    });
-    let (Some(raw), Some(winner)) = (raw, winner) else { return text };
+    let trained: Vec<(&Variant, f64)> = comparison
+        .variants
+        .iter()
+        .filter(|variant| variant.name != "raw" && variant.name != "untrained")
+        .map(|variant| (variant, variant.quality.recall_at_1))
+        .collect();
+    let winners = standing::first(&trained);
+    let (Some(raw), Some(winner)) = (raw, winners.first()) else { return text };
+    let names: Vec<&str> = winners.iter().map(|variant| variant.name.as_str()).collect();
+    let who = standing::listed(&names) + if names.len() > 1 { " tie" } else { "" };
+    let mut lines = vec![learnt(&who, &winner.quality, &raw.quality)];
+    lines.extend(confusion.map(confused));
     let out = folder.display();
     let data = data.map_or(String::new(), |data| format!(" --data {}", data.display()));
     text.push('\n');
     text += &paragraphs(
         style,
         &[
-            ("Learnt", &[learnt(&winner.name, &winner.quality, &raw.quality)]),
+            ("Learnt", &lines),
             (
                 "Files",
                 &[
@@ -219,8 +251,11 @@ mod tests {
 
     #[test]
     fn the_best_figure_alone_is_bold_and_columns_line_up() {
-        let cells = [0.5, 0.75].map(|value| figure(Style(true), value, 0.75, 9));
-        assert_eq!(cells, ["   0.5000".to_owned(), "   \x1b[1m0.7500\x1b[0m".to_owned()]);
+        let of = |values: [f64; 3]| column(Style(true), &values.map(quality), 9, |q| q.recall_at_1);
+        let [plain, bold] = ["   0.7500".to_owned(), "   \x1b[1m0.7500\x1b[0m".to_owned()];
+        assert_eq!(of([0.5, 0.75, 0.25])[..2], ["   0.5000".to_owned(), bold.clone()]);
+        assert_eq!(of([0.5, 0.75, 0.75])[1..], [bold.clone(), bold]);
+        assert_eq!(of([0.75; 3]), [plain.clone(), plain.clone(), plain]);
         let lines = ["a".to_owned(), "b".to_owned()];
         let said = paragraphs(Style(true), &[("Files", &lines), ("Stopped", &lines[..1])]);
         assert_eq!(said, "\x1b[1mFiles\x1b[0m   a\n        b\n\x1b[1mStopped\x1b[0m a\n");

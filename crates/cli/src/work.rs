@@ -146,7 +146,11 @@ impl Said {
         let share = if known { (done as f64 / total as f64).min(1.0) } else { 0.0 };
         let units = if known { share * stage.units as f64 } else { done as f64 };
         let count = match (known, done) {
-            (true, _) => format!("{units:.0}/{} {}, ", stage.units, stage.unit),
+            (true, _) => {
+                // Whole ones: what is begun is not done.
+                let whole = u128::from(done.min(total)) * u128::from(stage.units) / u128::from(total);
+                format!("{whole}/{} {}, ", stage.units, stage.unit)
+            }
             (false, 0) => String::new(),
             (false, _) => format!("{done} {}, ", stage.unit),
         };
@@ -205,6 +209,7 @@ mod tests {
             (500, 1000, 2.0, "ranking: 10/20 queries, 2 s left, 5 queries/s"),
             (1000, 1000, 2.0, "ranking: 20/20 queries, 0 s left, 10 queries/s"),
             (50, 1000, 10.0, "ranking: 1/20 queries, 3 min 10 s left"),
+            (90, 1000, 10.0, "ranking: 1/20 queries, 1 min 41 s left"),
             (0, 0, 10.0, "ranking"),
             (100, 0, 10.0, "ranking: 100 queries, 10 queries/s"),
         ] {

@@ -4,8 +4,10 @@ mod support;
 
 use std::path::Path;
 
+use embedtune_train::io::write_npy;
+use embedtune_train::ndarray::Array2;
 use serde_json::Value;
-use support::{files, image_folder, program, run, vector_folder};
+use support::{CLASSES, TEST, TRAIN, files, image_folder, program, run, vector_folder};
 
 /// Labels that would break out of markup, a script or a line.
 const HOSTILE: [&str; 4] = [
@@ -53,10 +55,41 @@ fn a_run_that_starts_from_another_is_shown_beside_it() {
     assert_eq!(names(&written), ["raw", "before", "tuned"]);
     let found: Value = serde_json::from_str(&run(at, "evaluate --run A --json").done()).unwrap();
     assert_eq!(written["variants"][1]["quality"]["recall_at_1"], found["recall_at_1"]);
-    // Without the first run there is still a page.
+    // Without the first run there is still a page, with all that is known of this one.
+    let said = || {
+        let html = std::fs::read_to_string(at.join("B/report.html")).unwrap();
+        let part = |from: &str, to: &str| {
+            let (_, rest) = html.split_once(from).unwrap_or_else(|| panic!("no {from}"));
+            rest.split_once(to).unwrap().0.to_owned()
+        };
+        [part("<p class=\"lead\">", "</p>"), part("<h3>Notes</h3>", "</section>")]
+    };
+    let before = said();
+    assert!(before[0].starts_with("The tuned embeddings find") && before[1].contains("<li"), "{before:?}");
     std::fs::remove_dir_all(at.join("A")).unwrap();
     run(at, "report B").done();
     assert_eq!(names(&page()), ["raw", "tuned"]);
+    assert_eq!(said(), before);
+}
+
+#[test]
+fn losses_that_tie_are_said_to_tie() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    vector_folder(&at.join("D"));
+    // Classes that nothing confuses, before and after.
+    for (part, count) in [("train", TRAIN), ("test", TEST)] {
+        let apart = Array2::from_shape_fn((count, 6), |(row, column)| {
+            f32::from(u8::from(row % CLASSES == column)) + (row * 31 + column * 17) as f32 % 29.0 / 1000.0
+        });
+        write_npy(&at.join(format!("D/{part}.npy")), apart.view()).unwrap();
+    }
+    let text = run(at, "compare -q --data D --epochs 1 --batch-size 16 --out C").done();
+    let all = "TripletMarginLoss, ArcFaceLoss and CosFaceLoss tie";
+    assert!(text.contains(&format!("{all}: Recall@1 1.0000, the same as the raw vectors")), "{text}");
+    let html = std::fs::read_to_string(at.join("C/report.html")).unwrap();
+    assert!(html.contains(&format!("{all}: each finds an item of the right class first for <b>100.0%</b>")));
+    assert!(!html.contains("does best") && !html.contains("class=\"best\""), "one of equals is marked");
 }
 
 #[test]
@@ -177,7 +210,7 @@ fn several_seeds_tell_which_claims_hold() {
     for part in ["Separation over seeds 0, 1", "ArcFace separates them most", "silhouette"] {
         assert!(said.out.contains(part), "{}", said.out);
     }
-    said.done();
+    let out = said.done();
     let summary: Value =
         serde_json::from_str(&std::fs::read_to_string(at.join("C/summary.json")).unwrap()).unwrap();
     let claims = &summary["claims"];
@@ -192,6 +225,13 @@ fn several_seeds_tell_which_claims_hold() {
     assert!(std::fs::read(&path).unwrap() == first);
     let html = String::from_utf8(first).unwrap();
     assert!(html.contains("The documented claims"));
+    let conclusions = claims["conclusions"].as_array().unwrap();
+    assert_eq!(conclusions.len(), 3);
+    for found in conclusions {
+        let [claim, words] = ["claim", "words"].map(|name| found[name].as_str().unwrap());
+        assert!(html.contains(&format!("<b>{claim}</b>: {}.", words.replace('\'', "&#39;"))), "{found}");
+        assert!(out.contains(&format!("{claim}: {words}\n")), "{out}");
+    }
     let data = data(&html);
     assert_eq!(data["classes"], serde_json::json!(["top", "shirt", "2", "shoe"]));
     assert_eq!(data["variants"].as_array().unwrap().len(), 5);

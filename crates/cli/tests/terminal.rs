@@ -7,8 +7,9 @@ mod support;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use embedtune_train::io::write_npy;
 use serde_json::Value;
-use support::{CLASSES, run, vector_folder};
+use support::{CLASSES, TEST, label_npy, labels, run, vector_folder, vectors};
 
 const FIT: &str = "fit --data D --epochs 30 --batch-size 16 --out R --overwrite";
 
@@ -34,6 +35,7 @@ fn terminal(folder: &Path, columns: usize, line: &str, environment: &[(&str, &st
         .stdin(Stdio::null())
         .env("TERM", "xterm")
         .env_remove("NO_COLOR")
+        .env_remove("CI")
         .envs(environment.iter().copied())
         .output()
         .expect("`script` starts");
@@ -129,6 +131,56 @@ fn colours_bars_and_notes_can_be_done_without() {
     let quiet = terminal(at, 80, &format!("{FIT} --quiet"), &[]);
     assert!(!quiet.contains("note: ") && !quiet.contains("epoch 1/30"), "{quiet:?}");
     assert!(quiet.contains("Learnt"), "{quiet:?}");
+}
+
+/// `evaluate` shows its stages in a window of any width, and lines or nothing elsewhere. Resampling takes as long as one
+/// likes.
+#[test]
+fn the_stages_of_evaluate_stay_on_their_line_too() {
+    if !is_there() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    write_npy(&at.join("v.npy"), vectors(TEST).view()).unwrap();
+    std::fs::write(at.join("l.npy"), label_npy(&labels(TEST))).unwrap();
+    let line = |resamples: usize| {
+        format!("evaluate --vectors v.npy --labels l.npy --metrics hit --bootstrap {resamples}")
+    };
+    // What takes less than a second shows nothing.
+    let found = (0..8)
+        .map(|doubled| 80_000 << doubled)
+        .find(|&resamples| frames(&terminal(at, 80, &line(resamples), &[])).len() > 2);
+    let line = line(found.expect("progress of so many resamples"));
+    for columns in [20, 40, 120] {
+        let received = terminal(at, columns, &line, &[]);
+        let shown = frames(&received);
+        assert!(!shown.is_empty(), "{columns} columns: {received:?}");
+        for frame in &shown {
+            let text = frame.trim_start_matches("\u{1b}[2K").trim_end();
+            assert!(console::measure_text_width(text) <= columns, "{columns} columns: {text:?}");
+            assert!(frame.contains('%'), "{frame:?}");
+        }
+        assert_eq!(shown.iter().all(|frame| frame.contains(BAR)), columns > 20, "{shown:?}");
+        assert!(columns < 120 || shown.iter().all(|frame| frame.contains("resampling")), "{shown:?}");
+        // Gone at the end; the figures stay.
+        let (_, end) = received.rsplit_once("\u{1b}[2K").unwrap();
+        assert!(end.contains("hit@1") && !end.contains(" left") && !end.contains(BAR), "{end:?}");
+    }
+    for (more, environment) in [("", ("CI", "true")), ("--quiet", ("TERM", "xterm"))] {
+        let received = terminal(at, 80, &format!("{line} {more}"), &[environment]);
+        assert!(received.contains("hit@1"), "{received}");
+        assert!(!received.replace("\r\n", "\n").contains(['\r', '\u{1b}']), "{environment:?}: {received:?}");
+    }
+    // Asked for, it is drawn there too; no colour is all that NO_COLOR asks for.
+    for (more, environment) in [("--progress bar", ("CI", "true")), ("", ("NO_COLOR", "1"))] {
+        let received = terminal(at, 80, &format!("{line} {more}"), &[environment]);
+        assert!(!frames(&received).is_empty(), "{received:?}");
+        assert!(!received.contains("\u{1b}[1m") && !received.contains("\u{1b}[3"), "{received:?}");
+    }
+    let piped = run(at, &line);
+    assert_eq!(piped.err, "");
+    assert!(piped.out.contains("hit@1") && !piped.out.contains(['\r', '\u{1b}']), "{}", piped.out);
 }
 
 /// Names of one column a letter, of two, of none, and far too long ones.

@@ -23,7 +23,8 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// Of two labels for each item, any numbers. Two partitions that divide nothing agree: both figures are 1.
+    /// Of two labels for each item, any numbers. Of the same partition, one that divides nothing included, both figures are
+    /// 1.
     ///
     /// # Errors
     /// No items, on which there is nothing to agree; another number of labels in `b` than in `a`.
@@ -40,13 +41,14 @@ impl Agreement {
             return Err(Error::Shape { what: "the first partition", expected, got: vec![0] });
         }
         let (sizes_a, sizes_b) = (sizes(a), sizes(b));
-        // Nothing is divided, on neither side.
-        if sizes_a.len() == sizes_b.len() && sizes_a.len() <= 1 {
-            return Ok(Self { nmi: 1.0, ami: 1.0 });
-        }
         let count = a.len() as f64;
         let mut cells: BTreeMap<(u32, u32), usize> = BTreeMap::new();
         a.iter().zip(b).for_each(|(&a, &b)| *cells.entry((a, b)).or_insert(0) += 1);
+        // The same partition under other names. Where it sets every item apart, chance alone would explain the agreement,
+        // and rounding decide between 0 and 1.
+        if cells.len() == sizes_a.len() && cells.len() == sizes_b.len() {
+            return Ok(Self { nmi: 1.0, ami: 1.0 });
+        }
         let information: f64 = cells
             .iter()
             .map(|(&(a, b), &size)| {
@@ -74,8 +76,8 @@ impl Agreement {
         Self::of_kmeans_watched(items, labels, metric, options, &()).map(|(agreement, _)| agreement)
     }
 
-    /// [`of_kmeans`](Self::of_kmeans) that tells how far it has come, a unit being a start of the clustering, and how many
-    /// starts there were.
+    /// [`of_kmeans`](Self::of_kmeans) that tells how far it has come, as [`kmeans_watched`](crate::kmeans_watched()) does, and
+    /// how many starts there were.
     ///
     /// # Errors
     /// As [`of_kmeans`](Self::of_kmeans).

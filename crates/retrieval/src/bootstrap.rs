@@ -4,6 +4,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::Evaluation;
+use crate::progress::Progress;
 use crate::random::{below, generator};
 use crate::table::Measure;
 use crate::{Error, Result};
@@ -49,6 +50,18 @@ impl Evaluation {
     /// # Errors
     /// [`Error::Parameter`] for no resamples or too many, or a level that is not between 0 and 1.
     pub fn intervals(&self, bootstrap: &Bootstrap) -> Result<Vec<(Measure, Interval)>> {
+        self.intervals_watched(bootstrap, &())
+    }
+
+    /// [`intervals`](Self::intervals) that tells how far it has come; a unit is a resample.
+    ///
+    /// # Errors
+    /// As [`intervals`](Self::intervals).
+    pub fn intervals_watched(
+        &self,
+        bootstrap: &Bootstrap,
+        progress: &dyn Progress,
+    ) -> Result<Vec<(Measure, Interval)>> {
         let &Bootstrap { resamples, seed, level } = bootstrap;
         if !(1..=MOST).contains(&resamples) {
             return Err(Error::Parameter {
@@ -64,6 +77,7 @@ impl Evaluation {
                 remedy: "a confidence is between 0 and 1, for instance 0.95",
             });
         }
+        progress.begin(resamples as u64);
         let (measures, count) = (self.measures(), self.query_rows().len());
         let means: Vec<Vec<f64>> = (0..resamples as u64)
             .into_par_iter()
@@ -75,7 +89,9 @@ impl Evaluation {
                     for _ in 0..count {
                         times[below(&mut random, count)] += 1;
                     }
-                    measures.iter().map(|&measure| self.weighted_mean(measure, times)).collect()
+                    let means = measures.iter().map(|&measure| self.weighted_mean(measure, times)).collect();
+                    progress.advance(1);
+                    means
                 },
             )
             .collect();

@@ -6,7 +6,7 @@ use ndarray::ArrayView2;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::frame::{Frame, Metric};
+use crate::frame::{Frame, Metric, searched};
 use crate::keys::key;
 use crate::metrics::{ClassMetrics, Metrics};
 use crate::panels::{Gallery, QUERY_BLOCK, Queries, Segment, gather, lay_out};
@@ -117,7 +117,7 @@ impl Evaluation {
         let (items, item_labels) = gallery.unwrap_or((queries, labels));
         check_labels("labels of the queries", queries.shape().0, labels)?;
         check_labels("labels of the gallery", items.shape().0, item_labels)?;
-        let frame = Frame::new(items, options.metric)?;
+        let frame = Frame::new(searched(alone), items, options.metric)?;
         if !alone {
             frame.check(queries)?;
         }

@@ -43,8 +43,9 @@ pub(crate) const READ: usize = 1024;
 const LANES: usize = 8;
 
 impl Frame {
-    /// Reads the gallery once: its values are finite, and where they lie.
-    pub(crate) fn new(gallery: &dyn Rows, metric: Metric) -> Result<Self> {
+    /// Reads the gallery once: its values are finite, and where they lie. `what` is the name that the caller knows the
+    /// vectors by.
+    pub(crate) fn new(what: &'static str, gallery: &dyn Rows, metric: Metric) -> Result<Self> {
         let (len, dim) = gallery.shape();
         if dim == 0 {
             return Err(Error::Shape {
@@ -60,7 +61,7 @@ impl Frame {
                 remedy: "at most 4,294,967,295 can be searched; split the gallery",
             });
         }
-        let columns = survey("gallery vectors", gallery)?;
+        let columns = survey(what, gallery)?;
         let (mean, scale) = match metric {
             Metric::Cosine => (vec![0.0; dim], 1.0),
             Metric::Dot => (vec![0.0; dim], unit_scale(columns.largest(&vec![0.0; dim]))),
@@ -155,6 +156,11 @@ impl Frame {
     pub(crate) fn unscaled(&self, squared: f64) -> f32 {
         (squared.max(0.0).sqrt() / self.scale) as f32
     }
+}
+
+/// The name of the vectors that are searched: where they are the queries there is no gallery to speak of.
+pub(crate) fn searched(alone: bool) -> &'static str {
+    if alone { "the vectors" } else { "gallery vectors" }
 }
 
 /// Sum of squares in `f64`, in lanes.

@@ -37,6 +37,9 @@ const STARTS: usize = 10;
 /// Products of all the starts' rounds, one round each, beyond which there are fewer starts: a few seconds a round of all.
 const PRODUCTS: u64 = 20_000_000_000;
 
+/// Units of progress that a start is.
+const START: u64 = 1000;
+
 impl KMeans {
     /// The starts for items of a shape: those asked for; otherwise 10 as long as `items * dim * clusters` is at most 2e9,
     /// beyond it as many as keep the time of ten starts of that size, and 1 from 2e10 on.
@@ -73,7 +76,8 @@ pub fn kmeans(items: &dyn Rows, options: &KMeans) -> Result<Clusters> {
     kmeans_watched(items, options, &())
 }
 
-/// [`kmeans`] that tells how far it has come; a unit is a start.
+/// [`kmeans`] that tells how far it has come; a unit is a thousandth of a start. Nobody knows how many rounds a start will
+/// take: each is told as a tenth of what is left of it.
 ///
 /// # Errors
 /// As [`kmeans`].
@@ -81,22 +85,28 @@ pub fn kmeans_watched(items: &dyn Rows, options: &KMeans, progress: &dyn Progres
     let starts = options.starts(items.shape()) as u64;
     check(options.clusters, items.shape())?;
     check_values("items", items)?;
-    progress.begin(starts);
+    progress.begin(starts.saturating_mul(START));
     let mut best: Option<Clusters> = None;
     for start in 0..starts {
+        let mut left = START;
+        let mut round = || {
+            progress.advance(left / 10);
+            left -= left / 10;
+        };
         let centres = plus_plus(items, options.clusters, options.seed, start)?;
-        let found = rounds(items, centres.view(), options.iterations)?;
+        round();
+        let found = rounds(items, centres.view(), options.iterations, &mut round)?;
+        progress.advance(left);
         if best.as_ref().is_none_or(|best| found.inertia < best.inertia) {
             best = Some(found);
         }
-        progress.advance(1);
     }
     best.ok_or(Error::Parameter { name: "restarts", value: "0".to_owned(), remedy: "write 1 or more" })
 }
 
 /// Lloyd's rounds from given centres, `[clusters, dim]`, until no assignment changes.
 ///
-/// A cluster that has lost its items takes the item farthest from its centre.
+/// A cluster that has lost its items takes the item farthest from its centre, unless every item is at its centre.
 ///
 /// # Errors
 /// As [`kmeans`], and centres of another dimension than the items.
@@ -112,11 +122,16 @@ pub fn kmeans_from(items: &dyn Rows, centres: ArrayView2<'_, f32>, iterations: u
     }
     check_values("centres", &centres)?;
     check_values("items", items)?;
-    rounds(items, centres, iterations)
+    rounds(items, centres, iterations, &mut || {})
 }
 
-/// [`kmeans_from`] of what has been checked.
-fn rounds(items: &dyn Rows, centres: ArrayView2<'_, f32>, iterations: usize) -> Result<Clusters> {
+/// [`kmeans_from`] of what has been checked; calls `round` after each.
+fn rounds(
+    items: &dyn Rows,
+    centres: ArrayView2<'_, f32>,
+    iterations: usize,
+    round: &mut dyn FnMut(),
+) -> Result<Clusters> {
     let len = items.shape().0;
     let mut found = Clusters {
         assignment: vec![u32::MAX; len],
@@ -140,7 +155,8 @@ fn rounds(items: &dyn Rows, centres: ArrayView2<'_, f32>, iterations: usize) -> 
             return Ok(found);
         }
         found.iterations += 1;
-        found.centres = means(items, &mut found.assignment, &mut distances, centres.nrows())?;
+        found.centres = means(items, &mut found.assignment, &mut distances, found.centres.view())?;
+        round();
     }
 }
 
@@ -167,14 +183,15 @@ fn check(clusters: usize, (items, dim): (usize, usize)) -> Result<()> {
 }
 
 /// The clusters' means, summed in the order of the items. `assignment` and `distances` are changed where an empty
-/// cluster takes an item.
+/// cluster takes an item; one that finds none to take, as in data of fewer distinct items than clusters, stays where it was.
 fn means(
     items: &dyn Rows,
     assignment: &mut [u32],
     distances: &mut [f32],
-    clusters: usize,
+    before: ArrayView2<'_, f32>,
 ) -> Result<Array2<f32>> {
     let (len, dim) = items.shape();
+    let clusters = before.nrows();
     let mut sizes = vec![0usize; clusters];
     assignment.iter().for_each(|&cluster| sizes[cluster as usize] += 1);
     for empty in 0..clusters {
@@ -182,8 +199,8 @@ fn means(
             continue;
         }
         let farther = |&a: &usize, &b: &usize| distances[a].total_cmp(&distances[b]).then(b.cmp(&a));
-        // One that would leave its own cluster empty stays.
-        let movable = (0..len).filter(|&i| sizes[assignment[i] as usize] > 1);
+        // One that would leave its own cluster empty stays, and one that its centre is at.
+        let movable = (0..len).filter(|&i| sizes[assignment[i] as usize] > 1 && distances[i] > 0.0);
         let Some(item) = movable.max_by(farther) else { continue };
         sizes[assignment[item] as usize] -= 1;
         sizes[empty] = 1;
@@ -200,7 +217,10 @@ fn means(
             sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
         }
     }
-    for (mut row, &size) in sums.rows_mut().into_iter().zip(&sizes) {
+    for ((mut row, &size), before) in sums.rows_mut().into_iter().zip(&sizes).zip(before.rows()) {
+        if size == 0 {
+            row.assign(&before.mapv(f64::from));
+        }
         row.mapv_inplace(|sum| sum / size.max(1) as f64);
     }
     Ok(sums.mapv(|mean| mean as f32))

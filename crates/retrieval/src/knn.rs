@@ -3,7 +3,7 @@
 use ndarray::ArrayView2;
 
 use crate::Result;
-use crate::frame::{Frame, Metric};
+use crate::frame::{Frame, Metric, searched};
 use crate::panels::{Gallery, lay_out};
 use crate::progress::Progress;
 use crate::rows::Rows;
@@ -85,7 +85,7 @@ impl Index {
     /// # Errors
     /// As [`new`](Self::new), and what reading fails with.
     pub fn from_rows(gallery: &dyn Rows, metric: Metric) -> Result<Self> {
-        let frame = Frame::new(gallery, metric)?;
+        let frame = Frame::new(searched(false), gallery, metric)?;
         let panels = lay_out(&frame, 0..frame.len, |first, to| gallery.read(first, to))?;
         Ok(Self { frame, panels })
     }
@@ -167,7 +167,7 @@ pub fn search_watched(
     exclude: Exclude<'_>,
     progress: &dyn Progress,
 ) -> Result<Neighbours> {
-    let frame = Frame::new(gallery, metric)?;
+    let frame = Frame::new(searched(false), gallery, metric)?;
     frame.check(queries)?;
     neighbours(&frame, &Gallery::Streamed(gallery), queries, k, exclude, progress)
 }

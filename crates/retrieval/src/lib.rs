@@ -8,6 +8,7 @@ mod error;
 mod evaluate;
 mod file;
 mod frame;
+mod grid;
 mod keys;
 mod kmeans;
 mod knn;

@@ -33,7 +33,8 @@ pub trait Progress: Sync {
     /// a second, unless the function says otherwise.
     fn begin(&self, total: u64);
 
-    /// `done` more of them are done. Several threads may call it, each about a thousand times a second at most.
+    /// `done` more of them are done. Several threads may call it, each about a thousand times a second; more often for
+    /// resamples of few queries.
     fn advance(&self, done: u64);
 }
 

@@ -4,11 +4,12 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use embedtune_core::simd;
 use rayon::prelude::*;
 
 use crate::Result;
-use crate::frame::{Frame, Metric, squares};
-use crate::keys::{key, unkey};
+use crate::frame::{Frame, Metric, searched};
+use crate::grid::{BINS, Grid, PIECES};
 use crate::panels::{Gallery, QUERY_BLOCK, Queries, Segment};
 use crate::product::{PANEL, Scores, scan};
 use crate::progress::Progress;
@@ -17,18 +18,14 @@ use crate::roc::Roc;
 use crate::rows::Rows;
 use crate::search;
 
-/// Thresholds between the most and the least similar pair.
-const BINS: usize = 1 << 20;
-/// Share of the sum of two squared lengths below which a squared distance has lost digits to the product.
-const NEAR: f64 = 1e-3;
-
 impl Roc {
     /// Of all pairs of a query and an item, or without a gallery of all pairs of two queries, each pair once.
     ///
-    /// Thresholds lie on a grid of 2^20 between the least and the most similar pair (between -1 and 1 for the cosine:
-    /// steps of 2e-6). What a threshold accepts is counted exactly; only which thresholds there are is limited. Memory
-    /// beyond the inputs is below 150 MB. Distances come from products, and those of near-duplicates from their
-    /// differences: copies are at distance 0. With dot products and distances a first pass finds the grid's ends.
+    /// There are at most 2^20 thresholds: for the cosine in steps of 4e-6, above 31/32 at every number; for dot products
+    /// and distances where a first pass finds the pairs, the more the finer, so that a few pairs far from all others take
+    /// nothing from these. What a threshold accepts is counted exactly; only which thresholds there are is limited.
+    /// Memory beyond the inputs is below 150 MB. Distances are measured from differences, so that copies are at distance
+    /// 0, and at the same distance from any other item.
     ///
     /// # Errors
     /// As [`Evaluation::new`](crate::Evaluation::new), and [`Error::NoPairs`](crate::Error::NoPairs).
@@ -57,7 +54,7 @@ impl Roc {
         let (items, item_labels) = gallery.unwrap_or((queries, labels));
         check_labels("labels of the queries", queries.shape().0, labels)?;
         check_labels("labels of the gallery", items.shape().0, item_labels)?;
-        let frame = Frame::new(items, metric)?;
+        let frame = Frame::new(searched(alone), items, metric)?;
         if !alone {
             frame.check(queries)?;
         }
@@ -68,11 +65,11 @@ impl Roc {
         };
         progress.begin(if metric == Metric::Cosine { all } else { all.saturating_mul(2) });
         let pairs = Pairs { frame: &frame, items, queries, labels, item_labels, alone, progress };
-        let (low, high) = match metric {
-            Metric::Cosine => (-1.0, 1.0),
-            Metric::Dot | Metric::L2 => pairs.ends()?,
+        let grid = match metric {
+            Metric::Cosine => Grid::Cosine,
+            Metric::Dot => pairs.spread(true)?,
+            Metric::L2 => pairs.spread(false)?,
         };
-        let grid = Grid::new(low, high, metric != Metric::L2);
         let counts = pairs.count(&grid)?;
         let mut roc = Self { points: Vec::new(), positives: 0, negatives: 0 };
         for (bin, (different, same)) in counts[..BINS].iter().zip(&counts[BINS..]).enumerate() {
@@ -82,55 +79,6 @@ impl Roc {
         }
         roc.check()
     }
-}
-
-/// Bins of equal width, the most similar first.
-struct Grid {
-    best: f32,
-    worst: f32,
-    /// Bins for each unit of score; negative for distances.
-    per_score: f32,
-}
-
-impl Grid {
-    fn new(low: f32, high: f32, similarity: bool) -> Self {
-        let per_score = (BINS as f64 / (f64::from(high) - f64::from(low))) as f32;
-        // All pairs alike: one bin.
-        let per_score = if per_score.is_finite() { per_score } else { 0.0 };
-        if similarity {
-            Self { best: high, worst: low, per_score }
-        } else {
-            Self { best: low, worst: high, per_score: -per_score }
-        }
-    }
-
-    /// Never falls as similarity falls, rounding included.
-    #[inline(always)]
-    fn bin(&self, score: f32) -> usize {
-        (((self.best - score) * self.per_score).max(0.0) as u32 as usize).min(BINS - 1)
-    }
-
-    /// The loosest score that lies in `bin` or in one before, by bisection of the numbers that there are.
-    fn threshold(&self, bin: usize) -> f32 {
-        if self.bin(self.worst) <= bin {
-            return self.worst;
-        }
-        let (mut inside, mut outside) = (ordinal(self.best), ordinal(self.worst));
-        while inside.abs_diff(outside) > 1 {
-            let middle = inside.midpoint(outside);
-            if self.bin(unkey(u64::from(middle) << 32).0) <= bin {
-                inside = middle;
-            } else {
-                outside = middle;
-            }
-        }
-        unkey(u64::from(inside) << 32).0
-    }
-}
-
-/// Ascends with the score, by one from a number to the next.
-fn ordinal(score: f32) -> u32 {
-    (key(score, 0) >> 32) as u32
 }
 
 struct Pairs<'a> {
@@ -144,16 +92,29 @@ struct Pairs<'a> {
 }
 
 impl Pairs<'_> {
-    /// The least and the largest score.
-    fn ends(&self) -> Result<(f32, f32)> {
-        let ends = Mutex::new((f32::INFINITY, f32::NEG_INFINITY));
+    /// Thresholds where the scores lie.
+    fn spread(&self, similarity: bool) -> Result<Grid> {
+        // Scores share few pieces: threads that counted in one place would wait for each other.
+        const COPIES: usize = 16;
+        let counts: Vec<AtomicU64> = (0..COPIES * PIECES).map(|_| AtomicU64::new(0)).collect();
+        let best = if similarity { f32::INFINITY } else { f32::NEG_INFINITY };
+        let worst = Mutex::new(best);
+        let worse = if similarity { f32::min } else { f32::max };
         self.each(|_, _, scores| {
-            let least = scores.iter().fold(f32::INFINITY, |least, &score| least.min(score));
-            let largest = scores.iter().fold(f32::NEG_INFINITY, |largest, &score| largest.max(score));
-            let mut ends = ends.lock().unwrap_or_else(PoisonError::into_inner);
-            *ends = (ends.0.min(least), ends.1.max(largest));
+            let copy = rayon::current_thread_index().unwrap_or(0) % COPIES;
+            let counts = &counts[copy * PIECES..][..PIECES];
+            for &score in scores {
+                counts[Grid::piece(score, similarity)].fetch_add(1, Ordering::Relaxed);
+            }
+            let found = scores.iter().copied().fold(best, worse);
+            let mut worst = worst.lock().unwrap_or_else(PoisonError::into_inner);
+            *worst = worse(*worst, found);
         })?;
-        Ok(ends.into_inner().unwrap_or_else(PoisonError::into_inner))
+        let sum = |piece: usize| {
+            (0..COPIES).map(|copy| counts[copy * PIECES + piece].load(Ordering::Relaxed)).sum()
+        };
+        let counts: Vec<u64> = (0..PIECES).map(sum).collect();
+        Ok(Grid::spread(&counts, worst.into_inner().unwrap_or_else(PoisonError::into_inner), similarity))
     }
 
     /// Pairs of two classes in each bin, then those of one. Sums of whole numbers: the order does not matter.
@@ -211,23 +172,26 @@ impl Pairs<'_> {
             // Of two queries the later one is the item.
             let skipped = if self.alone { start.saturating_sub(segment.items.start) / PANEL } else { 0 };
             let panels = segment.panels.get(skipped * depth * PANEL..).unwrap_or_default();
-            let squares: Vec<f64> = vectors
-                .chunks_exact(depth)
-                .zip(factors)
-                .map(|(vector, factor)| squares(&vector[..self.frame.dim]) / factor / factor)
-                .collect();
-            let mut bounds = vec![f32::NEG_INFINITY; factors.len()];
-            scan(vectors, depth, panels, &mut bounds, |query, panel, scores, _| {
+            let see = |query: usize, panel: usize, scores: &Scores| {
                 let first = segment.items.start + (skipped + panel) * PANEL;
                 let count = PANEL.min(segment.items.end - first);
                 let from = if self.alone { (start + query + 1).saturating_sub(first).min(count) } else { 0 };
                 if from < count {
-                    let query_row = &vectors[query * depth..][..depth];
-                    let items = &panels[panel * depth * PANEL..][..depth * PANEL];
-                    let shown = self.shown(scores, query_row, factors[query], squares[query], items);
-                    visit(start + query, first + from, &shown[from..count]);
+                    visit(start + query, first + from, &scores[from..count]);
                 }
-            });
+            };
+            if self.frame.metric == Metric::L2 {
+                for (panel, items) in panels.chunks_exact(depth * PANEL).enumerate() {
+                    for (query, (vector, &factor)) in vectors.chunks_exact(depth).zip(factors).enumerate() {
+                        see(query, panel, &self.distances(vector, factor, items));
+                    }
+                }
+            } else {
+                let mut bounds = vec![f32::NEG_INFINITY; factors.len()];
+                scan(vectors, depth, panels, &mut bounds, |query, panel, scores, _| {
+                    see(query, panel, &scores.map(|score| self.frame.shown(&[], factors[query], score, &[])));
+                });
+            }
             let last = |query: usize| if self.alone { start + query + 1 } else { 0 };
             let from = |query: usize| last(query).max(segment.items.start);
             let done = (0..factors.len()).map(|query| segment.items.end.saturating_sub(from(query)) as u64);
@@ -235,52 +199,31 @@ impl Pairs<'_> {
         });
     }
 
-    /// What the scores of a mapped query and a panel of items, `[depth, PANEL]`, mean. `square` is the query's squared
-    /// length without `factor`.
-    fn shown(&self, scores: &Scores, query: &[f32], factor: f64, square: f64, items: &[f32]) -> Scores {
-        let dim = self.frame.dim;
-        let mut shown = *scores;
-        for (lane, score) in shown.iter_mut().enumerate() {
-            if self.frame.metric != Metric::L2 {
-                *score = self.frame.shown(&[], factor, *score, &[]);
-                continue;
+    /// The distances of a mapped query and a panel of items, `[depth, PANEL]`. Each is one sum of squares in the order of
+    /// the coordinates, the same from either end.
+    fn distances(&self, query: &[f32], factor: f64, items: &[f32]) -> Scores {
+        let rows = query.iter().zip(items.as_chunks::<PANEL>().0).take(self.frame.dim);
+        if factor != 1.0 {
+            // So far away that its own scale is too large for squares of 32 bits.
+            let mut sums = [0.0f64; PANEL];
+            for (&value, items) in rows {
+                let value = f64::from(value) / factor;
+                sums.iter_mut().zip(items).for_each(|(sum, &item)| *sum += (value - f64::from(item)).powi(2));
             }
-            // The last coordinate is minus half of the item's squared length.
-            let lengths = square - 2.0 * f64::from(items[dim * PANEL + lane]);
-            let squared = square - 2.0 * f64::from(*score) / factor;
-            let squared = if squared < NEAR * lengths {
-                let item = items.iter().skip(lane).step_by(PANEL);
-                let pairs = query.iter().zip(item).take(dim);
-                pairs.map(|(&q, &g)| (f64::from(q) / factor - f64::from(g)).powi(2)).sum()
-            } else {
-                squared
-            };
-            *score = self.frame.unscaled(squared);
+            return sums.map(|sum| self.frame.unscaled(sum));
         }
-        shown
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_threshold_accepts_its_bin_and_nothing_after() {
-        for (low, high, similarity) in
-            [(-1.0, 1.0, true), (0.0, 3.7, false), (-1e30, 2e30, true), (2.0, 2.5, false)]
-        {
-            let grid = Grid::new(low, high, similarity);
-            for bin in [0, 1, 77, BINS / 2, BINS - 2] {
-                let threshold = grid.threshold(bin);
-                let looser = if similarity { threshold.next_down() } else { threshold.next_up() };
-                assert!(
-                    grid.bin(threshold) <= bin && grid.bin(looser) > bin,
-                    "{low} {high} {bin} {threshold}"
-                );
-            }
-            let worst = if similarity { low } else { high };
-            assert_eq!(grid.bin(worst), BINS - 1);
-        }
+        let mut sums = [0.0f32; PANEL];
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                for (&value, items) in rows {
+                    for (sum, &item) in sums.iter_mut().zip(items) {
+                        let difference = value - item;
+                        *sum += difference * difference;
+                    }
+                }
+            },
+        );
+        sums.map(|sum| self.frame.unscaled(f64::from(sum)))
     }
 }

@@ -298,6 +298,12 @@ function refocus() {
   drawCard();
 }
 
+/* Whether neighbours are sought among the items shown alone, and these are not all; a gallery is searched as a whole. */
+function someOf() {
+  var searched = entries.gallery.some(function (of) { return of === 1; });
+  return entries.shown < data.queries && !searched;
+}
+
 function drawCard() {
   var card = byId("card");
   card.classList.toggle("idle", !focus);
@@ -320,7 +326,7 @@ function drawCard() {
     make("div", { "class": "card-top" }, thumb(entry, 84),
       make("div", { "class": "card-words" }, make("b", {}, mark(own), className(own)), make("span", { "class": "score" }, placeOf(entry)), fileOf(entry), textOf(entry)),
       close),
-    make("p", { "class": "hint" }, "Nearest by " + variant.name),
+    make("p", { "class": "hint" }, "Nearest by " + variant.name + (someOf() ? ", among the items shown" : "")),
     list);
 }
 

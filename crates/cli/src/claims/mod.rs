@@ -6,6 +6,7 @@
 //! every classifier of this set confuses. Each claim becomes a difference, measured for each seed and paired by it;
 //! a claim holds where the 95% interval of the difference's mean lies above zero, and does not where it lies below.
 
+mod conclusion;
 mod interval;
 mod measure;
 
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::columns::cell;
 use crate::vectors::Vectors;
+use conclusion::{Conclusion, Said};
 use interval::Interval;
 pub(crate) use measure::{MEASURES, Separation};
 
@@ -135,9 +137,13 @@ pub(crate) struct Findings {
 
 /// One claim about one measure.
 struct Claim {
+    /// What it is a part of.
+    said: Said,
     words: String,
     measure: &'static str,
     difference: Interval,
+    /// The loss that the claim is about, or, of the least and the most, the loss whose mean is that.
+    loss: String,
 }
 
 impl Findings {
@@ -179,21 +185,29 @@ impl Findings {
             return Vec::new();
         };
         let mut claims = Vec::new();
+        let losses = [triplet, arcface, cosface];
         for (at, measure) in MEASURES.into_iter().enumerate() {
-            let mut claim = |words: String, of: &dyn Fn(usize) -> f64| {
+            let mut claim = |said: Said, loss: &str, words: String, of: &dyn Fn(usize) -> f64| {
                 let differences: Vec<f64> = (0..triplet.focus.len()).map(of).collect();
-                claims.push(Claim { words, measure, difference: Interval::of(&differences) });
+                let difference = Interval::of(&differences);
+                claims.push(Claim { said, words, measure, difference, loss: loss.to_owned() });
             };
             let value = |row: &Row, seed: usize| row.focus[seed].values()[at];
-            for row in [triplet, arcface, cosface] {
-                claim(format!("{} struggles: all classes - these", row.name), &|seed| {
+            let mean = |row: &Row| intervals(&row.focus)[at].mean;
+            for row in losses {
+                let words = format!("{} struggles: all classes minus these", row.name);
+                claim(Said::Struggle, &row.name, words, &|seed| {
                     row.all[seed].values()[at] - value(row, seed)
                 });
             }
-            claim("triplet separates them least: the lower of the others - triplet".to_owned(), &|seed| {
+            let lowest = losses.into_iter().fold(triplet, |a, b| if mean(b) < mean(a) { b } else { a });
+            let words = "triplet separates them least: the lower of the others minus triplet".to_owned();
+            claim(Said::TripletLeast, &lowest.name, words, &|seed| {
                 value(arcface, seed).min(value(cosface, seed)) - value(triplet, seed)
             });
-            claim("ArcFace separates them most: ArcFace - the higher of the others".to_owned(), &|seed| {
+            let highest = losses.into_iter().fold(arcface, |a, b| if mean(b) > mean(a) { b } else { a });
+            let words = "ArcFace separates them most: ArcFace minus the higher of the others".to_owned();
+            claim(Said::ArcFaceMost, &highest.name, words, &|seed| {
                 value(arcface, seed) - value(triplet, seed).max(value(cosface, seed))
             });
         }
@@ -210,8 +224,12 @@ impl Findings {
         self.group(&mut text, "all classes", |row| &row.all);
         if let Some(focus) = &self.focus {
             self.group(&mut text, &focus.title(), |row| &row.focus);
-            text.push_str("\nWhat is said of these classes, and the difference that tells\n");
             let claims = self.claims();
+            text.push_str("\nThe documented claims, asked of these classes\n");
+            for found in Conclusion::of(&claims) {
+                let _ = writeln!(text, "{}: {}", found.claim, found.words);
+            }
+            text.push_str("\nClaim by claim: it holds where the interval of this difference is above zero\n");
             let mut told: Vec<&str> = Vec::new();
             for claim in &claims {
                 if told.contains(&&*claim.words) {
@@ -272,6 +290,7 @@ impl Findings {
             "focus_because": self.focus.as_ref().and_then(|focus| focus.reason),
             "rows": rows,
             "claims": claims,
+            "conclusions": Conclusion::of(&self.claims()),
         })
     }
 }

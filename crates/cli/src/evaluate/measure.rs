@@ -188,7 +188,8 @@ pub(super) fn measure(
     let intervals = match args.bootstrap {
         Some(resamples) => {
             let bootstrap = Bootstrap { resamples, seed: args.seed, ..Bootstrap::default() };
-            let all = found.intervals(&bootstrap).map_err(unsuitable)?;
+            watched.stage("resampling", "resamples", resamples);
+            let all = found.intervals_watched(&bootstrap, watched.work).map_err(unsuitable)?;
             all.into_iter().filter(|(measure, _)| wanted(*measure)).collect()
         }
         None => Vec::new(),

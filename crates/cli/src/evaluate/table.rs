@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use embedtune_train::retrieval::Measure;
 
-use super::args::{Evaluate, Shown};
+use super::args::{Distance, Evaluate, Shown};
 use super::measure::{Measured, Verification};
 use crate::columns::{cell, counted, padded, width};
 
@@ -43,7 +43,7 @@ pub(super) fn table(args: &Evaluate, items: usize, classes: usize, columns: &Col
     }
     for (name, measured) in columns {
         if let Some(verification) = &measured.verification {
-            calibration(&mut text, name, verification);
+            calibration(&mut text, name, verification, args.distance);
         }
     }
     if let Some((name, measured)) = columns.last().filter(|_| args.per_class) {
@@ -90,11 +90,13 @@ fn name(measure: Measure) -> String {
     }
 }
 
-fn calibration(text: &mut String, name: &str, found: &Verification) {
+fn calibration(text: &mut String, name: &str, found: &Verification, distance: Distance) {
+    // What is accepted as a pair of one class.
+    let accepts = if distance == Distance::L2 { "distance up to" } else { "similarity from" };
     let _ = write!(
         text,
         "\n{name}: {} of one class, {} of two; AUC {:.4}, EER {:.4} at threshold {:.4}\n{:>12}  {:>12}  {:>8}  \
-         {:>9}\n",
+         {:>15}\n",
         counted(found.pairs_of_one_class as usize, "pair", "pairs"),
         found.pairs_of_two,
         found.auc,
@@ -103,12 +105,12 @@ fn calibration(text: &mut String, name: &str, found: &Verification) {
         "FAR at most",
         "FAR",
         "TAR",
-        "threshold"
+        accepts
     );
     for at in &found.at_far {
         let _ = match (at.far, at.tar, at.threshold) {
             (Some(far), Some(tar), Some(threshold)) => {
-                writeln!(text, "{:>12}  {far:>12.6}  {tar:>8.4}  {threshold:>9.4}", at.wanted)
+                writeln!(text, "{:>12}  {far:>12.6}  {tar:>8.4}  {threshold:>15.4}", at.wanted)
             }
             _ => writeln!(text, "{:>12}  no threshold accepts so few pairs of two classes", at.wanted),
         };

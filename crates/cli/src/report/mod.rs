@@ -97,11 +97,11 @@ pub(crate) fn run(args: &args::Report, work: Work) -> Result<()> {
     };
     work.stage("reading the data", "items", 0);
     let split = source.load(&first.file.options.data_options)?;
-    let html = render(&args.run, &runs, &split, args.projection, args.items, &work)?;
+    let (html, _) = render(&args.run, &runs, &split, args.projection, args.items, &work)?;
     drop(work);
     let out = args.out.clone().unwrap_or_else(|| path(&args.run));
     io::write_atomically(&out, html.as_bytes())?;
-    crate::print(&format!("report {}\n", out.display()))
+    crate::print(&format!("{}  open it in a browser\n", out.display()))
 }
 
 /// Where a folder's report is.
@@ -109,13 +109,30 @@ pub(crate) fn path(folder: &Path) -> PathBuf {
     RunFolder::new(folder).report()
 }
 
-/// Writes the report of the run or the comparison that `folder` holds.
+/// The class that is taken for another most often, by the first item that a query finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Confused {
+    pub(crate) own: String,
+    pub(crate) found: String,
+    /// How often, of how many queries of the class.
+    pub(crate) times: u32,
+    pub(crate) queries: u32,
+}
+
+/// Writes the report of the run or the comparison that `folder` holds; what the tuned vectors, or those of the loss that
+/// retrieves best, confuse most.
 ///
 /// # Errors
 /// I/O; a folder that holds neither; data that are not those of the run.
-pub(crate) fn write(folder: &Path, split: &Split, projection: Projection, work: &Work) -> Result<()> {
-    let html = render(folder, &runs(folder)?, split, projection, ITEMS, work)?;
-    io::write_atomically(&path(folder), html.as_bytes())
+pub(crate) fn write(
+    folder: &Path,
+    split: &Split,
+    projection: Projection,
+    work: &Work,
+) -> Result<Option<Confused>> {
+    let (html, confused) = render(folder, &runs(folder)?, split, projection, ITEMS, work)?;
+    io::write_atomically(&path(folder), html.as_bytes())?;
+    Ok(confused)
 }
 
 /// The run in `folder`, or those of the comparison there.
@@ -138,7 +155,7 @@ fn render(
     projection: Projection,
     items: usize,
     work: &Work,
-) -> Result<String> {
+) -> Result<(String, Option<Confused>)> {
     let Some(first) = runs.first() else {
         return Err(Error::data(folder, "holds no run"));
     };
@@ -162,7 +179,7 @@ fn render(
         let name = if runs.len() == 1 { "tuned" } else { run.loss() };
         add(name, run.tuned(), &Vectors::tuned(name, &run.folder, split, work)?)?;
     }
-    page::render(&page::Content {
+    let content = page::Content {
         source: &first.file.data.source,
         runs,
         variants: &variants,
@@ -170,7 +187,9 @@ fn render(
         split,
         projection,
         claims: claims(folder)?,
-    })
+    };
+    let confused = content.leaders().first().and_then(|leader| leader.confused(&split.queries.classes));
+    Ok((page::render(&content)?, confused))
 }
 
 /// What `compare --seeds` found, from its summary.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use embedtune_train::data::Split;
-use embedtune_train::run::EpochRecord;
+use embedtune_train::run::{EpochRecord, Quality};
 use embedtune_train::{Error, Result};
 use serde::Serialize;
 use serde_json::Value;
@@ -13,6 +13,7 @@ use super::variant::Variant;
 use super::{Run, alarms, options};
 use crate::figure::{Projection, palette};
 use crate::markup::{escape, script_json, shortened};
+use crate::standing;
 
 const TEMPLATE: &str = include_str!("../../assets/report/page.html");
 const STYLE: &str = include_str!("../../assets/report/page.css");
@@ -38,6 +39,20 @@ pub(super) struct Content<'a> {
     pub(super) split: &'a Split,
     pub(super) projection: Projection,
     pub(super) claims: Value,
+}
+
+impl Content<'_> {
+    /// What the runs have learnt, in their order; what was there before stands before it.
+    fn tuned(&self) -> &[Variant] {
+        self.variants.get(self.variants.len().saturating_sub(self.runs.len())..).unwrap_or_default()
+    }
+
+    /// Those of them that find most: several where they tie.
+    pub(super) fn leaders(&self) -> Vec<&Variant> {
+        let measured: Vec<(&Variant, f64)> =
+            self.tuned().iter().filter_map(|variant| Some((variant, variant.quality?.recall_at_1))).collect();
+        standing::first(&measured)
+    }
 }
 
 /// The document that the page's script reads.
@@ -138,25 +153,19 @@ fn title(content: &Content<'_>) -> String {
 fn lead(content: &Content<'_>) -> String {
     let recall = |variant: &Variant| variant.quality.map(|quality| quality.recall_at_1);
     let Some(raw) = content.variants.first().and_then(recall) else { return String::new() };
-    let best = content
-        .variants
-        .iter()
-        .skip(2)
-        .filter_map(|variant| Some((variant, recall(variant)?)))
-        .fold(None, |best: Option<(&Variant, f64)>, next| {
-            best.filter(|best| best.1 >= next.1).or(Some(next))
-        });
-    let Some((variant, tuned)) = best else { return String::new() };
+    let leaders = content.leaders();
+    let Some(tuned) = leaders.first().and_then(|leader| recall(leader)) else { return String::new() };
     let points = (tuned - raw) * 100.0;
     let change = match points {
         p if p >= 0.05 => format!("<b>{p:.1} points more</b> than"),
         p if p <= -0.05 => format!("<b>{:.1} points less</b> than", -p),
         _ => "as many as".to_owned(),
     };
-    let who = if content.runs.len() == 1 {
-        "The tuned embeddings find".to_owned()
-    } else {
-        format!("{} does best: it finds", escape(&variant.name))
+    let names: Vec<&str> = leaders.iter().map(|leader| leader.name.as_str()).collect();
+    let who = match leaders.len() {
+        _ if content.runs.len() == 1 => "The tuned embeddings find".to_owned(),
+        1 => format!("{} does best: it finds", escape(&standing::listed(&names))),
+        _ => format!("{} tie: each finds", escape(&standing::listed(&names))),
     };
     format!(
         "{who} an item of the right class first for <b>{:.1}%</b> of the queries, {change} the raw {}.",
@@ -175,13 +184,15 @@ fn results(content: &Content<'_>) -> String {
          <th scope=\"col\">MAP@R</th><th scope=\"col\" class=\"wide\">Recall@1, over raw</th></tr></thead><tbody>",
     );
     let raw = content.variants.first().and_then(|variant| variant.quality);
-    let qualities = || content.variants.iter().filter_map(|variant| variant.quality);
-    let best_recall = qualities().map(|quality| quality.recall_at_1).fold(0.0, f64::max);
-    let best_map = qualities().map(|quality| quality.map_at_r).fold(0.0, f64::max);
+    let measured: Vec<_> =
+        content.variants.iter().filter_map(|variant| Some((variant, variant.quality?))).collect();
+    let best = |figure: fn(&Quality) -> f64| {
+        standing::best(&measured.iter().map(|(_, quality)| figure(quality)).collect::<Vec<_>>())
+    };
+    let (best_recall, best_map) = (best(|q| q.recall_at_1), best(|q| q.map_at_r));
     let mark = |best: bool| if best { " class=\"best\"" } else { "" };
-    for variant in content.variants {
-        let Some(quality) = variant.quality else { continue };
-        let marks = [mark(quality.recall_at_1 == best_recall), mark(quality.map_at_r == best_map)];
+    for (at, (variant, quality)) in measured.iter().enumerate() {
+        let marks = [mark(best_recall[at]), mark(best_map[at])];
         let over = raw.map_or(0.0, |raw| (quality.recall_at_1 - raw.recall_at_1) * 100.0);
         let over =
             if variant.name == "raw" { "–".to_owned() } else { format!("{over:+.1}").replace('-', "−") };
@@ -206,8 +217,7 @@ fn alarm_list(content: &Content<'_>) -> String {
     let mut html = String::new();
     let several = content.runs.len() > 1;
     let mut notices: Vec<(&str, Vec<&str>)> = Vec::new();
-    for (at, run) in content.runs.iter().enumerate() {
-        let Some(tuned) = content.variants.get(2 + at) else { continue };
+    for (run, tuned) in content.runs.iter().zip(content.tuned()) {
         let of = if several { format!("<b>{}</b> ", run.loss()) } else { String::new() };
         for alarm in alarms::of(run, tuned) {
             let _ = write!(html, "<li class=\"alarm\">{of}{}</li>", escape(&alarm));
@@ -276,8 +286,10 @@ fn claims(claims: &Value) -> String {
     }
     let listed = claims["claims"].as_array().filter(|claims| !claims.is_empty());
     if let Some(listed) = listed {
-        html += "<h3>The documented claims</h3><div class=\"scroll\"><table class=\"verdicts\"><thead><tr>\
-                 <th scope=\"col\">Claim</th><th scope=\"col\">Measure</th><th scope=\"col\">Difference</th>\
+        html += "<h3>The documented claims</h3>";
+        html += &conclusions(claims);
+        html += "<p class=\"hint\">Claim by claim: it holds where the 95% interval of the difference lies above \
+                 zero.</p><div class=\"scroll\"><table class=\"verdicts\"><thead><tr><th scope=\"col\">Claim</th><th scope=\"col\">Measure</th><th scope=\"col\">Difference</th>\
                  <th scope=\"col\">Verdict</th></tr></thead><tbody>";
         for claim in listed {
             let verdict = text(&claim["verdict"]);
@@ -297,6 +309,28 @@ fn claims(claims: &Value) -> String {
         html += "</tbody></table></div>";
     }
     html + "</section>"
+}
+
+/// What the measures say together, a sentence for each documented claim.
+fn conclusions(claims: &Value) -> String {
+    let found = claims["conclusions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if found.is_empty() {
+        return String::new();
+    }
+    let mut html = String::from("<ul class=\"conclusions\">");
+    for found in found {
+        let (class, sign) = match found["verdict"].as_str() {
+            Some("holds") => ("holds", "✓"),
+            Some("fails") => ("fails", "✗"),
+            _ => ("undecided", "–"),
+        };
+        let [claim, words] = ["claim", "words"].map(|name| escape(found[name].as_str().unwrap_or_default()));
+        let _ = write!(
+            html,
+            "<li><b class=\"{class}\" aria-hidden=\"true\">{sign}</b><span><b>{claim}</b>: {words}.</span></li>"
+        );
+    }
+    html + "</ul>"
 }
 
 #[cfg(test)]

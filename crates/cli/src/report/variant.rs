@@ -10,6 +10,7 @@ use embedtune_train::{Error, Result};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::Confused;
 use super::entries::Entries;
 use super::histogram::Histogram;
 use crate::figure::{self, Projection};
@@ -127,6 +128,14 @@ impl Variant {
 
     pub(super) fn mean_negative(&self) -> Option<f64> {
         self.distances.mean_negative
+    }
+
+    /// The class that is taken for another most often; `None` where every query finds its own.
+    pub(super) fn confused(&self, classes: &[String]) -> Option<Confused> {
+        let &(own, found, times) = self.confusion.pairs.first()?;
+        let name = |label: u32| classes.get(label as usize).cloned().unwrap_or_else(|| label.to_string());
+        let queries = self.confusion.queries.get(own as usize).copied().unwrap_or(0);
+        Some(Confused { own: name(own), found: name(found), times, queries })
     }
 }
 

@@ -144,6 +144,27 @@ fn the_best_start_wins_and_large_data_have_fewer() {
 }
 
 #[test]
+fn a_partition_agrees_with_itself_whatever_it_divides() {
+    for a in [vec![7; 5], (0..29).collect(), vec![0, 1], vec![3, 3, 1, 1, 1]] {
+        let renamed: Vec<u32> = a.iter().map(|&label| 1000 - label).collect();
+        let found = Agreement::new(&a, &renamed).unwrap();
+        assert_eq!((found.nmi, found.ami), (1.0, 1.0), "{a:?}");
+    }
+    // Apart from it nothing of one group agrees with anything.
+    let found = Agreement::new(&[0, 0, 0, 0], &[0, 1, 2, 3]).unwrap();
+    assert_eq!((found.nmi, found.ami), (0.0, 0.0));
+}
+
+#[test]
+fn fewer_distinct_items_than_clusters_come_to_rest() {
+    let items = Array2::from_shape_fn((12, 3), |(row, column)| (row % 2 * (column + 1)) as f32);
+    let found = kmeans(&items, &KMeans { clusters: 5, ..KMeans::default() }).unwrap();
+    assert!(found.converged && found.iterations < 5, "{} rounds", found.iterations);
+    assert_eq!(found.inertia, 0.0);
+    assert!((0..12).all(|row| found.assignment[row] == found.assignment[row % 2]));
+}
+
+#[test]
 fn empty_clusters_take_items_and_wrong_options_are_errors() {
     let (x, _) = heaps();
     // All centres alike: all but one start empty.

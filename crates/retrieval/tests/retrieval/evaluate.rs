@@ -150,7 +150,7 @@ fn wrong_input_is_an_error() {
     let mut bad = x.clone();
     bad[[4, 1]] = f32::INFINITY;
     let error = run(bad.view(), &labels);
-    assert_eq!(error, Error::NotFinite { what: "gallery vectors", row: 4, column: 1, value: f32::INFINITY });
+    assert_eq!(error, Error::NotFinite { what: "the vectors", row: 4, column: 1, value: f32::INFINITY });
     let between = |queries: ArrayView2<'_, f32>, gallery: ArrayView2<'_, f32>, of: &[u32]| {
         evaluate(queries, &labels, Some((gallery, of)), &options).unwrap_err()
     };

@@ -135,6 +135,46 @@ fn every_threshold_accepts_what_it_says() {
 }
 
 #[test]
+fn pairs_far_from_all_others_take_nothing_from_these() {
+    // One item a million times as far away as all others are from each other.
+    for metric in [Metric::Dot, Metric::L2] {
+        let near = noise(60, 5, 21);
+        let labels: Vec<u32> = (0..60).map(|i| i % 4).collect();
+        let alone = Roc::of_pairs(&near, &labels, None, metric).unwrap();
+        let mut all = ndarray::concatenate![ndarray::Axis(0), near, noise(1, 5, 22)];
+        all.row_mut(60).fill(1e6);
+        let labels: Vec<u32> = labels.into_iter().chain([4]).collect();
+        let roc = Roc::of_pairs(&all, &labels, None, metric).unwrap();
+        assert_eq!((roc.positives(), roc.negatives()), (alone.positives(), alone.negatives() + 60));
+        // What the others' thresholds accept of the others' pairs.
+        assert!(alone.points().len() > 1700, "{}", alone.points().len());
+        assert!(roc.points().len() + 20 > alone.points().len(), "{} points", roc.points().len());
+        let far = if metric == Metric::L2 { roc.points().last() } else { roc.points().first() };
+        assert!(far.unwrap().threshold.abs() > 1e5 || metric == Metric::Dot, "{far:?}");
+    }
+}
+
+#[test]
+fn a_pair_ties_with_that_of_its_copies() {
+    // Every row twice, the second time in another order, so that of each pair each is once the query.
+    let once = noise(40, 7, 31);
+    let rows: Vec<usize> = (0..40).chain((0..40).rev()).collect();
+    let vectors = once.select(ndarray::Axis(0), &rows);
+    let labels: Vec<u32> = rows.iter().map(|&row| row as u32 % 3).collect();
+    for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
+        let roc = Roc::of_pairs(&vectors, &labels, None, metric).unwrap();
+        // Those of 40 with themselves are one distance, or cosine up to its rounding, and as many dot products.
+        let own = match metric {
+            Metric::L2 => 1,
+            Metric::Cosine => 6,
+            _ => 40,
+        };
+        let most = 40 * 39 / 2 + own;
+        assert!(roc.points().len() <= most, "{metric:?}: {} points of at most {most}", roc.points().len());
+    }
+}
+
+#[test]
 fn copies_are_at_distance_zero() {
     // Far from the origin, beside their spread and not; every row three times, in two classes.
     for far in [0.0f32, 30.0] {
