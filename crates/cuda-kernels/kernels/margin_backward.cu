@@ -10,19 +10,20 @@ __device__ __forceinline__ void margin_shares(const f16* xh, const f16* xl, cons
                                               f16* qh, f16* ql, int n, int classes, int first_class, int padded,
                                               int pitch, int subs) {
   DYNAMIC_SHARED(shared);
+  constexpr int ACROSS = SUBS ? NARROW : WIDE, along = Sums<ACROSS>::along;
   const int row_start = blockIdx.x * TILE, class_start = blockIdx.y * TILE;
   const Operand x{xh, xl, padded, n, padded}, w{wh, wl, padded, SUBS ? subs * pitch : classes, padded};
   const long long q_pitch = SUBS ? (long long)subs * pitch : pitch;
-  unsigned which[4][2] = {};
-  Sums products;
+  unsigned which[4][along / 2] = {};
+  Sums<ACROSS> products;
   products.clear();
-  add_product<SPLIT, ALONG, ALONG>(products, shared, x, row_start, w, class_start, 0, padded);
+  add_product<ACROSS, SPLIT, ALONG, ALONG>(products, shared, x, row_start, w, class_start, 0, padded);
   if (SUBS) {
 #pragma unroll 1
     for (int sub = 1; sub < subs; sub++) {
-      Sums next;
+      Sums<ACROSS> next;
       next.clear();
-      add_product<SPLIT, ALONG, ALONG>(next, shared, x, row_start, w, sub * pitch + class_start, 0, padded);
+      add_product<ACROSS, SPLIT, ALONG, ALONG>(next, shared, x, row_start, w, sub * pitch + class_start, 0, padded);
       products.raise(next, which, sub);
     }
   }
@@ -30,13 +31,13 @@ __device__ __forceinline__ void margin_shares(const f16* xh, const f16* xl, cons
   for (int i = 0; i < 4; i++)
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      const int row = row_start + tile_row(i, half);
+      const int row = row_start + tile_row<ACROSS>(i, half);
       if (row >= n) continue;
       const float scale = row_scale[row], less = lse[row];
       const unsigned label = labels[row];
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
-        const int column = class_start + tile_column(j);
+      for (int j = 0; j < along; j++) {
+        const int column = class_start + tile_column<ACROSS>(j);
         unsigned high = 0, low = 0, owner[2] = {};
 #pragma unroll
         for (int next = 0; next < 2; next++) {
@@ -63,17 +64,17 @@ __device__ __forceinline__ void margin_shares(const f16* xh, const f16* xl, cons
 }
 
 // A tile of a product to memory, [rows, padded], plus what is there if `add`.
-__device__ __forceinline__ void store_product(const Sums& products, float* out, int row_start, int column_start,
+__device__ __forceinline__ void store_product(const Sums<WIDE>& products, float* out, int row_start, int column_start,
                                               int rows, int padded, bool add) {
 #pragma unroll
   for (int i = 0; i < 4; i++)
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      const int row = row_start + tile_row(i, half);
+      const int row = row_start + tile_row<WIDE>(i, half);
       if (row >= rows) continue;
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
-        const int column = column_start + tile_column(j);
+      for (int j = 0; j < Sums<WIDE>::along; j++) {
+        const int column = column_start + tile_column<WIDE>(j);
         if (column >= padded) continue;
         float2* to = reinterpret_cast<float2*>(out + (long long)row * padded + column);
         float2 sum = make_float2(products.of[i][j][2 * half], products.of[i][j][2 * half + 1]);
@@ -98,9 +99,9 @@ __device__ __forceinline__ void margin_raw_embeddings(const f16* qh, const f16* 
   // q is 0 beyond `classes`, w ends there.
   const Operand q{qh, ql, pitch, n, pitch}, w{wh, wl, padded, classes, padded};
   const int from = min(part * share, pitch), to = min(from + share, pitch);
-  Sums products;
+  Sums<WIDE> products;
   products.clear();
-  if (from < to) add_product<SPLIT, ALONG, ACROSS>(products, shared, q, row_start, w, column_start, from, to);
+  if (from < to) add_product<WIDE, SPLIT, ALONG, ACROSS>(products, shared, q, row_start, w, column_start, from, to);
   store_product(products, raw + (long long)part * n * padded, row_start, column_start, n, padded, add);
 }
 
@@ -112,14 +113,14 @@ __device__ __forceinline__ void margin_raw_centres(const f16* qh, const f16* ql,
   DYNAMIC_SHARED(shared);
   const int row_start = blockIdx.y * TILE, column_start = blockIdx.x * TILE;
   const Operand q{qh, ql, pitch, n, pitch}, x{xh, xl, padded, n, padded};
-  Sums products;
+  Sums<WIDE> products;
   products.clear();
-  add_product<SPLIT, ACROSS, ACROSS>(products, shared, q, row_start, x, column_start, 0, n);
+  add_product<WIDE, SPLIT, ACROSS, ACROSS>(products, shared, q, row_start, x, column_start, 0, n);
   store_product(products, raw, row_start, column_start, classes, padded, false);
 }
 
 #define FOR_PRECISION(suffix, SPLIT)                                                                                \
-  extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) margin_shares_##suffix(                          \
+  extern "C" __global__ void __launch_bounds__(product_threads(WIDE), 2) margin_shares_##suffix(                          \
       const f16* __restrict__ xh, const f16* __restrict__ xl, const f16* __restrict__ wh,                           \
       const f16* __restrict__ wl, const unsigned* __restrict__ labels, const float* __restrict__ row_scale,         \
       const float* __restrict__ lse, f16* __restrict__ qh, f16* __restrict__ ql, int n, int classes,                \
@@ -128,7 +129,7 @@ __device__ __forceinline__ void margin_raw_centres(const f16* qh, const f16* ql,
                                 pitch, 1);                                                                          \
   }                                                                                                                 \
   EXPORT_KERNEL(margin_shares_##suffix)                                                                             \
-  extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) margin_shares_subs_##suffix(                     \
+  extern "C" __global__ void __launch_bounds__(product_threads(NARROW), 1) margin_shares_subs_##suffix(                     \
       const f16* __restrict__ xh, const f16* __restrict__ xl, const f16* __restrict__ wh,                           \
       const f16* __restrict__ wl, const unsigned* __restrict__ labels, const float* __restrict__ row_scale,         \
       const float* __restrict__ lse, f16* __restrict__ qh, f16* __restrict__ ql, int n, int classes,                \
@@ -137,14 +138,14 @@ __device__ __forceinline__ void margin_raw_centres(const f16* qh, const f16* ql,
                                pitch, subs);                                                                        \
   }                                                                                                                 \
   EXPORT_KERNEL(margin_shares_subs_##suffix)                                                                        \
-  extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) margin_raw_embeddings_##suffix(                  \
+  extern "C" __global__ void __launch_bounds__(product_threads(WIDE), 2) margin_raw_embeddings_##suffix(                  \
       const f16* __restrict__ qh, const f16* __restrict__ ql, const f16* __restrict__ wh,                           \
       const f16* __restrict__ wl, float* __restrict__ raw, int n, int classes, int padded, int pitch, int share,    \
       int add) {                                                                                                    \
     margin_raw_embeddings<SPLIT>(qh, ql, wh, wl, raw, n, classes, padded, pitch, share, add);                       \
   }                                                                                                                 \
   EXPORT_KERNEL(margin_raw_embeddings_##suffix)                                                                     \
-  extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) margin_raw_centres_##suffix(                     \
+  extern "C" __global__ void __launch_bounds__(product_threads(WIDE), 2) margin_raw_centres_##suffix(                     \
       const f16* __restrict__ qh, const f16* __restrict__ ql, const f16* __restrict__ xh,                           \
       const f16* __restrict__ xl, float* __restrict__ raw, int n, int classes, int padded, int pitch) {             \
     margin_raw_centres<SPLIT>(qh, ql, xh, xl, raw, n, classes, padded, pitch);                                      \

@@ -14,32 +14,29 @@ __device__ __forceinline__ void margin_lse(const f16* xh, const f16* xl, const f
                                            int n, int classes, int first_class, int padded, int start,
                                            SubCentres subs) {
   DYNAMIC_SHARED(shared);
+  constexpr int ACROSS = SUBS ? NARROW : WIDE, along = Sums<ACROSS>::along;
   const int row_start = blockIdx.x * TILE, split = blockIdx.y, splits = gridDim.y, lane = threadIdx.x & 31;
   const Operand x{xh, xl, padded, n, padded}, w{wh, wl, padded, SUBS ? subs.count * subs.pitch : classes, padded};
   const int tiles = (classes + TILE - 1) / TILE;
-  float top[4][2], sum[4][2], scale[4][2];
-  unsigned label[4][2];
+  float top[4][2], sum[4][2];
 #pragma unroll
   for (int i = 0; i < 4; i++)
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      const int row = row_start + tile_row(i, half);
       top[i][half] = -LARGEST;
       sum[i][half] = 0.0f;
-      scale[i][half] = row < n ? row_scale[row] : 0.0f;
-      label[i][half] = row < n ? labels[row] : 0u;
     }
   for (int tile = split; tile < tiles; tile += splits) {
     const int class_start = tile * TILE;
-    Sums products;
+    Sums<ACROSS> products;
     products.clear();
-    add_product<SPLIT, ALONG, ALONG>(products, shared, x, row_start, w, class_start, 0, padded);
+    add_product<ACROSS, SPLIT, ALONG, ALONG>(products, shared, x, row_start, w, class_start, 0, padded);
     if (SUBS) {
 #pragma unroll 1
       for (int sub = 1; sub < subs.count; sub++) {
-        Sums next;
+        Sums<ACROSS> next;
         next.clear();
-        add_product<SPLIT, ALONG, ALONG>(next, shared, x, row_start, w, sub * subs.pitch + class_start, 0, padded);
+        add_product<ACROSS, SPLIT, ALONG, ALONG>(next, shared, x, row_start, w, sub * subs.pitch + class_start, 0, padded);
         products.raise(next);
       }
     }
@@ -47,27 +44,37 @@ __device__ __forceinline__ void margin_lse(const f16* xh, const f16* xl, const f
     for (int i = 0; i < 4; i++)
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        // One rescaling of the sum for the thread's eight columns of a row.
-        float z[8], most = top[i][half];
-        bool counts[8];
+        // Read for each tile anew: registers are short, and these lie in the first-level cache.
+        const int row = row_start + tile_row<ACROSS>(i, half);
+        const float scale = row < n ? row_scale[row] : 0.0f;
+        const unsigned label = row < n ? labels[row] : 0u;
+        // One rescaling of the sum for the thread's columns of a row.
+        float most = top[i][half];
 #pragma unroll
-        for (int j = 0; j < 8; j++) {
-          const int column = class_start + tile_column(j >> 1) + (j & 1);
-          counts[j] = column < classes && (unsigned)(first_class + column) != label[i][half];
-          z[j] = products.of[i][j >> 1][2 * half + (j & 1)] * scale[i][half];
-          most = counts[j] ? fmaxf(most, z[j]) : most;
-        }
+        for (int j = 0; j < along; j++)
+#pragma unroll
+          for (int next = 0; next < 2; next++) {
+            const int column = class_start + tile_column<ACROSS>(j) + next;
+            const bool counts = column < classes && (unsigned)(first_class + column) != label;
+            float& z = products.of[i][j][2 * half + next];
+            z = counts ? z * scale : -LARGEST;
+            most = fmaxf(most, z);
+          }
         float total = sum[i][half] * exp2_fast(top[i][half] - most);
 #pragma unroll
-        for (int j = 0; j < 8; j++) total += counts[j] ? exp2_fast(z[j] - most) : 0.0f;
+        for (int j = 0; j < along; j++)
+#pragma unroll
+          for (int next = 0; next < 2; next++) {
+            const float z = products.of[i][j][2 * half + next];
+            total += z == -LARGEST ? 0.0f : exp2_fast(z - most);
+          }
         top[i][half] = most;
         sum[i][half] = total;
       }
   }
-  // A row's columns lie with four lanes of each of four warps. The ring is free: add_product has ended.
+  // A row's columns lie with four lanes of each of ACROSS warps. The ring is free: add_product has ended.
   float* warp_tops = reinterpret_cast<float*>(shared);
-  float* warp_sums = warp_tops + 4 * TILE;
-  const int warp_column = threadIdx.x >> 5 & 3;
+  float* warp_sums = warp_tops + ACROSS * TILE;
 #pragma unroll
   for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -81,8 +88,8 @@ __device__ __forceinline__ void margin_lse(const f16* xh, const f16* xl, const f
         top[i][half] = most;
       }
       if ((lane & 3) == 0) {
-        warp_tops[warp_column * TILE + tile_row(i, half)] = top[i][half];
-        warp_sums[warp_column * TILE + tile_row(i, half)] = sum[i][half];
+        warp_tops[warp_across<ACROSS>() * TILE + tile_row<ACROSS>(i, half)] = top[i][half];
+        warp_sums[warp_across<ACROSS>() * TILE + tile_row<ACROSS>(i, half)] = sum[i][half];
       }
     }
   __syncthreads();
@@ -91,7 +98,7 @@ __device__ __forceinline__ void margin_lse(const f16* xh, const f16* xl, const f
     const long long at = (long long)split * n + row;
     float most = start ? -LARGEST : tops[at], total = start ? 0.0f : sums[at];
 #pragma unroll
-    for (int warp = 0; warp < 4; warp++) {
+    for (int warp = 0; warp < ACROSS; warp++) {
       const float next = warp_tops[warp * TILE + threadIdx.x], above = fmaxf(most, next);
       total = total * exp2_fast(most - above) + warp_sums[warp * TILE + threadIdx.x] * exp2_fast(next - above);
       most = above;
@@ -102,7 +109,7 @@ __device__ __forceinline__ void margin_lse(const f16* xh, const f16* xl, const f
 }
 
 #define MARGIN_LSE(name, SPLIT)                                                                                   \
-  extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1)                                                \
+  extern "C" __global__ void __launch_bounds__(product_threads(WIDE), 2)                                                \
       name(const f16* __restrict__ xh, const f16* __restrict__ xl, const f16* __restrict__ wh,                    \
            const f16* __restrict__ wl, const unsigned* __restrict__ labels, const float* __restrict__ row_scale,  \
            float* __restrict__ tops, float* __restrict__ sums, int n, int classes, int first_class, int padded,   \
@@ -112,7 +119,7 @@ __device__ __forceinline__ void margin_lse(const f16* xh, const f16* xl, const f
   }                                                                                                               \
   EXPORT_KERNEL(name)
 #define MARGIN_LSE_SUBS(name, SPLIT)                                                                              \
-  extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1)                                                \
+  extern "C" __global__ void __launch_bounds__(product_threads(NARROW), 1)                                                \
       name(const f16* __restrict__ xh, const f16* __restrict__ xl, const f16* __restrict__ wh,                    \
            const f16* __restrict__ wl, const unsigned* __restrict__ labels, const float* __restrict__ row_scale,  \
            float* __restrict__ tops, float* __restrict__ sums, int n, int classes, int first_class, int padded,   \

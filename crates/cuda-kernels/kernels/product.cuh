@@ -3,13 +3,17 @@
 // Operands are f16. With SPLIT each is a sum of two, high + low (22 bits of mantissa between them), and three products
 // give the result of f32 operands to about 2^-21: high high + high low + low high; low low is below that.
 // Steps of 32 along the shared dimension go through a ring of shared-memory stages filled by asynchronous copies.
-// Each of the 8 warps owns 64 x 32 of the tile as 4 x 4 fragments of mma.m16n8k16.
+// Two warps stand above each other and ACROSS beside each other, each with 64 x (128 / ACROSS) of the tile as fragments of
+// mma.m16n8k16. With 2 across, four warps of 64 x 64 read each value of shared memory half as often as eight of 64 x 32
+// would, and two such blocks fit a multiprocessor: one computes while the other waits, or takes exponentials. 4 across
+// leave registers for a second tile, which sub-centres need.
 #pragma once
 #include "tensor.cuh"
 
 constexpr int TILE = 128;
 constexpr int STEP = 32;
-constexpr int PRODUCT_THREADS = 256;
+constexpr int NARROW = 4, WIDE = 2;  // warps across: of 64 x 32, of 64 x 64
+__device__ constexpr int product_threads(int across) { return 64 * across; }
 
 // How an operand lies in memory.
 enum Layout {
@@ -39,19 +43,20 @@ struct Operand {
   int columns;
 };
 
-template <Layout LAYOUT>
+template <int ACROSS, Layout LAYOUT>
 __device__ __forceinline__ void fill_stage(f16* stage, const f16* values, const Operand& operand, int tile_start,
                                            int step_start) {
   constexpr int columns = LAYOUT == ALONG ? STEP : TILE;
   constexpr int pitch = LAYOUT == ALONG ? ALONG_PITCH : ACROSS_PITCH;
-  const int row_start = LAYOUT == ALONG ? tile_start : step_start;
-  const int column_start = LAYOUT == ALONG ? step_start : tile_start;
+  constexpr int copies_a_row = columns / 8, rows_at_once = product_threads(ACROSS) / copies_a_row;
+  const int row = (int)threadIdx.x / copies_a_row, column = (int)threadIdx.x % copies_a_row * 8;
+  const int from_row = (LAYOUT == ALONG ? tile_start : step_start) + row;
+  const int from_column = (LAYOUT == ALONG ? step_start : tile_start) + column;
 #pragma unroll
-  for (int i = 0; i < TILE * STEP / 8 / PRODUCT_THREADS; i++) {
-    const int copy = (int)threadIdx.x + i * PRODUCT_THREADS, row = copy / (columns / 8), column = copy % (columns / 8) * 8;
-    const bool inside = row_start + row < operand.rows && column_start + column < operand.columns;
-    const long long from = inside ? (row_start + row) * operand.pitch + column_start + column : 0;
-    copy_16(stage + row * pitch + column, values + from, inside);
+  for (int i = 0; i < TILE * STEP / columns / rows_at_once; i++) {
+    const bool inside = from_row + i * rows_at_once < operand.rows && from_column < operand.columns;
+    const long long from = inside ? (from_row + i * rows_at_once) * operand.pitch + from_column : 0;
+    copy_16(stage + (row + i * rows_at_once) * pitch + column, values + from, inside);
   }
 }
 
@@ -72,14 +77,15 @@ __device__ __forceinline__ void load_fragment(unsigned (&to)[4], const f16* row)
   else load_matrices_transposed(to, row);
 }
 
-// A thread's part of the tile: 4 x 4 fragments of two adjacent columns in two rows.
-struct Sums {
-  float of[4][4][4];
+// A thread's part of the tile: fragments of two adjacent columns in two rows, 4 down and 16 / ACROSS along.
+template <int ACROSS> struct Sums {
+  static constexpr int along = 16 / ACROSS;
+  float of[4][along][4];
   __device__ __forceinline__ void clear() {
 #pragma unroll
     for (int i = 0; i < 4; i++)
 #pragma unroll
-      for (int j = 0; j < 4; j++)
+      for (int j = 0; j < along; j++)
 #pragma unroll
         for (int k = 0; k < 4; k++) of[i][j][k] = 0.0f;
   }
@@ -89,18 +95,18 @@ struct Sums {
 #pragma unroll
     for (int i = 0; i < 4; i++)
 #pragma unroll
-      for (int j = 0; j < 4; j++)
+      for (int j = 0; j < along; j++)
 #pragma unroll
         for (int k = 0; k < 4; k++)
           if (above(other.of[i][j][k], of[i][j][k])) of[i][j][k] = other.of[i][j][k];
   }
   // The same, and `which` (4 bits a value, a fragment's quartets of them in one word for each i and half of j) becomes
   // `index` where the other's is larger.
-  __device__ __forceinline__ void raise(const Sums& other, unsigned (&which)[4][2], unsigned index) {
+  __device__ __forceinline__ void raise(const Sums& other, unsigned (&which)[4][along / 2], unsigned index) {
 #pragma unroll
     for (int i = 0; i < 4; i++)
 #pragma unroll
-      for (int j = 0; j < 4; j++)
+      for (int j = 0; j < along; j++)
 #pragma unroll
         for (int k = 0; k < 4; k++) {
           const int at = ((j & 1) * 4 + k) * 4;
@@ -112,32 +118,34 @@ struct Sums {
   }
 };
 // The tile's row of of[i][..][2 half ..], and the column of of[..][j][.. 2 half + 0]; the next column follows.
-__device__ __forceinline__ int tile_row(int i, int half) {
-  return (int)(threadIdx.x >> 7) * 64 + i * 16 + half * 8 + (int)(threadIdx.x & 31) / 4;
+template <int ACROSS> __device__ __forceinline__ int tile_row(int i, int half) {
+  return (int)(threadIdx.x >> 5) / ACROSS * 64 + i * 16 + half * 8 + (int)(threadIdx.x & 31) / 4;
 }
-__device__ __forceinline__ int tile_column(int j) {
-  return (int)(threadIdx.x >> 5 & 3) * 32 + j * 8 + (int)(threadIdx.x & 3) * 2;
+template <int ACROSS> __device__ __forceinline__ int warp_across() { return (int)(threadIdx.x >> 5) % ACROSS; }
+template <int ACROSS> __device__ __forceinline__ int tile_column(int j) {
+  return warp_across<ACROSS>() * (TILE / ACROSS) + j * 8 + (int)(threadIdx.x & 3) * 2;
 }
 
 // Adds to `sums` the product of the tiles that start at `a_start` and `b_start`, over [from, to) of the shared dimension
 // (`from` a multiple of 8; beyond `to` an operand must end or hold zeros up to the next multiple of STEP). `shared`:
 // Ring<SPLIT>::bytes. On return all threads have read the ring.
-template <bool SPLIT, Layout A, Layout B>
-__device__ __forceinline__ void add_product(Sums& sums, unsigned char* shared, const Operand& a, int a_start,
+template <int ACROSS, bool SPLIT, Layout A, Layout B>
+__device__ __forceinline__ void add_product(Sums<ACROSS>& sums, unsigned char* shared, const Operand& a, int a_start,
                                             const Operand& b, int b_start, int from, int to) {
   using R = Ring<SPLIT>;
   f16* ring = reinterpret_cast<f16*>(shared);
   const int steps = (to - from + STEP - 1) / STEP;
-  const int warp_row = (int)(threadIdx.x >> 7) * 64, warp_column = (int)(threadIdx.x >> 5 & 3) * 32;
+  constexpr int along = Sums<ACROSS>::along;
+  const int warp_row = (int)(threadIdx.x >> 5) / ACROSS * 64, warp_column = warp_across<ACROSS>() * (TILE / ACROSS);
   auto stage = [&](int step, int part) { return ring + ((step % R::stages) * 2 * R::parts + part) * STAGE_VALUES; };
   auto fill = [&](int step) {
     if (step < steps) {
       const int at = from + step * STEP;
-      fill_stage<A>(stage(step, 0), a.high, a, a_start, at);
-      fill_stage<B>(stage(step, R::parts), b.high, b, b_start, at);
+      fill_stage<ACROSS, A>(stage(step, 0), a.high, a, a_start, at);
+      fill_stage<ACROSS, B>(stage(step, R::parts), b.high, b, b_start, at);
       if (SPLIT) {
-        fill_stage<A>(stage(step, 1), a.low, a, a_start, at);
-        fill_stage<B>(stage(step, R::parts + 1), b.low, b, b_start, at);
+        fill_stage<ACROSS, A>(stage(step, 1), a.low, a, a_start, at);
+        fill_stage<ACROSS, B>(stage(step, R::parts + 1), b.low, b, b_start, at);
       }
     }
     copy_commit();
@@ -150,20 +158,20 @@ __device__ __forceinline__ void add_product(Sums& sums, unsigned char* shared, c
     fill(step + R::stages - 1);
 #pragma unroll
     for (int k = 0; k < STEP; k += 16) {
-      unsigned fa[R::parts][4][4], fb[R::parts][2][4];
+      unsigned fa[R::parts][4][4], fb[R::parts][along / 2][4];
 #pragma unroll
       for (int part = 0; part < R::parts; part++) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
           load_fragment<A>(fa[part][i], fragment_row<A, true>(stage(step, part), warp_row + i * 16, k));
 #pragma unroll
-        for (int j = 0; j < 2; j++)
+        for (int j = 0; j < along / 2; j++)
           load_fragment<B>(fb[part][j], fragment_row<B, false>(stage(step, R::parts + part), warp_column + j * 16, k));
       }
 #pragma unroll
       for (int i = 0; i < 4; i++)
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
+        for (int j = 0; j < along; j++) {
           const int pair = j >> 1, side = (j & 1) * 2;
           if (SPLIT) {
             constexpr int low = SPLIT ? 1 : 0;

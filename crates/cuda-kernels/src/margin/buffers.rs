@@ -12,8 +12,9 @@ use crate::{Error, Result, Storage};
 /// Doubles that `margin_target` leaves a row, and that `margin_loss` leaves.
 pub(super) const TARGET_FIELDS: usize = 8;
 pub(super) const STATS: usize = 5;
-/// Threads of a product's block.
-const PRODUCT_THREADS: u32 = 256;
+/// Threads of a product's block: `product_threads` of `product.cuh` for WIDE and, with sub-centres, NARROW.
+const PRODUCT_THREADS: u32 = 128;
+const SUB_CENTRES_THREADS: u32 = 256;
 
 /// Buffers of a call.
 pub(super) struct Work {
@@ -187,5 +188,11 @@ impl MarginSoftmax {
 
     pub(super) fn product(&self, grid: [usize; 3]) -> Shape {
         Shape { grid, threads: PRODUCT_THREADS, shared: self.options.precision.shared() }
+    }
+
+    /// As `product`, of the kernels that `logits` names.
+    pub(super) fn logits_shape(&self, grid: [usize; 3]) -> Shape {
+        let threads = if self.options.sub_centers == 1 { PRODUCT_THREADS } else { SUB_CENTRES_THREADS };
+        Shape { threads, ..self.product(grid) }
     }
 }

@@ -67,7 +67,7 @@ impl MarginSoftmax {
                 .flag(first == 0);
             let subs = [tiles.subs, classes.next_multiple_of(TILE)];
             let (name, args) = self.logits("margin_lse", args, &subs);
-            let shape = self.product([n.div_ceil(TILE), tiles.splits, 1]);
+            let shape = self.logits_shape([n.div_ceil(TILE), tiles.splits, 1]);
             self.kernels.launch(stream, &name, shape, args)?;
         }
         Ok(x)

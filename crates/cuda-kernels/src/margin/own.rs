@@ -66,7 +66,7 @@ impl TileProducts for OwnProducts {
             .int(tile.first)
             .int(of.tiles.padded)
             .int(tile.pitch);
-        let shape = of.loss.product([of.n.div_ceil(TILE), tile.pitch / TILE, 1]);
+        let shape = of.loss.logits_shape([of.n.div_ceil(TILE), tile.pitch / TILE, 1]);
         let (name, args) = of.loss.logits("margin_shares", args, &[of.tiles.subs]);
         of.loss.kernels.launch(stream, &name, shape, args)
     }
