@@ -16,18 +16,20 @@ ARCHITECTURE = "compute_80"
 # Devices whose machine code is examined.
 MACHINES = ["sm_80", "sm_90"]
 # At most so many registers a thread, so that the launch's blocks fit the register file. Kernels not named: 64.
-PRODUCTS = r"margin_(lse|shares|raw_embeddings|raw_centres)_f(16|32)"
-# These hold two products at a time; one block of 256 threads has 255 registers a thread.
+PRODUCTS = r"margin_(lse|shares|gradients)_f(16|32)"
+# These hold two products at a time; one block of 256 threads, or two of 128, have 255 registers a thread.
 SUB_CENTRES = r"margin_(lse|shares)_subs_f(16|32)"
-REGISTERS = [(PRODUCTS, 255), (SUB_CENTRES, 255), (r"triplet_distance", 72), (r"triplet_count", 80)]
+ROWS = r"margin_(prepare|weigh|finish)"
+REGISTERS = [(PRODUCTS, 255), (SUB_CENTRES, 255), (ROWS, 128), (r"triplet_distance", 72), (r"triplet_count", 80)]
 # What a kernel's machine code must contain, and how often at least.
 EXPECTED = [
-    (r"margin_(lse|shares)_f16", {"HMMA.16816.F32": 32, "LDSM.16.M88.4": 12, "LDGSTS.E.BYPASS.128": 8}),
-    (r"margin_(lse|shares)_f32", {"HMMA.16816.F32": 96, "LDSM.16.M88.4": 24, "LDGSTS.E.BYPASS.128": 16}),
+    (r"margin_(lse|shares)_f16", {"HMMA.16816.F32": 64, "LDSM.16.M88.4": 16, "LDGSTS.E.BYPASS.128": 16, "LDG.E.128": 2}),
+    (r"margin_(lse|shares)_f32", {"HMMA.16816.F32": 192, "LDSM.16.M88.4": 32, "LDGSTS.E.BYPASS.128": 32, "LDG.E.128": 2}),
     (r"margin_(lse|shares)_subs_f16", {"HMMA.16816.F32": 64, "LDSM.16.M88.4": 24, "LDGSTS.E.BYPASS.128": 16}),
     (r"margin_(lse|shares)_subs_f32", {"HMMA.16816.F32": 192, "LDSM.16.M88.4": 48, "LDGSTS.E.BYPASS.128": 32}),
-    (r"margin_raw_embeddings_f(16|32)", {"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 4, "LDGSTS.E.BYPASS.128": 8}),
-    (r"margin_raw_centres_f(16|32)", {"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 12, "LDGSTS.E.BYPASS.128": 8}),
+    (r"margin_gradients_f16", {"HMMA.16816.F32": 128, "LDSM.16.MT88.4": 24, "LDGSTS.E.BYPASS.128": 32, "LDG.E.128": 2}),
+    (r"margin_gradients_f32", {"HMMA.16816.F32": 384, "LDSM.16.MT88.4": 48, "LDGSTS.E.BYPASS.128": 64, "LDG.E.128": 2}),
+    (r"margin_finish", {"LDG.E.128": 4, "STG.E.128": 4}),
     (r"margin_tile_lse", {"LDG.E.128": 2}),
     (r"margin_tile_shares_f16", {"LDG.E.128": 2, "STG.E.128": 1}),
     (r"margin_tile_shares_f32", {"LDG.E.128": 2, "STG.E.128": 2}),
@@ -65,7 +67,7 @@ class Compiler:
     def ptx(self, source, architecture):
         program = ctypes.c_void_p()
         self.call("nvrtcCreateProgram", ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None)
-        options = [f"--gpu-architecture={architecture}", "--std=c++17", f"--include-path={source.parent}"]
+        options = [f"--gpu-architecture={architecture}", "--std=c++17", "--device-as-default-execution-space", f"--include-path={source.parent}"]
         encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         code = self.library.nvrtcCompileProgram(program, len(options), encoded)
         log = self.text(program, "ProgramLog").strip()

@@ -25,6 +25,7 @@
 #define gridDim (emulator::grid_dim())
 
 struct __align__(8) float2 { float x, y; };
+struct __align__(8) uint2 { unsigned x, y; };
 struct __align__(16) float4 { float x, y, z, w; };
 struct __align__(16) uint4 { unsigned x, y, z, w; };
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }

@@ -39,7 +39,7 @@ struct Function {
 // One thread at a time: tests run on several.
 std::recursive_mutex lock;
 std::map<Pointer, size_t> allocations;
-size_t used = 0, most_used = 0;
+size_t used = 0, most_used = 0, launches = 0;
 long fail_after = -1;
 thread_local void* current_context = nullptr;
 
@@ -98,6 +98,13 @@ extern "C" __attribute__((visibility("default"))) size_t emulated_memory_peak() 
   const size_t peak = most_used;
   most_used = used;
   return peak;
+}
+
+// Kernels launched since this was last called.
+extern "C" __attribute__((visibility("default"))) size_t emulated_launches() {
+  const size_t count = launches;
+  launches = 0;
+  return count;
 }
 
 DRIVER cuInit(unsigned) { return setting("EMULATED_DEVICES", 1) ? SUCCESS : NO_DEVICE; }
@@ -208,6 +215,7 @@ DRIVER cuLaunchKernel(void* handle, unsigned gx, unsigned gy, unsigned gz, unsig
   std::lock_guard<std::recursive_mutex> guard(lock);
   const Function& function = *static_cast<Function*>(handle);
   const unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
+  launches++;
   if (int(shared) > function.most_dynamic_shared) {
     std::fprintf(stderr, "emulator: %s asks for %u bytes of shared memory, allowed %d\n", function.name.c_str(), shared,
                  function.most_dynamic_shared);

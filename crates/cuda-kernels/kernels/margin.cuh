@@ -20,7 +20,7 @@ constexpr float LN_2 = 0.693147181f;
 enum MarginKind { ARC, COS, SPHERE };
 enum MarginEdge { JUMP, CONTINUOUS, NONE };
 
-// Mirrored by `launch::margin::MarginArgument`.
+// Mirrored by `margin::options::MarginArgument`.
 struct Margin {
   int kind;
   int edge;        // ARC: what happens beyond pi - m
@@ -41,7 +41,7 @@ enum TargetField {
   TARGET_LOGIT,   // with margin
   TARGET_X_NORM,
   TARGET_W_NORM,
-  TARGET_SUB,     // which of the class's centres is the nearest, from 0
+  TARGET_SUB,     // which of the class's centres is the nearest, from 0; -1 where the label is no class
   TARGET_FIELDS = 8,
 };
 

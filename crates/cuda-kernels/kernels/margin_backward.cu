@@ -1,5 +1,5 @@
 // Margin softmax, backward, for a tile of classes: its shares q, and q's two products.
-#include "margin.cuh"
+#include "beside.cuh"
 
 // q [n, pitch] of a tile of classes, times SHARE, as f16 (+ low): 0 in the target's column and beyond `classes`
 // (up to `pitch`, a multiple of 128). Arguments as of margin_lse; lse [n] from margin_loss. grid: (n / TILE, pitch / TILE).
@@ -87,69 +87,98 @@ __device__ __forceinline__ void store_product(const Sums<WIDE>& products, float*
     }
 }
 
-// raw [parts, n, padded] of the embeddings' gradient: part p gets (or, with `add`, adds) the tile's classes
-// [p share, (p + 1) share), `share` a multiple of STEP. Parts fill the device where n padded has few tiles; they are
-// added up in order at the end. grid: (padded / TILE rounded up, n / TILE rounded up, parts).
+// The two products of a tile. The blocks with more steps come first, so that the others fill the gaps behind them.
+struct Gradients {
+  float* embeddings;  // [parts, n, padded]; null where it is not wanted
+  float* centres;     // [classes, padded], or null
+  int n;
+  int classes;        // rows of w and of `centres`; with sub-centres, as they lie in scratch
+  int padded;
+  int pitch;          // of q
+  int parts;
+  int share;          // classes of a part, a multiple of STEP
+  int add;            // `embeddings` is added to
+  int unused;
+};
+
+// embeddings [parts, n, padded]: q w^, of which part p gets (or, with `add`, adds) the tile's classes [p share, (p + 1) share).
+// Parts fill the device where n padded has few tiles; they are added up in order at the end.
 template <bool SPLIT>
-__device__ __forceinline__ void margin_raw_embeddings(const f16* qh, const f16* ql, const f16* wh, const f16* wl,
-                                                      float* raw, int n, int classes, int padded, int pitch, int share,
-                                                      int add) {
-  DYNAMIC_SHARED(shared);
-  const int row_start = blockIdx.y * TILE, column_start = blockIdx.x * TILE, part = blockIdx.z;
-  // q is 0 beyond `classes`, w ends there.
-  const Operand q{qh, ql, pitch, n, pitch}, w{wh, wl, padded, classes, padded};
-  const int from = min(part * share, pitch), to = min(from + share, pitch);
+__device__ __forceinline__ void embeddings_product(const Gradients& of, const Operand& q, const Operand& w,
+                                                   unsigned char* shared, int block) {
+  const int across = (of.padded + TILE - 1) / TILE, down = (of.n + TILE - 1) / TILE;
+  const int column_start = block % across * TILE, row_start = block / across % down * TILE, part = block / across / down;
+  // q is 0 beyond the classes, w ends there.
+  const int from = min(part * of.share, of.pitch), to = min(from + of.share, of.pitch);
   Sums<WIDE> products;
   products.clear();
   if (from < to) add_product<WIDE, SPLIT, ALONG, ACROSS>(products, shared, q, row_start, w, column_start, from, to);
-  store_product(products, raw + (long long)part * n * padded, row_start, column_start, n, padded, add);
+  store_product(products, of.embeddings + (long long)part * of.n * of.padded, row_start, column_start, of.n, of.padded,
+                of.add);
 }
 
-// raw [classes, padded] of the centres' gradient: q^T (column x^), x being the unit rows times `column` (margin_loss).
-// grid: (padded / TILE rounded up, classes / TILE rounded up).
+// centres [classes, padded]: q^T (column x^), x being the unit rows times `column` (margin_loss).
 template <bool SPLIT>
-__device__ __forceinline__ void margin_raw_centres(const f16* qh, const f16* ql, const f16* xh, const f16* xl,
-                                                   float* raw, int n, int classes, int padded, int pitch) {
-  DYNAMIC_SHARED(shared);
-  const int row_start = blockIdx.y * TILE, column_start = blockIdx.x * TILE;
-  const Operand q{qh, ql, pitch, n, pitch}, x{xh, xl, padded, n, padded};
+__device__ __forceinline__ void centres_product(const Gradients& of, const Operand& q, const Operand& x,
+                                                unsigned char* shared, int block) {
+  const int across = (of.padded + TILE - 1) / TILE;
+  const int column_start = block % across * TILE, row_start = block / across * TILE;
   Sums<WIDE> products;
   products.clear();
-  add_product<WIDE, SPLIT, ACROSS, ACROSS>(products, shared, q, row_start, x, column_start, 0, n);
-  store_product(products, raw, row_start, column_start, classes, padded, false);
+  add_product<WIDE, SPLIT, ACROSS, ACROSS>(products, shared, q, row_start, x, column_start, 0, of.n);
+  store_product(products, of.centres, row_start, column_start, of.classes, of.padded, false);
 }
 
-#define FOR_PRECISION(suffix, SPLIT)                                                                                \
-  extern "C" __global__ void __launch_bounds__(product_threads(WIDE), 2) margin_shares_##suffix(                          \
-      const f16* __restrict__ xh, const f16* __restrict__ xl, const f16* __restrict__ wh,                           \
-      const f16* __restrict__ wl, const unsigned* __restrict__ labels, const float* __restrict__ row_scale,         \
-      const float* __restrict__ lse, f16* __restrict__ qh, f16* __restrict__ ql, int n, int classes,                \
-      int first_class, int padded, int pitch) {                                                                     \
-    margin_shares<SPLIT, false>(xh, xl, wh, wl, labels, row_scale, lse, qh, ql, n, classes, first_class, padded,    \
-                                pitch, 1);                                                                          \
+template <bool SPLIT>
+__device__ __forceinline__ void margin_gradients(const f16* qh, const f16* ql, const f16* wh, const f16* wl,
+                                                 const f16* xh, const f16* xl, const Gradients& of) {
+  DYNAMIC_SHARED(shared);
+  const Operand q{qh, ql, of.pitch, of.n, of.pitch}, w{wh, wl, of.padded, of.classes, of.padded};
+  const int across = (of.padded + TILE - 1) / TILE;
+  const int to_embeddings = of.embeddings ? across * ((of.n + TILE - 1) / TILE) * of.parts : 0;
+  const int to_centres = of.centres ? across * (of.pitch / TILE) : 0;
+  const bool centres_first = of.n > of.share;
+  const int block = (int)blockIdx.x, others = block - (centres_first ? to_centres : to_embeddings);
+  if (centres_first == (others < 0)) {
+    const Operand x{xh, xl, of.padded, of.n, of.padded};
+    centres_product<SPLIT>(of, q, x, shared, centres_first ? block : others);
+  } else {
+    embeddings_product<SPLIT>(of, q, w, shared, centres_first ? others : block);
+  }
+}
+
+// The grid's blocks also move `previous`, the centres of the tile before, and weigh the rows beside the first.
+#define MARGIN_SHARES(name, ACROSS, BLOCKS, SPLIT, SUBS)                                                            \
+  extern "C" __global__ void __launch_bounds__(product_threads(ACROSS), BLOCKS)                                     \
+      name(const f16* __restrict__ xh, const f16* __restrict__ xl, const f16* __restrict__ wh,                      \
+           const f16* __restrict__ wl, const unsigned* __restrict__ labels, const float* __restrict__ row_scale,    \
+           const float* __restrict__ lse, f16* __restrict__ qh, f16* __restrict__ ql, int n, int classes,           \
+           int first_class, int padded, int pitch, int subs, Weighting rows, Step previous) {                       \
+    beside(                                                                                                         \
+        [&] {                                                                                                       \
+          margin_shares<SPLIT, SUBS>(xh, xl, wh, wl, labels, row_scale, lse, qh, ql, n, classes, first_class,       \
+                                     padded, pitch, subs);                                                          \
+        },                                                                                                          \
+        [&](int warp, int warps) {                                                                                  \
+          weigh_beside(rows, warp, warps);                                                                            \
+          step_beside(previous, warp, warps);                                                                         \
+        });                                                                                                         \
   }                                                                                                                 \
-  EXPORT_KERNEL(margin_shares_##suffix)                                                                             \
-  extern "C" __global__ void __launch_bounds__(product_threads(NARROW), 1) margin_shares_subs_##suffix(                     \
-      const f16* __restrict__ xh, const f16* __restrict__ xl, const f16* __restrict__ wh,                           \
-      const f16* __restrict__ wl, const unsigned* __restrict__ labels, const float* __restrict__ row_scale,         \
-      const float* __restrict__ lse, f16* __restrict__ qh, f16* __restrict__ ql, int n, int classes,                \
-      int first_class, int padded, int pitch, int subs) {                                                           \
-    margin_shares<SPLIT, true>(xh, xl, wh, wl, labels, row_scale, lse, qh, ql, n, classes, first_class, padded,     \
-                               pitch, subs);                                                                        \
+  EXPORT_KERNEL(name)
+MARGIN_SHARES(margin_shares_f16, WIDE, 2, false, false)
+MARGIN_SHARES(margin_shares_f32, WIDE, 2, true, false)
+MARGIN_SHARES(margin_shares_subs_f16, NARROW, 1, false, true)
+MARGIN_SHARES(margin_shares_subs_f32, NARROW, 1, true, true)
+
+// The grid's blocks also make the unit rows of `next`, the tile that comes next.
+#define MARGIN_GRADIENTS(name, SPLIT)                                                                               \
+  extern "C" __global__ void __launch_bounds__(product_threads(WIDE), 2)                                            \
+      name(const f16* __restrict__ qh, const f16* __restrict__ ql, const f16* __restrict__ wh,                      \
+           const f16* __restrict__ wl, const f16* __restrict__ xh, const f16* __restrict__ xl, Gradients of,        \
+           UnitTile next) {                                                                                         \
+    beside([&] { margin_gradients<SPLIT>(qh, ql, wh, wl, xh, xl, of); },                                            \
+           [&](int warp, int warps) { unit_beside(next, warp, warps); });                                             \
   }                                                                                                                 \
-  EXPORT_KERNEL(margin_shares_subs_##suffix)                                                                        \
-  extern "C" __global__ void __launch_bounds__(product_threads(WIDE), 2) margin_raw_embeddings_##suffix(                  \
-      const f16* __restrict__ qh, const f16* __restrict__ ql, const f16* __restrict__ wh,                           \
-      const f16* __restrict__ wl, float* __restrict__ raw, int n, int classes, int padded, int pitch, int share,    \
-      int add) {                                                                                                    \
-    margin_raw_embeddings<SPLIT>(qh, ql, wh, wl, raw, n, classes, padded, pitch, share, add);                       \
-  }                                                                                                                 \
-  EXPORT_KERNEL(margin_raw_embeddings_##suffix)                                                                     \
-  extern "C" __global__ void __launch_bounds__(product_threads(WIDE), 2) margin_raw_centres_##suffix(                     \
-      const f16* __restrict__ qh, const f16* __restrict__ ql, const f16* __restrict__ xh,                           \
-      const f16* __restrict__ xl, float* __restrict__ raw, int n, int classes, int padded, int pitch) {             \
-    margin_raw_centres<SPLIT>(qh, ql, xh, xl, raw, n, classes, padded, pitch);                                      \
-  }                                                                                                                 \
-  EXPORT_KERNEL(margin_raw_centres_##suffix)
-FOR_PRECISION(f16, false)
-FOR_PRECISION(f32, true)
+  EXPORT_KERNEL(name)
+MARGIN_GRADIENTS(margin_gradients_f16, false)
+MARGIN_GRADIENTS(margin_gradients_f32, true)

@@ -1,5 +1,5 @@
 // Margin softmax, forward: log-sum-exp of the logits without the target's, none of which leaves the registers.
-#include "margin.cuh"
+#include "beside.cuh"
 
 // Takes a tile of classes into each row's running maximum and sum of powers of 2 (logits times log2 e).
 //
@@ -108,25 +108,34 @@ __device__ __forceinline__ void margin_lse(const f16* xh, const f16* xl, const f
   }
 }
 
-#define MARGIN_LSE(name, SPLIT)                                                                                   \
-  extern "C" __global__ void __launch_bounds__(product_threads(WIDE), 2)                                                \
-      name(const f16* __restrict__ xh, const f16* __restrict__ xl, const f16* __restrict__ wh,                    \
-           const f16* __restrict__ wl, const unsigned* __restrict__ labels, const float* __restrict__ row_scale,  \
-           float* __restrict__ tops, float* __restrict__ sums, int n, int classes, int first_class, int padded,   \
-           int start) {                                                                                           \
-    margin_lse<SPLIT, false>(xh, xl, wh, wl, labels, row_scale, tops, sums, n, classes, first_class, padded,      \
-                             start, {1, 0});                                                                      \
-  }                                                                                                               \
+// The grid's blocks also make the unit rows of `next`, the tile that comes next.
+#define MARGIN_LSE(name, SPLIT)                                                                                     \
+  extern "C" __global__ void __launch_bounds__(product_threads(WIDE), 2)                                            \
+      name(const f16* __restrict__ xh, const f16* __restrict__ xl, const f16* __restrict__ wh,                      \
+           const f16* __restrict__ wl, const unsigned* __restrict__ labels, const float* __restrict__ row_scale,    \
+           float* __restrict__ tops, float* __restrict__ sums, int n, int classes, int first_class, int padded,     \
+           int start, UnitTile next) {                                                                              \
+    beside(                                                                                                         \
+        [&] {                                                                                                       \
+          margin_lse<SPLIT, false>(xh, xl, wh, wl, labels, row_scale, tops, sums, n, classes, first_class, padded,  \
+                                   start, {1, 0});                                                                  \
+        },                                                                                                          \
+        [&](int warp, int warps) { unit_beside(next, warp, warps); });                                                \
+  }                                                                                                                 \
   EXPORT_KERNEL(name)
-#define MARGIN_LSE_SUBS(name, SPLIT)                                                                              \
-  extern "C" __global__ void __launch_bounds__(product_threads(NARROW), 1)                                                \
-      name(const f16* __restrict__ xh, const f16* __restrict__ xl, const f16* __restrict__ wh,                    \
-           const f16* __restrict__ wl, const unsigned* __restrict__ labels, const float* __restrict__ row_scale,  \
-           float* __restrict__ tops, float* __restrict__ sums, int n, int classes, int first_class, int padded,   \
-           int start, int subs, int pitch) {                                                                      \
-    margin_lse<SPLIT, true>(xh, xl, wh, wl, labels, row_scale, tops, sums, n, classes, first_class, padded,       \
-                            start, {subs, pitch});                                                                \
-  }                                                                                                               \
+#define MARGIN_LSE_SUBS(name, SPLIT)                                                                                \
+  extern "C" __global__ void __launch_bounds__(product_threads(NARROW), 1)                                          \
+      name(const f16* __restrict__ xh, const f16* __restrict__ xl, const f16* __restrict__ wh,                      \
+           const f16* __restrict__ wl, const unsigned* __restrict__ labels, const float* __restrict__ row_scale,    \
+           float* __restrict__ tops, float* __restrict__ sums, int n, int classes, int first_class, int padded,     \
+           int start, UnitTile next, int subs, int pitch) {                                                         \
+    beside(                                                                                                         \
+        [&] {                                                                                                       \
+          margin_lse<SPLIT, true>(xh, xl, wh, wl, labels, row_scale, tops, sums, n, classes, first_class, padded,   \
+                                  start, {subs, pitch});                                                            \
+        },                                                                                                          \
+        [&](int warp, int warps) { unit_beside(next, warp, warps); });                                                \
+  }                                                                                                                 \
   EXPORT_KERNEL(name)
 MARGIN_LSE(margin_lse_f16, false)
 MARGIN_LSE(margin_lse_f32, true)

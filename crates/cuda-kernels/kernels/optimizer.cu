@@ -6,7 +6,10 @@ extern "C" __global__ void __launch_bounds__(256)
     sgd_step(const float* __restrict__ gradient, float factor, float* __restrict__ w, float* __restrict__ buffer,
              float rate, float decay, float momentum, float keep, float take, int nesterov, long long count) {
   const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-  if (at < count) sgd_element(gradient[at] * factor, w, buffer, at, rate, decay, momentum, keep, take, nesterov);
+  if (at >= count) return;
+  float b = buffer ? buffer[at] : 0.0f;
+  sgd_element(gradient[at] * factor, w[at], b, buffer != nullptr, {rate, decay, momentum, keep, take, nesterov});
+  if (buffer) buffer[at] = b;
 }
 EXPORT_KERNEL(sgd_step)
 
@@ -17,7 +20,10 @@ extern "C" __global__ void __launch_bounds__(256)
               float decay, float take1, float keep2, float take2, long long count) {
   const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
   if (at >= count) return;
-  adam_element(gradient[at] * factor, w, first, second, tops, at, {size, root, eps, shrink, decay, take1, keep2, take2});
+  float top = tops ? tops[at] : 0.0f;
+  adam_element(gradient[at] * factor, w[at], first[at], second[at], top, tops != nullptr,
+               {size, root, eps, shrink, decay, take1, keep2, take2});
+  if (tops) tops[at] = top;
 }
 EXPORT_KERNEL(adam_step)
 

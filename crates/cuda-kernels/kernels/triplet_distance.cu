@@ -8,7 +8,7 @@ extern "C" __global__ void __launch_bounds__(256)
   const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5), lane = threadIdx.x & 31;
   if (row >= n) return;
   const long long start = (long long)row * dim;
-  const float norm = row_norm(x + start, dim), length = fmaxf(norm, SHORTEST);
+  const float norm = row_norm(x + start, dim, in_fours(x + start, dim)), length = fmaxf(norm, SHORTEST);
   for (int d = lane; d < dim; d += 32) unit[start + d] = x[start + d] / length;
   if (lane == 0) norms[row] = norm;
 }

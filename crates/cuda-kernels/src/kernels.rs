@@ -11,6 +11,7 @@ use cudarc::driver::{
 use cudarc::nvrtc::Ptx;
 
 use crate::cublas::Cublas;
+use crate::margin::jobs::{Bulk, Gradients, Step, UnitTile, Weighting};
 use crate::margin::{Choices, MarginArgument};
 use crate::pooling::GemArgument;
 use crate::{Error, Result};
@@ -19,10 +20,10 @@ use crate::{Error, Result};
 const MODULES: [(&str, &str); 13] = [
     ("rows", include_str!("../ptx/rows.ptx")),
     ("margin_forward", include_str!("../ptx/margin_forward.ptx")),
-    ("margin_target", include_str!("../ptx/margin_target.ptx")),
+    ("margin_loss", include_str!("../ptx/margin_loss.ptx")),
     ("margin_backward", include_str!("../ptx/margin_backward.ptx")),
     ("margin_tile", include_str!("../ptx/margin_tile.ptx")),
-    ("margin_centres", include_str!("../ptx/margin_centres.ptx")),
+    ("margin_rows", include_str!("../ptx/margin_rows.ptx")),
     ("optimizer", include_str!("../ptx/optimizer.ptx")),
     ("triplet_distance", include_str!("../ptx/triplet_distance.ptx")),
     ("triplet_count", include_str!("../ptx/triplet_count.ptx")),
@@ -64,6 +65,11 @@ pub(crate) enum Arg {
     Double(f64),
     Margin(MarginArgument),
     Gem(GemArgument),
+    Unit(UnitTile),
+    Weighting(Weighting),
+    Bulk(Bulk),
+    Step(Step),
+    Gradients(Gradients),
 }
 
 impl Arg {
@@ -76,10 +82,19 @@ impl Arg {
             Self::Int(_) => "u32".to_owned(),
             Self::Float(_) => "f32".to_owned(),
             Self::Double(_) => "f64".to_owned(),
-            Self::Margin(_) => format!("b8[{}]", size_of::<MarginArgument>()),
-            Self::Gem(_) => format!("b8[{}]", size_of::<GemArgument>()),
+            Self::Margin(value) => structure(value),
+            Self::Gem(value) => structure(value),
+            Self::Unit(value) => structure(value),
+            Self::Weighting(value) => structure(value),
+            Self::Bulk(value) => structure(value),
+            Self::Step(value) => structure(value),
+            Self::Gradients(value) => structure(value),
         }
     }
+}
+
+fn structure<T>(_: &T) -> String {
+    format!("b8[{}]", size_of::<T>())
 }
 
 /// Arguments in their order, and what keeps the buffers behind them until the launch.
@@ -111,18 +126,18 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// Pointers into one buffer, to be written: at each of `starts`, or null.
-    pub(crate) fn pieces<T>(
-        mut self,
-        buffer: &'a mut impl DevicePtrMut<T>,
-        stream: &'a CudaStream,
-        starts: &[Option<usize>],
-    ) -> Self {
-        let (pointer, guard) = buffer.device_ptr_mut(stream);
-        let at = |start: &usize| Arg::Pointer(pointer + (start * size_of::<T>()) as u64);
-        self.values.extend(starts.iter().map(|start| start.as_ref().map_or(Arg::NULL, at)));
+    /// Where a buffer lies, for a structure that goes with [`Args::arg`]: kept on this stream like any other argument.
+    pub(crate) fn at<T>(&mut self, buffer: &'a impl DevicePtr<T>, stream: &'a CudaStream) -> u64 {
+        let (pointer, guard) = buffer.device_ptr(stream);
         self.guards.push(guard);
-        self
+        pointer
+    }
+
+    /// The same of a buffer that is written.
+    pub(crate) fn at_mut<T>(&mut self, buffer: &'a mut impl DevicePtrMut<T>, stream: &'a CudaStream) -> u64 {
+        let (pointer, guard) = buffer.device_ptr_mut(stream);
+        self.guards.push(guard);
+        pointer
     }
 
     pub(crate) fn arg(mut self, value: Arg) -> Self {
@@ -130,8 +145,8 @@ impl<'a> Args<'a> {
         self
     }
 
-    pub(crate) fn all(self, values: &[Arg]) -> Self {
-        values.iter().fold(self, |args, &value| args.arg(value))
+    pub(crate) fn floats(self, values: &[f32]) -> Self {
+        values.iter().fold(self, |args, &value| args.arg(Arg::Float(value)))
     }
 
     pub(crate) fn int(self, value: usize) -> Self {
@@ -242,6 +257,11 @@ impl Kernels {
                 Arg::Double(v) => builder.arg(v),
                 Arg::Margin(v) => builder.arg(v),
                 Arg::Gem(v) => builder.arg(v),
+                Arg::Unit(v) => builder.arg(v),
+                Arg::Weighting(v) => builder.arg(v),
+                Arg::Bulk(v) => builder.arg(v),
+                Arg::Step(v) => builder.arg(v),
+                Arg::Gradients(v) => builder.arg(v),
             };
         }
         // SAFETY: the argument types are the kernel's (checked above); pointers come from live slices that `args` keeps

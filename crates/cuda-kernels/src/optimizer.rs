@@ -48,17 +48,10 @@ pub struct Adam {
 }
 
 impl Sgd {
-    /// What the kernels take behind the buffers.
-    pub(crate) fn arguments(&self) -> [Arg; 6] {
-        let first = self.first_step;
-        [
-            Arg::Float(self.rate as f32),
-            Arg::Float(self.weight_decay as f32),
-            Arg::Float(self.momentum as f32),
-            Arg::Float(if first { 0.0 } else { self.momentum as f32 }),
-            Arg::Float(if first { 1.0 } else { (1.0 - self.dampening) as f32 }),
-            Arg::Int(i32::from(self.nesterov)),
-        ]
+    /// The rate, the decay, the momentum, and what of the buffer and of the gradient a new buffer takes.
+    pub(crate) fn numbers(&self) -> [f32; 5] {
+        let (keep, take) = if self.first_step { (0.0, 1.0) } else { (self.momentum, 1.0 - self.dampening) };
+        [self.rate, self.weight_decay, self.momentum, keep, take].map(|v| v as f32)
     }
 
     /// The buffer, where there is momentum, of the parameter's length.
@@ -76,8 +69,8 @@ impl Sgd {
 }
 
 impl Adam {
-    /// What the kernels take behind the buffers.
-    pub(crate) fn arguments(&self) -> [Arg; 8] {
+    /// `AdamNumbers` of `kernels/optimizer.cuh`.
+    pub(crate) fn numbers(&self) -> [f32; 8] {
         let (b1, b2) = self.betas;
         // Corrections in f64: 1 - b2^t loses half its digits in f32 at the first steps.
         let t = self.step as f64;
@@ -85,17 +78,8 @@ impl Adam {
             true => (1.0 - self.rate * self.weight_decay, 0.0),
             false => (1.0, self.weight_decay),
         };
-        [
-            self.rate / (1.0 - b1.powf(t)),
-            (1.0 - b2.powf(t)).sqrt(),
-            self.eps,
-            shrink,
-            decay,
-            1.0 - b1,
-            b2,
-            1.0 - b2,
-        ]
-        .map(|v| Arg::Float(v as f32))
+        let (size, root) = (self.rate / (1.0 - b1.powf(t)), (1.0 - b2.powf(t)).sqrt());
+        [size, root, self.eps, shrink, decay, 1.0 - b1, b2, 1.0 - b2].map(|v| v as f32)
     }
 
     /// Moments of the parameter's length, and a step that has been counted.
@@ -132,7 +116,8 @@ pub fn sgd(
         Some(buffer) => args.write(buffer, stream),
         None => args.arg(Arg::NULL),
     };
-    elementwise(kernels, stream, "sgd_step", len, args.all(&options.arguments()))
+    let args = args.floats(&options.numbers()).flag(options.nesterov);
+    elementwise(kernels, stream, "sgd_step", len, args)
 }
 
 /// Moves `parameter` by `factor` times `gradient`, with the first and second moments and, for AMSGrad (Reddi et al.
@@ -164,7 +149,7 @@ pub fn adam(
         Some(largest) => args.write(largest, stream),
         None => args.arg(Arg::NULL),
     };
-    elementwise(kernels, stream, "adam_step", len, args.all(&options.arguments()))
+    elementwise(kernels, stream, "adam_step", len, args.floats(&options.numbers()))
 }
 
 /// The length of `values` as a vector, summed in f64: the same bits on every run and every device. Waits for the device.

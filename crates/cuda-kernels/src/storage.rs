@@ -13,16 +13,22 @@ pub trait Storage: DeviceRepr + ValidAsZeroBits + Copy + Default + sealed::Seale
     /// How kernels for it are named.
     #[doc(hidden)]
     const SUFFIX: &'static str;
+    /// Which of the storage types it is to kernels that take any: `StorageCode` in `kernels/rows.cuh`.
+    #[doc(hidden)]
+    const CODE: i32;
 }
 
 impl Storage for f32 {
     const SUFFIX: &'static str = "f32";
+    const CODE: i32 = 0;
 }
 
 impl Storage for f16 {
     const SUFFIX: &'static str = "f16";
+    const CODE: i32 = 1;
 }
 
 impl Storage for bf16 {
     const SUFFIX: &'static str = "bf16";
+    const CODE: i32 = 2;
 }

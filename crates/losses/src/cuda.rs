@@ -47,7 +47,7 @@ fn lacks(option: &'static str, value: impl ToString, reason: &str) -> Error {
 }
 
 impl MarginSoftmax {
-    /// This loss on the GPU that `kernels` are for. Its tiles of classes take 48 MiB of device memory, or
+    /// This loss on the GPU that `kernels` are for. Beside the arguments it holds about 64 MiB of device memory, or
     /// `logits_budget_bytes` where that is less.
     ///
     /// # Errors

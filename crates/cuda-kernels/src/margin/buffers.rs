@@ -2,20 +2,15 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, CudaView};
+use cudarc::driver::{CudaSlice, CudaStream};
 
 use super::MarginSoftmax;
-use super::tiles::{TILE, Tiles};
-use crate::kernels::{Arg, Args, Shape};
-use crate::{Error, Result, Storage};
+use crate::Result;
+use crate::kernels::{Arg, Args};
 
-/// Doubles that `margin_target` leaves a row, and that `margin_loss` leaves.
+/// Doubles that `margin_prepare` leaves a row, and that `margin_loss` leaves.
 pub(super) const TARGET_FIELDS: usize = 8;
 pub(super) const STATS: usize = 5;
-/// Threads of a product's block: `product_threads` of `product.cuh` for WIDE and, with sub-centres, NARROW.
-const PRODUCT_THREADS: u32 = 128;
-const SUB_CENTRES_THREADS: u32 = 256;
-
 /// Buffers of a call.
 pub(super) struct Work {
     pub(super) row_scale: CudaSlice<f32>,
@@ -27,7 +22,8 @@ pub(super) struct Work {
     pub(super) sigma: CudaSlice<f32>,
     pub(super) column: CudaSlice<f32>,
     pub(super) stats: CudaSlice<f64>,
-    pub(super) bad_row: CudaSlice<i32>,
+    /// The rows in the order of their labels, and these labels; where centres move.
+    pub(super) order: Option<(CudaSlice<i32>, CudaSlice<u32>)>,
 }
 
 /// Values as f16 and, if asked for, what rounding left.
@@ -63,12 +59,29 @@ pub(super) enum Rows<'a> {
     Pieces(&'a mut Pieces),
 }
 
+/// Addresses of [`Rows`]: high, low and again, and the values from row to row.
+#[derive(Clone, Copy, Default)]
+pub(super) struct At {
+    pub(super) high: u64,
+    pub(super) low: u64,
+    pub(super) again: u64,
+    pub(super) width: usize,
+}
+
 impl<'a> Rows<'a> {
-    /// With three pointers, high, low and again, at the end of `args`; and the values from row to row.
-    fn push(self, args: Args<'a>, stream: &'a CudaStream, padded: usize) -> (Args<'a>, usize) {
+    pub(super) fn at(self, held: &mut Args<'a>, stream: &'a CudaStream, padded: usize) -> At {
         match self {
-            Rows::Halves(halves) => (args.halves_mut(halves, stream).arg(Arg::NULL), padded),
-            Rows::Pieces(of) => (args.pieces(&mut of.values, stream, &[Some(0), of.low, of.again]), of.width),
+            Rows::Halves(halves) => At {
+                high: held.at_mut(&mut halves.high, stream),
+                low: halves.low.as_mut().map_or(0, |low| held.at_mut(low, stream)),
+                again: 0,
+                width: padded,
+            },
+            Rows::Pieces(of) => {
+                let start = held.at_mut(&mut of.values, stream);
+                let piece = |at: Option<usize>| at.map_or(0, |at| start + (at * size_of::<u16>()) as u64);
+                At { high: start, low: piece(of.low), again: piece(of.again), width: of.width }
+            }
         }
     }
 }
@@ -115,84 +128,29 @@ impl MarginSoftmax {
         Ok(Pieces { values, width: pieces * padded, low, again })
     }
 
-    pub(super) fn work(&self, stream: &Arc<CudaStream>, n: usize, tiles: &Tiles) -> Result<Work> {
+    pub(super) fn work(
+        &self,
+        stream: &Arc<CudaStream>,
+        n: usize,
+        splits: usize,
+        moves: bool,
+    ) -> Result<Work> {
         let (kernels, what) = (&self.kernels, "the batch's rows");
+        let order = match moves {
+            true => Some((kernels.allocate(stream, n, what)?, kernels.allocate(stream, n, what)?)),
+            false => None,
+        };
         Ok(Work {
             row_scale: kernels.allocate(stream, n, what)?,
             targets: kernels.allocate(stream, n * TARGET_FIELDS, what)?,
-            tops: kernels.allocate(stream, n * tiles.splits, what)?,
-            sums: kernels.allocate(stream, n * tiles.splits, what)?,
+            tops: kernels.allocate(stream, n * splits, what)?,
+            sums: kernels.allocate(stream, n * splits, what)?,
             lse: kernels.allocate(stream, n, what)?,
             losses: kernels.allocate(stream, n, what)?,
             sigma: kernels.allocate(stream, n, what)?,
             column: kernels.allocate(stream, n, what)?,
             stats: kernels.allocate(stream, STATS, what)?,
-            bad_row: stream.clone_htod(&[i32::MAX]).map_err(Error::driver("copying a number"))?,
+            order,
         })
-    }
-
-    pub(super) fn unit_rows<T: Storage>(
-        &self,
-        stream: &Arc<CudaStream>,
-        values: &CudaView<'_, T>,
-        factors: Option<&CudaSlice<f32>>,
-        out: Rows<'_>,
-        norms: Option<&mut CudaSlice<f32>>,
-        rows: usize,
-        padded: usize,
-    ) -> Result<()> {
-        let args = Args::default().read(values, stream).optional(factors, stream);
-        let (args, width) = out.push(args, stream, padded);
-        let args = match norms {
-            Some(norms) => args.write(norms, stream),
-            None => args.arg(Arg::NULL),
-        };
-        let name = format!("unit_rows_{}", T::SUFFIX);
-        let args = args.int(rows).int(self.dim).int(padded).int(width);
-        self.kernels.launch(stream, &name, Shape::warps(rows), args)
-    }
-
-    /// The unit rows and norms of the tile `rows` of centres `[classes * subs, dim]`, as the products want them.
-    pub(super) fn unit_centres<T: Storage>(
-        &self,
-        stream: &Arc<CudaStream>,
-        rows: &CudaView<'_, T>,
-        out: Rows<'_>,
-        norms: Option<&mut CudaSlice<f32>>,
-        classes: usize,
-        padded: usize,
-    ) -> Result<()> {
-        let subs = self.options.sub_centers;
-        // Our own products end where the classes do; cuBLAS's want zeros up to the pitch.
-        if subs == 1 && matches!(out, Rows::Halves(_)) {
-            return self.unit_rows(stream, rows, None, out, norms, classes, padded);
-        }
-        let pitch = classes.next_multiple_of(TILE);
-        let (args, width) = out.push(Args::default().read(rows, stream), stream, padded);
-        let args = match norms {
-            Some(norms) => args.write(norms, stream),
-            None => args.arg(Arg::NULL),
-        };
-        let args = args.int(classes).int(self.dim).int(padded).int(subs).int(pitch).int(width);
-        self.kernels.launch(stream, &format!("unit_centres_{}", T::SUFFIX), Shape::warps(subs * pitch), args)
-    }
-
-    /// The name of a kernel that makes logits, and its arguments with those that sub-centres add.
-    pub(super) fn logits<'a>(&self, name: &str, args: Args<'a>, extra: &[usize]) -> (String, Args<'a>) {
-        let suffix = self.options.precision.suffix();
-        if self.options.sub_centers == 1 {
-            return (format!("{name}_{suffix}"), args);
-        }
-        (format!("{name}_subs_{suffix}"), extra.iter().fold(args, |args, &value| args.int(value)))
-    }
-
-    pub(super) fn product(&self, grid: [usize; 3]) -> Shape {
-        Shape { grid, threads: PRODUCT_THREADS, shared: self.options.precision.shared() }
-    }
-
-    /// As `product`, of the kernels that `logits` names.
-    pub(super) fn logits_shape(&self, grid: [usize; 3]) -> Shape {
-        let threads = if self.options.sub_centers == 1 { PRODUCT_THREADS } else { SUB_CENTRES_THREADS };
-        Shape { threads, ..self.product(grid) }
     }
 }

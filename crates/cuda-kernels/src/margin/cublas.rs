@@ -4,15 +4,16 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, CudaView};
+use cudarc::driver::{CudaSlice, CudaStream, CudaViewMut};
 
-use super::backward::{Pass, Tile, TileProducts};
 use super::buffers::{Halves, Pieces, Rows, Side, Work};
-use super::tiles::{TILE, Tiles};
-use super::{Batch, MarginSoftmax};
+use super::jobs::UnitTile;
+use super::tasks::Tile;
+use super::tiles::Tiles;
+use super::{Batch, Centres, MarginSoftmax};
 use crate::cublas::{Factor, Layout, Session, Sizes};
 use crate::kernels::{Args, Shape};
-use crate::{Result, Storage};
+use crate::{Result, Storage, Write};
 
 const THREADS: usize = 256;
 /// `COLUMNS` of `margin_tile.cu`.
@@ -21,83 +22,6 @@ const COLUMNS: usize = 8;
 /// Rows of pieces that lie along the dimension that is summed over.
 fn along(rows: &Pieces) -> Factor<'_> {
     Factor { values: &rows.values, layout: Layout::Along, start: 0, pitch: rows.width, stride: 0 }
-}
-
-impl MarginSoftmax {
-    /// As `bulk`, with cuBLAS.
-    pub(super) fn cublas_bulk<W: Storage>(
-        &self,
-        stream: &Arc<CudaStream>,
-        session: &Session<'_>,
-        tiles: &Tiles,
-        batch: &Batch<'_>,
-        w: &CudaView<'_, W>,
-        work: &mut Work,
-    ) -> Result<Pieces> {
-        let (kernels, n, padded, subs) = (&self.kernels, batch.labels.len(), tiles.padded, tiles.subs);
-        let mut x = self.pieces(stream, n, padded, Side::First, "the embeddings' unit rows")?;
-        self.unit_rows(stream, batch.embeddings, None, Rows::Pieces(&mut x), None, n, padded)?;
-        let rows = tiles.forward * subs;
-        let mut unit = self.pieces(stream, rows, padded, Side::Second, "a tile of the centres' unit rows")?;
-        let mut logits = kernels.allocate(stream, n * rows, "a tile of the classes' logits")?;
-        for first in (0..self.classes).step_by(tiles.forward) {
-            let classes = tiles.forward.min(self.classes - first);
-            let pitch = classes.next_multiple_of(TILE);
-            let width = subs * self.dim;
-            let rows = w.slice(first * width..(first + classes) * width);
-            self.unit_centres(stream, &rows, Rows::Pieces(&mut unit), None, classes, padded)?;
-            let sizes = Sizes { rows: n, columns: subs * pitch, shared: x.width, products: 1 };
-            session.multiply(stream, [along(&x), along(&unit)], &mut logits, sizes, false)?;
-            let args = Args::default()
-                .read(&logits, stream)
-                .read(batch.labels, stream)
-                .read(&work.row_scale, stream)
-                .write(&mut work.tops, stream)
-                .write(&mut work.sums, stream)
-                .int(classes)
-                .int(first)
-                .flag(first == 0)
-                .int(subs)
-                .int(pitch);
-            let shape = Shape::blocks([n, 1, 1], THREADS as u32);
-            kernels.launch(stream, "margin_tile_lse", shape, args)?;
-        }
-        Ok(x)
-    }
-}
-
-pub(super) struct CublasProducts<'a> {
-    session: &'a Session<'a>,
-    x: Pieces,
-    unit: Pieces,
-    logits: CudaSlice<f32>,
-    shares: Halves,
-    weighted: Option<Pieces>,
-}
-
-impl<'a> CublasProducts<'a> {
-    /// As `OwnProducts::new`.
-    pub(super) fn new(
-        of: &Pass<'_>,
-        session: &'a Session<'a>,
-        x: Pieces,
-        batch: &Batch<'_>,
-        moves: bool,
-    ) -> Result<Self> {
-        let (loss, stream, n, padded) = (of.loss, of.stream, of.n, of.tiles.padded);
-        let tile = of.tiles.backward * of.tiles.subs;
-        let unit = loss.pieces(stream, tile, padded, Side::Second, "a tile of the centres' unit rows")?;
-        let logits = loss.kernels.allocate(stream, n * tile, "a tile of the classes' logits")?;
-        let shares = loss.halves(stream, tile * n, "a tile of the classes' shares")?;
-        let mut weighted = None;
-        if moves {
-            let mut rows = loss.pieces(stream, n, padded, Side::Apart, "the embeddings' weighted rows")?;
-            let (values, factors) = (batch.embeddings, Some(&of.work.column));
-            loss.unit_rows(stream, values, factors, Rows::Pieces(&mut rows), None, n, padded)?;
-            weighted = Some(rows);
-        }
-        Ok(Self { session, x, unit, logits, shares, weighted })
-    }
 }
 
 /// The products that make one of shares and rows in pieces: low times high, high times low, high times high. As which half
@@ -109,62 +33,171 @@ fn terms<'a>(shares: &'a Halves, rows: &Pieces) -> impl Iterator<Item = (&'a Cud
     first.into_iter().chain(second).chain([(&shares.high, 0)])
 }
 
-impl TileProducts for CublasProducts<'_> {
+/// A backward pass, or a forward one, with cuBLAS.
+pub(super) struct With<'a> {
+    pub(super) loss: &'a MarginSoftmax,
+    pub(super) stream: &'a Arc<CudaStream>,
+    pub(super) session: &'a Session<'a>,
+    pub(super) tiles: &'a Tiles,
+    pub(super) batch: &'a Batch<'a>,
+}
+
+impl With<'_> {
     fn unit<W: Storage>(
-        &mut self,
-        of: &Pass<'_>,
-        rows: &CudaView<'_, W>,
-        norms: &mut CudaSlice<f32>,
+        &self,
+        centres: &Centres<'_, '_, W>,
         tile: Tile,
+        out: &mut Pieces,
+        norms: Option<&mut CudaSlice<f32>>,
     ) -> Result<()> {
-        let out = Rows::Pieces(&mut self.unit);
-        of.loss.unit_centres(of.stream, rows, out, Some(norms), tile.classes, of.tiles.padded)
+        let (mut held, out) = (Args::default(), Rows::Pieces(out));
+        let (loss, stream, padded) = (self.loss, self.stream, self.tiles.padded);
+        let tile = loss.unit_tile(&mut held, stream, centres, tile, out, norms, padded);
+        loss.launch_unit(stream, tile)
     }
 
-    fn shares(&mut self, of: &Pass<'_>, tile: Tile) -> Result<()> {
-        let (loss, stream, subs) = (of.loss, of.stream, of.tiles.subs);
-        let sizes = Sizes { rows: of.n, columns: subs * tile.pitch, shared: self.x.width, products: 1 };
-        let factors = [along(&self.x), along(&self.unit)];
-        self.session.multiply(stream, factors, &mut self.logits, sizes, false)?;
-        let args = Args::default()
-            .read(&self.logits, stream)
-            .read(of.labels, stream)
-            .read(&of.work.row_scale, stream)
-            .read(&of.work.lse, stream)
-            .halves_mut(&mut self.shares, stream)
-            .int(tile.classes)
-            .int(tile.first)
-            .int(subs)
-            .int(tile.pitch);
-        let shape = Shape::blocks([of.n, tile.pitch.div_ceil(THREADS * COLUMNS), 1], THREADS as u32);
-        let name = format!("margin_tile_shares_{}", loss.options.precision.suffix());
-        loss.kernels.launch(stream, &name, shape, args)
+    /// A tile's logits, `[n, subs * pitch]`.
+    fn logits(&self, x: &Pieces, unit: &Pieces, logits: &mut CudaSlice<f32>, tile: Tile) -> Result<()> {
+        let columns = self.tiles.subs * tile.pitch;
+        let sizes = Sizes { rows: self.batch.labels.len(), columns, shared: x.width, products: 1 };
+        self.session.multiply(self.stream, [along(x), along(unit)], logits, sizes, false)
     }
 
-    fn embeddings(&mut self, of: &Pass<'_>, tile: Tile, raw: &mut CudaSlice<f32>, add: bool) -> Result<()> {
-        let (tiles, width) = (&of.tiles, self.unit.width);
-        let row = tiles.subs * tile.pitch;
-        // A few products at once, each over some of the classes, fill the device where one has few tiles.
-        let share = row / tiles.parts;
-        let sizes = Sizes { rows: of.n, columns: tiles.padded, shared: share, products: tiles.parts };
-        for (at, (values, start)) in terms(&self.shares, &self.unit).enumerate() {
-            let q = Factor { values, layout: Layout::Along, start: 0, pitch: row, stride: share };
-            let (values, layout) = (&self.unit.values, Layout::Across);
-            let w = Factor { values, layout, start, pitch: width, stride: share * width };
-            self.session.multiply(of.stream, [q, w], raw, sizes, add || at > 0)?;
+    /// Each row against its own centre, and against all other classes. Returns the embeddings' unit rows.
+    pub(super) fn forward<W: Storage>(
+        &self,
+        centres: &Centres<'_, '_, W>,
+        work: &mut Work,
+    ) -> Result<Pieces> {
+        let With { loss, stream, tiles, batch, .. } = *self;
+        let (kernels, n, padded, subs) = (&loss.kernels, batch.labels.len(), tiles.padded, tiles.subs);
+        let mut x = loss.pieces(stream, n, padded, Side::First, "the embeddings' unit rows")?;
+        loss.prepare(stream, batch, centres, work, Rows::Pieces(&mut x), UnitTile::default(), padded)?;
+        let rows = tiles.forward * subs;
+        let mut unit = loss.pieces(stream, rows, padded, Side::Second, "a tile of the centres' unit rows")?;
+        let mut logits = kernels.allocate(stream, n * rows, "a tile of the classes' logits")?;
+        for tile in Tile::all(loss.classes, tiles.forward) {
+            self.unit(centres, tile, &mut unit, None)?;
+            self.logits(&x, &unit, &mut logits, tile)?;
+            let args = Args::default()
+                .read(&logits, stream)
+                .read(batch.labels, stream)
+                .read(&work.row_scale, stream)
+                .write(&mut work.tops, stream)
+                .write(&mut work.sums, stream)
+                .int(tile.classes)
+                .int(tile.first)
+                .flag(tile.first == 0)
+                .int(subs)
+                .int(tile.pitch);
+            let shape = Shape::blocks([n, 1, 1], THREADS as u32);
+            kernels.launch(stream, "margin_tile_lse", shape, args)?;
+        }
+        Ok(x)
+    }
+
+    /// Both gradients.
+    pub(super) fn backward<W: Storage>(
+        &self,
+        mut centres: Centres<'_, '_, W>,
+        work: &Work,
+        x: &Pieces,
+        mut gradient: Option<(&mut CudaViewMut<'_, f32>, Write)>,
+    ) -> Result<()> {
+        let With { loss, stream, tiles, batch, .. } = *self;
+        let (kernels, n, padded, subs) = (&loss.kernels, batch.labels.len(), tiles.padded, tiles.subs);
+        let (moves, largest) = (centres.move_at_all(), tiles.backward * subs);
+        let mut unit =
+            loss.pieces(stream, largest, padded, Side::Second, "a tile of the centres' unit rows")?;
+        let mut norms = kernels.allocate(stream, largest, "the centres' norms")?;
+        let mut logits = kernels.allocate(stream, n * largest, "a tile of the classes' logits")?;
+        let mut shares = loss.halves(stream, largest * n, "a tile of the classes' shares")?;
+        let mut weighted = match moves {
+            true => Some(loss.pieces(stream, n, padded, Side::Apart, "the embeddings' weighted rows")?),
+            false => None,
+        };
+        let raw_len = if moves { largest * padded } else { 1 };
+        let mut raw_centres = kernels.allocate(stream, raw_len, "a tile of the centres' gradient")?;
+        let parts = if gradient.is_some() { tiles.parts } else { 0 };
+        let mut raw = kernels.allocate(stream, parts * n * padded, "the embeddings' gradient")?;
+        {
+            // It wants the centres as they were, so it comes before any of them moves.
+            let (mut held, out) = (Args::default(), weighted.as_mut().map(Rows::Pieces));
+            let dx = gradient.as_mut().map(|(dx, write)| (&mut **dx, *write));
+            let rows = loss.weighting(&mut held, stream, batch, &centres, work, out, dx, padded);
+            loss.launch_weighting(stream, rows)?;
+        }
+        for tile in Tile::all(loss.classes, tiles.backward) {
+            self.unit(&centres, tile, &mut unit, Some(&mut norms))?;
+            self.logits(x, &unit, &mut logits, tile)?;
+            self.shares(work, &logits, &mut shares, tile)?;
+            if gradient.is_some() {
+                self.embeddings(&shares, &unit, &mut raw, tile)?;
+            }
+            if let Some(weighted) = &weighted {
+                self.centres(&shares, weighted, &mut raw_centres, tile)?;
+                let (mut held, scratch) = (Args::default(), [&raw_centres, &norms]);
+                let step = loss.step(&mut held, stream, batch, &mut centres, work, scratch, tile, padded);
+                loss.finish(stream, Default::default(), step)?;
+            }
+        }
+        if let Some((dx, _)) = gradient {
+            let mut held = Args::default();
+            let bulk = loss.bulk(&mut held, stream, batch, work, &raw, dx, tiles);
+            loss.finish(stream, bulk, Default::default())?;
         }
         Ok(())
     }
 
-    fn centres(&mut self, of: &Pass<'_>, tile: Tile, raw: &mut CudaSlice<f32>) -> Result<()> {
-        let Some(weighted) = &self.weighted else { return Ok(()) };
-        let row = of.tiles.subs * tile.pitch;
-        let sizes = Sizes { rows: row, columns: of.tiles.padded, shared: of.n, products: 1 };
-        for (at, (values, start)) in terms(&self.shares, weighted).enumerate() {
+    fn shares(&self, work: &Work, logits: &CudaSlice<f32>, shares: &mut Halves, tile: Tile) -> Result<()> {
+        let (loss, stream, n) = (self.loss, self.stream, self.batch.labels.len());
+        let args = Args::default()
+            .read(logits, stream)
+            .read(self.batch.labels, stream)
+            .read(&work.row_scale, stream)
+            .read(&work.lse, stream)
+            .halves_mut(shares, stream)
+            .int(tile.classes)
+            .int(tile.first)
+            .int(self.tiles.subs)
+            .int(tile.pitch);
+        let shape = Shape::blocks([n, tile.pitch.div_ceil(THREADS * COLUMNS), 1], THREADS as u32);
+        let name = format!("margin_tile_shares_{}", loss.options.precision.suffix());
+        loss.kernels.launch(stream, &name, shape, args)
+    }
+
+    /// The shares times the centres, `[parts, n, padded]`, added to what is there but for the first tile.
+    fn embeddings(&self, shares: &Halves, unit: &Pieces, raw: &mut CudaSlice<f32>, tile: Tile) -> Result<()> {
+        let (tiles, width, n) = (self.tiles, unit.width, self.batch.labels.len());
+        let row = tiles.subs * tile.pitch;
+        // A few products at once, each over some of the classes, fill the device where one has few tiles.
+        let share = row / tiles.parts;
+        let sizes = Sizes { rows: n, columns: tiles.padded, shared: share, products: tiles.parts };
+        for (at, (values, start)) in terms(shares, unit).enumerate() {
+            let q = Factor { values, layout: Layout::Along, start: 0, pitch: row, stride: share };
+            let (values, layout) = (&unit.values, Layout::Across);
+            let w = Factor { values, layout, start, pitch: width, stride: share * width };
+            self.session.multiply(self.stream, [q, w], raw, sizes, tile.first > 0 || at > 0)?;
+        }
+        Ok(())
+    }
+
+    /// The shares' transpose times the weighted embeddings, `[subs * pitch, padded]`.
+    fn centres(
+        &self,
+        shares: &Halves,
+        weighted: &Pieces,
+        raw: &mut CudaSlice<f32>,
+        tile: Tile,
+    ) -> Result<()> {
+        let row = self.tiles.subs * tile.pitch;
+        let shared = self.batch.labels.len();
+        let sizes = Sizes { rows: row, columns: self.tiles.padded, shared, products: 1 };
+        for (at, (values, start)) in terms(shares, weighted).enumerate() {
             let q = Factor { values, layout: Layout::Across, start: 0, pitch: row, stride: 0 };
             let (values, layout) = (&weighted.values, Layout::Across);
             let x = Factor { values, layout, start, pitch: weighted.width, stride: 0 };
-            self.session.multiply(of.stream, [q, x], raw, sizes, at > 0)?;
+            self.session.multiply(self.stream, [q, x], raw, sizes, at > 0)?;
         }
         Ok(())
     }

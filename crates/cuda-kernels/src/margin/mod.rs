@@ -6,15 +6,14 @@
 //! Four products of batch x dim x classes in all, by our own kernels or by cuBLAS ([`Products`]). Our own give the same
 //! bits on every run and every device.
 
-mod backward;
 mod buffers;
-mod centres;
 mod cublas;
-mod forward;
+pub(crate) mod jobs;
 mod options;
 mod own;
 mod products;
 mod run;
+mod tasks;
 mod tiles;
 
 pub(crate) use options::MarginArgument;

@@ -103,13 +103,14 @@ pub struct MarginOptions {
     pub precision: Precision,
     /// Default [`Products::Faster`].
     pub products: Products,
-    /// Device memory for tiles of classes; with cuBLAS a quarter of it is cuBLAS's. Default 48 MiB, so that they stay in a
-    /// large GPU's second-level cache.
+    /// Device memory that a call may hold beside its arguments: the batch's rows, and tiles of classes in what they leave
+    /// (in half of it where they leave less); with cuBLAS a quarter is cuBLAS's. Default 64 MiB, so that tiles stay in a large
+    /// GPU's second-level cache.
     pub tile_bytes: usize,
 }
 
 impl MarginOptions {
-    /// With this margin, scale 64, one centre a class, f32-accurate products, whoever's are faster, and tiles of 48 MiB.
+    /// With this margin, scale 64, one centre a class, f32-accurate products, whoever's are faster, and 64 MiB.
     pub fn new(margin: Margin) -> Self {
         Self {
             margin,
@@ -117,7 +118,7 @@ impl MarginOptions {
             sub_centers: 1,
             precision: Precision::F32,
             products: Products::Faster,
-            tile_bytes: 48 << 20,
+            tile_bytes: 64 << 20,
         }
     }
 

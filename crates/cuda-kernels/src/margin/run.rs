@@ -3,11 +3,10 @@ use std::sync::Arc;
 use cudarc::driver::{CudaStream, CudaView, CudaViewMut};
 
 use super::Products;
-use super::backward::Pass;
-use super::buffers::{Halves, Pieces, STATS, TARGET_FIELDS, Work};
-use super::cublas::CublasProducts;
+use super::buffers::{Pieces, STATS, TARGET_FIELDS, Work};
+use super::cublas::With;
 use super::options::MarginOptions;
-use super::own::OwnProducts;
+use super::own::Own;
 use super::products::{Key, Turn};
 use super::tiles::Tiles;
 use crate::cublas::Session;
@@ -70,9 +69,9 @@ pub struct MarginStats {
     pub products: Products,
 }
 
-/// The embeddings' unit rows as the products want them, and with whom these are made.
+/// What the forward pass leaves, by whoever made its products.
 enum Prepared<'a> {
-    Own(Halves),
+    Own(Own),
     Cublas(Pieces, Session<'a>),
 }
 
@@ -114,18 +113,35 @@ impl MarginSoftmax {
         let tiles = self.tiles(batch, products);
         let precision = self.options.precision;
         let half = 2 * precision.parts();
-        // The rows of either product's factors, and what cuBLAS has beside them: a tile's logits, and its workspace.
-        let (first, logits, workspace) = match products {
-            Products::Cublas => (2 * precision.pieces(), 4 * batch, Tiles::workspace(&self.options)),
-            Products::Own | Products::Faster => (half, 0, 0),
-        };
-        let row = (first + half) * tiles.padded + 8 * TARGET_FIELDS + 4 * 5 + 8 * tiles.splits + 8;
-        let forward = tiles.forward * tiles.subs * (first * tiles.padded + logits + 4);
-        let backward = tiles.backward
-            * tiles.subs
-            * (first * tiles.padded + logits + half * batch + 4 * tiles.padded + 4);
-        let phases = forward.max(backward + 4 * tiles.parts * batch * tiles.padded);
-        batch * row + phases + workspace + 8 * STATS + 4
+        let (forward, backward) = (tiles.forward * tiles.subs, tiles.backward * tiles.subs);
+        let raw = 4 * tiles.parts * batch * tiles.padded;
+        let stats = 8 * STATS;
+        match products {
+            Products::Cublas => {
+                let factor = 2 * precision.pieces() * tiles.padded + 4 + 4 * batch;
+                let shares = half * batch + 4 * tiles.padded;
+                let phases = (forward * factor).max(backward * (factor + shares) + raw);
+                let rows = self.rows(batch, &tiles, 2 * precision.pieces());
+                rows + phases + Tiles::workspace(&self.options) + stats
+            }
+            Products::Own | Products::Faster => {
+                // Two tiles take turns, unless there is but one.
+                let turns = if self.classes > tiles.forward { 2 } else { 1 };
+                let unit = turns * forward * (half * tiles.padded + 4);
+                self.rows(batch, &tiles, half)
+                    + unit
+                    + backward * (half * batch + 4 * tiles.padded)
+                    + raw
+                    + stats
+            }
+        }
+    }
+
+    /// What is held of each row: its factors in the products, of which the first takes so many bytes a value, and what is
+    /// known of it.
+    fn rows(&self, batch: usize, tiles: &Tiles, first: usize) -> usize {
+        let half = 2 * self.options.precision.parts();
+        batch * ((first + half) * tiles.padded + 8 * TARGET_FIELDS + 4 * 5 + 8 * tiles.splits + 8)
     }
 
     /// The loss, the embeddings' gradient (`[batch, dim]`, if asked for), each row's loss (`[batch]`, if asked for),
@@ -163,7 +179,8 @@ impl MarginSoftmax {
             Products::Faster => self.kernels.choices.begin(key, stream)?,
             products => Turn::forced(products),
         };
-        let begun = self.forward(stream, &batch, &centres, turn.products);
+        let backward = gradient.is_some() || moves;
+        let begun = self.forward(stream, &batch, &centres, turn.products, backward);
         let (tiles, work, prepared) = match begun {
             // Nothing has moved yet.
             Err(Error::NoCublas { .. } | Error::Cublas { .. })
@@ -171,20 +188,18 @@ impl MarginSoftmax {
             {
                 self.kernels.choices.settle(key, Products::Own);
                 turn = Turn::forced(Products::Own);
-                self.forward(stream, &batch, &centres, turn.products)?
+                self.forward(stream, &batch, &centres, turn.products, backward)?
             }
             begun => begun?,
         };
-        if gradient.is_some() || moves {
-            let pass = Pass { loss: self, stream, n, tiles, labels: batch.labels, work: &work };
+        if backward {
             match prepared {
-                Prepared::Own(x) => {
-                    let mut products = OwnProducts::new(&pass, x, &batch, moves)?;
-                    self.backward(&pass, &batch, centres, gradient, &mut products)?;
+                Prepared::Own(own) => {
+                    self.own_backward(stream, &tiles, &batch, centres, &work, own, gradient)?;
                 }
                 Prepared::Cublas(x, session) => {
-                    let mut products = CublasProducts::new(&pass, &session, x, &batch, moves)?;
-                    self.backward(&pass, &batch, centres, gradient, &mut products)?;
+                    let with = With { loss: self, stream, session: &session, tiles: &tiles, batch: &batch };
+                    with.backward(centres, &work, &x, gradient)?;
                 }
             }
         }
@@ -194,6 +209,7 @@ impl MarginSoftmax {
         let stats = stream.clone_dtoh(&work.stats).map_err(Error::launch("margin softmax"))?;
         stream.synchronize().map_err(Error::launch("margin softmax"))?;
         self.kernels.choices.end(key, &turn, stream)?;
+        // A number above any row where no label is bad.
         let bad = stats[4] as usize;
         if bad < n {
             return Err(Error::Label { row: bad, classes: self.classes });
@@ -214,21 +230,7 @@ impl MarginSoftmax {
         batch: &Batch<'_>,
         centres: &Centres<'_, '_, W>,
         products: Products,
-    ) -> Result<(Tiles, Work, Prepared<'_>)> {
-        match centres {
-            Centres::Frozen(w) | Centres::Gradient(w, ..) => self.forward_over(stream, batch, w, products),
-            Centres::Sgd(w, ..) | Centres::Adam(w, ..) => {
-                self.forward_over(stream, batch, &w.as_view(), products)
-            }
-        }
-    }
-
-    fn forward_over<W: Storage>(
-        &self,
-        stream: &Arc<CudaStream>,
-        batch: &Batch<'_>,
-        w: &CudaView<'_, W>,
-        products: Products,
+        backward: bool,
     ) -> Result<(Tiles, Work, Prepared<'_>)> {
         let (n, tiles) = (batch.labels.len(), self.tiles(batch.labels.len(), products));
         let session = match products {
@@ -238,16 +240,16 @@ impl MarginSoftmax {
             }
             Products::Own | Products::Faster => None,
         };
-        let mut work = self.work(stream, n, &tiles)?;
-        self.targets(stream, n, batch, w, &mut work)?;
+        let mut work = self.work(stream, n, tiles.splits, centres.move_at_all())?;
         let prepared = match session {
-            None => Prepared::Own(self.bulk(stream, n, &tiles, batch, w, &mut work)?),
+            None => Prepared::Own(self.own_forward(stream, &tiles, batch, centres, &mut work, backward)?),
             Some(session) => {
-                let x = self.cublas_bulk(stream, &session, &tiles, batch, w, &mut work)?;
+                let with = With { loss: self, stream, session: &session, tiles: &tiles, batch };
+                let x = with.forward(centres, &mut work)?;
                 Prepared::Cublas(x, session)
             }
         };
-        self.losses(stream, n, tiles.splits, batch, &mut work)?;
+        self.losses(stream, tiles.splits, batch, &mut work)?;
         Ok((tiles, work, prepared))
     }
 

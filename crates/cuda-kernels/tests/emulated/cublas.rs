@@ -16,7 +16,7 @@ const SIZES: [usize; 3] = [6, 16, 140];
 /// A step of SGD; the centres after it.
 fn step(device: &Device, products: Products) -> Result<(MarginStats, Vec<f32>), Error> {
     let [n, dim, classes] = SIZES;
-    let options = MarginOptions { products, tile_bytes: 200_000, ..MarginOptions::new(COS) };
+    let options = MarginOptions { products, tile_bytes: 100_000, ..MarginOptions::new(COS) };
     let loss = MarginSoftmax::new(device.kernels.clone(), classes, dim, options)?;
     let mut random = Random(7);
     let (x, mut w) = (device.upload(&random.normals(n * dim)), device.upload(&random.normals(classes * dim)));

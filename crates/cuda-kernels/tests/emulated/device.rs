@@ -136,3 +136,8 @@ pub(crate) fn assert_near_of(what: &str, got: &[f32], expected: &[f64], toleranc
     println!("{what}: {error:.2e} (at most {tolerance:.0e})");
     assert!(error <= tolerance, "{what}: off by {error:.3e} of the largest value, at most {tolerance:.0e}");
 }
+
+/// Kernels launched since this was last asked; nothing on a GPU.
+pub(crate) fn launches() -> Option<usize> {
+    told(b"emulated_launches\0")
+}

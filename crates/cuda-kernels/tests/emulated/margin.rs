@@ -4,7 +4,7 @@ use embedtune_cuda_kernels::margin::{
 };
 use embedtune_cuda_kernels::{Error, Storage, Write};
 
-use crate::device::{Device, assert_near, error, memory_peak, memory_used, under_all_schedules};
+use crate::device::{Device, assert_near, error, launches, memory_peak, memory_used, under_all_schedules};
 use crate::margin_reference::{Answer, Problem};
 use crate::optimizer::{adam_reference, sgd_reference};
 use crate::random::Random;
@@ -106,7 +106,7 @@ impl Case {
 /// With tiles so small that several of each kind are needed.
 fn options(margin: Margin, precision: Precision) -> MarginOptions {
     let scale = if matches!(margin, Margin::Sphere { .. }) { 1.0 } else { 16.0 };
-    let (tile_bytes, products) = (200_000, products());
+    let (tile_bytes, products) = (100_000, products());
     MarginOptions { scale, precision, products, tile_bytes, ..MarginOptions::new(margin) }
 }
 
@@ -150,7 +150,7 @@ fn every_margin_is_its_definition() {
 #[ignore = "needs the emulated device or a GPU"]
 fn sizes_that_fill_no_tile() {
     let device = Device::new();
-    for [n, dim, classes] in [[1, 2, 2], [3, 33, 129], [130, 20, 300], [5, 140, 700]] {
+    for [n, dim, classes] in [[1, 2, 2], [3, 33, 129], [130, 20, 300], [5, 140, 700], [2, 1030, 140]] {
         for precision in [Precision::F32, Precision::F16] {
             let case = Case::new(options(ARC, precision), n, dim, classes);
             let what = format!("{precision:?} [{n}, {dim}, {classes}]");
@@ -205,7 +205,7 @@ fn of_several_centres_the_nearest_counts() {
         (SPHERE, Precision::F32, 16, [5, 33, 130]),
         (ARC, Precision::F32, 3, [3, 8, 1]),
     ] {
-        let options = MarginOptions { sub_centers, tile_bytes: 400_000, ..options(margin, precision) };
+        let options = MarginOptions { sub_centers, tile_bytes: 200_000, ..options(margin, precision) };
         let case = Case::new(options, n, dim, classes);
         let tolerances = match precision {
             Precision::F32 => [4e-6, 1e-5, 1e-5],
@@ -506,5 +506,55 @@ fn the_workspace_is_what_is_stated() {
     };
     for precision in [Precision::F32, Precision::F16] {
         assert!(loss(precision).workspace_bytes(1024) <= 64 << 20);
+    }
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn views_that_start_between_vectors_give_the_same_bits() {
+    let device = Device::new();
+    let case = Case::new(options(ARC, Precision::F32), 9, 24, 300);
+    let (stats, expected) = case.run(&device, &case.w, Write::Overwrite);
+    // One value before each: rows of 24 would otherwise be read four values at a time.
+    let late = |values: &[f32]| {
+        let all: Vec<f32> = std::iter::once(f32::NAN).chain(values.iter().copied()).collect();
+        device.upload(&all)
+    };
+    let (x, w) = (late(&case.x), late(&case.w));
+    let (labels, weights) = (device.upload(&case.labels), device.upload(&case.weights));
+    let class_weights = device.upload(&case.class_weights);
+    for late_output in [0, 1] {
+        let (mut dx, mut dw) = (device.poisoned(1 + case.x.len()), device.poisoned(1 + case.w.len()));
+        let batch = Batch {
+            embeddings: &x.slice(1..),
+            labels: &labels.as_view(),
+            weights: Some(&weights.as_view()),
+            class_weights: Some(&class_weights.as_view()),
+            upstream: case.upstream,
+        };
+        let (from, to) = (late_output, late_output + case.w.len());
+        let centres = Centres::Gradient(&w.slice(1..), &mut dw.slice_mut(from..to), Write::Overwrite);
+        let gradient = Some((&mut dx.slice_mut(1..), Write::Overwrite));
+        let again =
+            case.loss(&device).forward_backward(&device.stream, batch, centres, gradient, None).unwrap();
+        assert_eq!(again, stats);
+        assert_eq!(device.download(&dx)[1..], expected[1]);
+        assert_eq!(device.download(&dw)[from..to], expected[2]);
+    }
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn a_step_takes_three_launches_a_tile_and_three_more() {
+    let device = Device::new();
+    if products() != Products::Own || launches().is_none() {
+        return;
+    }
+    for (classes, tiles, tile_bytes) in [(300, 1, 64 << 20), (128, 1, 200_000), (300, 3, 100_000)] {
+        let options = MarginOptions { tile_bytes, ..options(ARC, Precision::F32) };
+        let case = Case::new(options, 9, 24, classes);
+        launches();
+        case.run(&device, &case.w, Write::Overwrite);
+        assert_eq!(launches(), Some(3 + 3 * tiles), "{classes} classes");
     }
 }
