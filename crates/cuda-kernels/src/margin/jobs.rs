@@ -119,16 +119,15 @@ pub(crate) struct Gradients {
     pub(super) unused: i32,
 }
 
-// SAFETY: plain numbers, laid out as the kernels declare them.
-#[expect(unsafe_code, reason = "what says that a structure may be a kernel's argument")]
-mod plain {
-    use super::{Bulk, DeviceRepr, Gradients, Step, UnitTile, Weighting};
-    unsafe impl DeviceRepr for UnitTile {}
-    unsafe impl DeviceRepr for Weighting {}
-    unsafe impl DeviceRepr for Bulk {}
-    unsafe impl DeviceRepr for Step {}
-    unsafe impl DeviceRepr for Gradients {}
+/// Structures of plain numbers.
+macro_rules! arguments {
+    ($($name:ident),*) => {$(
+        // SAFETY: plain numbers, laid out as the kernels declare them.
+        #[expect(unsafe_code, reason = "what says that a structure may be a kernel's argument")]
+        unsafe impl DeviceRepr for $name {}
+    )*};
 }
+arguments!(UnitTile, Weighting, Bulk, Step, Gradients);
 
 /// Whether a kernel can load four values at a time from `address` on in rows of `dim` f32.
 fn in_fours(address: u64, dim: i32) -> bool {

@@ -71,7 +71,7 @@ pub struct MarginStats {
 
 /// What the forward pass leaves, by whoever made its products.
 enum Prepared<'a> {
-    Own(Own),
+    Own(Box<Own>),
     Cublas(Pieces, Session<'a>),
 }
 
@@ -195,7 +195,7 @@ impl MarginSoftmax {
         if backward {
             match prepared {
                 Prepared::Own(own) => {
-                    self.own_backward(stream, &tiles, &batch, centres, &work, own, gradient)?;
+                    self.own_backward(stream, &tiles, &batch, centres, &work, *own, gradient)?;
                 }
                 Prepared::Cublas(x, session) => {
                     let with = With { loss: self, stream, session: &session, tiles: &tiles, batch: &batch };
@@ -242,7 +242,10 @@ impl MarginSoftmax {
         };
         let mut work = self.work(stream, n, tiles.splits, centres.move_at_all())?;
         let prepared = match session {
-            None => Prepared::Own(self.own_forward(stream, &tiles, batch, centres, &mut work, backward)?),
+            None => {
+                let own = self.own_forward(stream, &tiles, batch, centres, &mut work, backward)?;
+                Prepared::Own(Box::new(own))
+            }
             Some(session) => {
                 let with = With { loss: self, stream, session: &session, tiles: &tiles, batch };
                 let x = with.forward(centres, &mut work)?;
