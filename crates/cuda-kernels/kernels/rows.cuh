@@ -23,8 +23,8 @@ __device__ __forceinline__ void by_storage(const void* values, int storage, Use 
 
 struct Four { float v[4]; };
 
-// Whether rows of `dim` values from `values` on can be loaded four at a time (a null pointer can). Which values a lane takes does not depend on
-// it, so that bits do not either.
+// Whether rows of `dim` values from `values` on can be loaded four at a time (a null pointer can). Which values a lane takes,
+// and in which order it adds them, does not depend on it.
 template <class T> __device__ __forceinline__ bool in_fours(const T* values, int dim) {
   return dim % 4 == 0 && (unsigned long long)values % (4 * sizeof(T)) == 0;
 }

@@ -152,7 +152,7 @@ pub fn adam(
     elementwise(kernels, stream, "adam_step", len, args.floats(&options.numbers()))
 }
 
-/// The length of `values` as a vector, summed in f64: the same bits on every run and every device. Waits for the device.
+/// The length of `values` as a vector, summed in f64: the same bits on every run. Waits for the device.
 ///
 /// # Errors
 /// What the driver says.

@@ -2,7 +2,7 @@
 //!
 //! Dissimilarities and gradients come from differences of rows, so near-duplicates keep their digits. `O(n^2 log P)`
 //! time for counting, `2 n^2 dim` operations each for dissimilarities and gradient, `8 n^2` bytes of device memory or
-//! as few as two rows of it: anchors are done in blocks. The same bits on every run and for every device.
+//! as few as two rows of it: anchors are done in blocks. The same bits on every run on one kind of GPU with one driver.
 
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@
 //! without the target's column; the target in f64 and in tangent form. Backward: each tile's shares again, two more
 //! products, and the tile's centres at once by their optimizer, so that their gradient never exists in full.
 //! Four products of batch x dim x classes in all, by our own kernels or by cuBLAS ([`Products`]). Our own give the same
-//! bits on every run and every device.
+//! bits on every run on one kind of GPU with one driver.
 
 mod buffers;
 mod cublas;

@@ -14,7 +14,8 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 #[non_exhaustive]
 pub enum Products {
-    /// Those of this crate's kernels. The same bits on every run and every GPU.
+    /// Those of this crate's kernels. The same bits on every run on one kind of GPU with one driver, which compiles them: tiles
+    /// and sums depend on the sizes alone.
     Own,
     /// cuBLAS's, a tile of classes at a time, with this crate's kernels on what they leave in the second-level cache. The
     /// same bits on every run with the same version of cuBLAS on GPUs of the same kind, as NVIDIA promises of it. Where

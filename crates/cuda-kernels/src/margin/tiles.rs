@@ -39,7 +39,8 @@ impl Tiles {
         let subs = options.sub_centers;
         let padded = dim.next_multiple_of(STEP);
         let half = options.precision.parts() * size_of::<u16>();
-        let (down, across, all) = (batch.div_ceil(TILE), padded.div_ceil(TILE), classes.div_ceil(TILE));
+        let (down, across, all) =
+            (batch.div_ceil(TILE).max(1), padded.div_ceil(TILE), classes.div_ceil(TILE));
         let f32s = |count: usize| count * size_of::<f32>();
         // Bytes of 128 classes, and of a part of the embeddings' product.
         let of_tile = TILE * subs * (2 * (half * padded + f32s(1)) + half * batch + f32s(padded));
@@ -82,7 +83,7 @@ impl Tiles {
         let padded = dim.next_multiple_of(STEP);
         let half = precision.parts() * size_of::<u16>();
         let pieces = size_of::<u16>() * precision.pieces();
-        let blocks = batch.div_ceil(TILE) * padded.div_ceil(TILE);
+        let blocks = batch.div_ceil(TILE).max(1) * padded.div_ceil(TILE);
         // The power of two at or below what fills a large GPU.
         let parts = 1usize << (BLOCKS / 2).div_ceil(blocks).clamp(1, 8).ilog2();
         let f32s = |count: usize| count * size_of::<f32>();
@@ -145,6 +146,7 @@ mod tests {
     fn tiles_hold_their_budget_and_cover_the_classes() {
         let plain = MarginOptions::new(Margin::Cos { cosine: 0.35 });
         for (batch, dim, classes) in [
+            (0, 1, 1),
             (1, 1, 1),
             (1024, 512, 100_000),
             (4096, 512, 1_000_000),

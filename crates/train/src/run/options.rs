@@ -193,7 +193,7 @@ pub enum DevicePrecision {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum DeviceProducts {
-    /// Our own: the same bits on every run and every GPU.
+    /// Our own: the same bits on every run with one driver on one kind of GPU.
     #[default]
     Own,
     /// cuBLAS's, which must be there: the same bits on every run with its version and the kind of GPU.
