@@ -107,6 +107,9 @@ fn vectors_in_files_need_no_run() {
         "evaluate --vectors v.npy --labels l.npy --gallery v.npy --gallery-labels l.npy --distance l2 --json";
     // Each item finds itself in the gallery.
     assert_eq!(json(&run(at, line).done())["recall_at_1"], 1.0);
+    let said = run(at, line.trim_end_matches(" --json")).done();
+    let head = format!("{TEST} queries of {CLASSES} classes, each in a gallery of {TEST} items\n");
+    assert!(said.starts_with(&head), "{said}");
     // As tensors of one file.
     tensors(&at.join("t.safetensors"), TEST);
     let same = run(at, "evaluate --vectors t.safetensors --labels t.safetensors --json").done();

@@ -87,10 +87,16 @@ fn instead(said: Said, claims: &[&Claim]) -> String {
     if claims.iter().all(|claim| claim.loss == first.loss) {
         return format!(" (the {end} mean is {}'s)", first.loss);
     }
+    let mut of: Vec<(&str, Vec<&str>)> = Vec::new();
+    for claim in claims {
+        match of.iter_mut().find(|(loss, _)| *loss == claim.loss) {
+            Some((_, measures)) => measures.push(claim.measure),
+            None => of.push((&claim.loss, vec![claim.measure])),
+        }
+    }
     let each: Vec<String> =
-        claims.iter().map(|claim| format!("{} by {}", claim.loss, claim.measure)).collect();
-    let each: Vec<&str> = each.iter().map(String::as_str).collect();
-    format!(" (the {end} mean: {})", listed(&each))
+        of.iter().map(|(loss, measures)| format!("{loss}'s by {}", listed(measures))).collect();
+    format!(" (the {end} mean is {})", each.join(", "))
 }
 
 #[cfg(test)]
@@ -125,7 +131,7 @@ mod tests {
                 (Some(Verdict::Fails), "does not hold by any measure (the lowest mean is C's)"),
                 (
                     None,
-                    "holds by a; does not hold by b; undecided by c (the highest mean: A by a, T by b and A by c)"
+                    "holds by a; does not hold by b; undecided by c (the highest mean is A's by a and c, T's by b)"
                 ),
             ]
         );

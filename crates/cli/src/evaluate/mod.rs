@@ -69,7 +69,8 @@ fn of_run(args: &Evaluate, run: &Path, work: Work) -> Result<()> {
     drop(work);
     let (items, classes) = (split.queries.labels.len(), distinct(&split.queries.labels));
     if !args.json {
-        print(&table::table(args, items, classes, &[("raw", &raw), ("tuned", &tuned)]))?;
+        let gallery = split.gallery.as_ref().map(|gallery| gallery.labels.len());
+        print(&table::table(args, (items, classes, gallery), &[("raw", &raw), ("tuned", &tuned)]))?;
         return tuned.calibrated();
     }
     print_json(&OfRun {
@@ -128,7 +129,8 @@ fn of_vectors(args: &Evaluate, vectors: &Path, labels: &Path, work: Work) -> Res
     drop(work);
     let (items, classes) = (labels.len(), distinct(&labels));
     if !args.json {
-        print(&table::table(args, items, classes, &[("vectors", &found)]))?;
+        let gallery = of.gallery.map(|(_, labels)| labels.len());
+        print(&table::table(args, (items, classes, gallery), &[("vectors", &found)]))?;
         return found.calibrated();
     }
     print_json(&OfVectors {

@@ -15,8 +15,21 @@ const NAME: usize = 40;
 pub(super) type Columns<'a> = [(&'static str, &'a Measured)];
 
 /// One row for each figure, one column for each set of vectors; then what else was asked for.
-pub(super) fn table(args: &Evaluate, items: usize, classes: usize, columns: &Columns<'_>) -> String {
-    let mut text = format!("{} of {}", counted(items, "item", "items"), counted(classes, "class", "classes"));
+/// `gallery` is the number of items that are searched where they are not the queries.
+pub(super) fn table(
+    args: &Evaluate,
+    (items, classes, gallery): (usize, usize, Option<usize>),
+    columns: &Columns<'_>,
+) -> String {
+    let classes = counted(classes, "class", "classes");
+    let mut text = match gallery {
+        None => format!("{} of {classes}", counted(items, "item", "items")),
+        Some(searched) => format!(
+            "{} of {classes}, each in a gallery of {}",
+            counted(items, "query", "queries"),
+            counted(searched, "item", "items")
+        ),
+    };
     if let Some((_, first)) = columns.first().filter(|(_, first)| first.queries_without_match > 0) {
         let (left, one) = (first.queries_without_match, first.queries_without_match == 1);
         let (have, its, are) = if one { ("has", "its", "is") } else { ("have", "their", "are") };
@@ -95,7 +108,7 @@ fn calibration(text: &mut String, name: &str, found: &Verification, distance: Di
     let accepts = if distance == Distance::L2 { "distance up to" } else { "similarity from" };
     let _ = write!(
         text,
-        "\n{name}: {} of one class, {} of two; AUC {:.4}, EER {:.4} at threshold {:.4}\n{:>12}  {:>12}  {:>8}  \
+        "\n{name}: {} of one class, {} of two; AUC {:.4}, EER {:.4} at threshold {:.6}\n{:>12}  {:>12}  {:>8}  \
          {:>15}\n",
         counted(found.pairs_of_one_class as usize, "pair", "pairs"),
         found.pairs_of_two,
@@ -110,7 +123,7 @@ fn calibration(text: &mut String, name: &str, found: &Verification, distance: Di
     for at in &found.at_far {
         let _ = match (at.far, at.tar, at.threshold) {
             (Some(far), Some(tar), Some(threshold)) => {
-                writeln!(text, "{:>12}  {far:>12.6}  {tar:>8.4}  {threshold:>15.4}", at.wanted)
+                writeln!(text, "{:>12}  {far:>12.6}  {tar:>8.4}  {threshold:>15.6}", at.wanted)
             }
             _ => writeln!(text, "{:>12}  no threshold accepts so few pairs of two classes", at.wanted),
         };

@@ -246,9 +246,10 @@ fn claims(claims: &Value) -> String {
     let text = |value: &Value| escape(value.as_str().unwrap_or_default());
     let interval = |value: &Value| {
         let Some(mean) = value["mean"].as_f64() else { return "–".to_owned() };
+        let shown = format!("{mean:.3}").replace('-', "−");
         match value["high"].as_f64() {
-            Some(high) => format!("{mean:.3} <small>± {:.3}</small>", high - mean),
-            None => format!("{mean:.3}"),
+            Some(high) => format!("{shown} <small>± {:.3}</small>", high - mean),
+            None => shown,
         }
     };
     let Some(rows) = claims["rows"].as_array() else { return String::new() };
@@ -265,6 +266,10 @@ fn claims(claims: &Value) -> String {
         _ => String::new(),
     };
     let focus = format!("{}{because}", focus.join(", "));
+    let listed = claims["claims"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !listed.is_empty() {
+        let _ = write!(html, "<h3>The documented claims, asked of {focus}</h3>{}", conclusions(claims));
+    }
     for (key, title) in [("all", "All classes".to_owned()), ("focus", focus)] {
         let measured: Vec<&Value> = rows.iter().filter(|row| row[key].is_object()).collect();
         if measured.is_empty() {
@@ -284,27 +289,33 @@ fn claims(claims: &Value) -> String {
         }
         html += "</tbody></table></div>";
     }
-    let listed = claims["claims"].as_array().filter(|claims| !claims.is_empty());
-    if let Some(listed) = listed {
-        html += "<h3>The documented claims</h3>";
-        html += &conclusions(claims);
-        html += "<p class=\"hint\">Claim by claim: it holds where the 95% interval of the difference lies above \
-                 zero.</p><div class=\"scroll\"><table class=\"verdicts\"><thead><tr><th scope=\"col\">Claim</th><th scope=\"col\">Measure</th><th scope=\"col\">Difference</th>\
-                 <th scope=\"col\">Verdict</th></tr></thead><tbody>";
-        for claim in listed {
-            let verdict = text(&claim["verdict"]);
-            let words = match &*verdict {
-                "holds" => "✓ holds",
-                "fails" => "✗ does not hold",
-                _ => "undecided",
-            };
-            let _ = write!(
-                html,
-                "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td class=\"{verdict}\">{words}</td></tr>",
-                text(&claim["claim"]),
-                text(&claim["measure"]),
-                interval(&claim["difference"]),
-            );
+    if !listed.is_empty() {
+        html += "<h3>Claim by claim</h3><p class=\"hint\">The difference that tells: a claim holds where its 95% interval \
+                 lies above zero, and does not where it lies below.</p><div class=\"scroll\">\
+                 <table class=\"verdicts\"><thead><tr><th scope=\"col\">Claim</th>";
+        for measure in crate::claims::MEASURES {
+            let _ = write!(html, "<th scope=\"col\">{measure}</th>");
+        }
+        html += "</tr></thead><tbody>";
+        let mut told: Vec<&Value> = Vec::new();
+        for claim in listed.iter().map(|listed| &listed["claim"]) {
+            if told.contains(&claim) {
+                continue;
+            }
+            told.push(claim);
+            let _ = write!(html, "<tr><th scope=\"row\">{}</th>", text(claim));
+            for measure in crate::claims::MEASURES {
+                let of = listed.iter().find(|of| of["claim"] == *claim && of["measure"] == measure);
+                let of = of.unwrap_or(&Value::Null);
+                let (class, words) = match of["verdict"].as_str() {
+                    Some("holds") => ("holds", "✓ holds"),
+                    Some("fails") => ("fails", "✗ does not hold"),
+                    _ => ("undecided", "undecided"),
+                };
+                let difference = interval(&of["difference"]);
+                let _ = write!(html, "<td><span class=\"{class}\">{words}</span><br>{difference}</td>");
+            }
+            html += "</tr>";
         }
         html += "</tbody></table></div>";
     }
