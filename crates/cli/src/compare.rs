@@ -139,8 +139,15 @@ fn compare_in(
             None => print(&comparison.to_json()?),
         };
     }
-    print(&summary::compare(&comparison, &args.out, args.data.as_deref(), confused.as_ref()))?;
-    findings.map_or(Ok(()), |findings| print(&findings.table()))
+    // What to read last stands last.
+    let concluded = match &findings {
+        Some(findings) => {
+            print(&findings.table())?;
+            findings.concluded()
+        }
+        None => Vec::new(),
+    };
+    print(&summary::compare(&comparison, &args.out, args.data.as_deref(), confused.as_ref(), concluded))
 }
 
 /// Compares with the other seeds, each in a folder of its own, and measures the separation of all.

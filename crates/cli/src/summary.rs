@@ -145,12 +145,13 @@ fn stopped(report: &Report, options: &RunOptions) -> Option<String> {
     ))
 }
 
-/// The end of `compare`. `confusion` is that of the loss that retrieves best.
+/// The end of `compare`. `confusion` is that of the loss that retrieves best, `concluded` what several seeds say.
 pub(crate) fn compare(
     comparison: &Comparison,
     folder: &Path,
     data: Option<&Path>,
     confusion: Option<&Confused>,
+    concluded: Vec<String>,
 ) -> String {
     let style = Style::detect();
     let mut text = style.faint(&format!(
@@ -179,8 +180,9 @@ pub(crate) fn compare(
     let who = standing::listed(&names) + if names.len() > 1 { " tie" } else { "" };
     let mut lines = vec![learnt(&who, &winner.quality, &raw.quality)];
     lines.extend(confusion.map(confused));
+    lines.extend(concluded);
     let out = folder.display();
-    let data = data.map_or(String::new(), |data| format!(" --data {}", data.display()));
+    let data = data.map_or(String::new(), |data| format!(" --data {}", word(data)));
     text.push('\n');
     text += &paragraphs(
         style,
@@ -216,9 +218,19 @@ fn learnt(who: &str, tuned: &Quality, raw: &Quality) -> String {
     format!("{who}: Recall@1 {:.4}, {change} the raw vectors ({:.4})", tuned.recall_at_1, raw.recall_at_1)
 }
 
+/// A path as a shell takes it.
+fn word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%\\".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// One command, and why.
 fn next(report: &Report, records: &[EpochRecord], stopped: bool, folder: &Path) -> String {
-    let run = folder.display();
+    let run = word(folder);
     let recall: Vec<f64> = records
         .iter()
         .filter(|record| record.epoch > 0)
@@ -259,6 +271,19 @@ mod tests {
         let lines = ["a".to_owned(), "b".to_owned()];
         let said = paragraphs(Style(true), &[("Files", &lines), ("Stopped", &lines[..1])]);
         assert_eq!(said, "\x1b[1mFiles\x1b[0m   a\n        b\n\x1b[1mStopped\x1b[0m a\n");
+    }
+
+    #[test]
+    fn commands_can_be_pasted_and_confusions_read_well() {
+        for (path, expected) in
+            [("runs/fit-1", "runs/fit-1"), ("my photos", "'my photos'"), ("it's; $x", r"'it'\''s; $x'")]
+        {
+            assert_eq!(word(Path::new(path)), expected);
+        }
+        let of = Confused { own: "Shirt\n".to_owned(), found: "x".repeat(100), times: 3, queries: 10 };
+        let expected =
+            format!("taken for another most often: Shirt  for {}…, 3 of 10 queries", "x".repeat(29));
+        assert_eq!(confused(&of), expected);
     }
 
     #[test]

@@ -87,6 +87,7 @@ fn losses_that_tie_are_said_to_tie() {
     let text = run(at, "compare -q --data D --epochs 1 --batch-size 16 --out C").done();
     let all = "TripletMarginLoss, ArcFaceLoss and CosFaceLoss tie";
     assert!(text.contains(&format!("{all}: Recall@1 1.0000, the same as the raw vectors")), "{text}");
+    assert!(!text.contains("taken for another"), "{text}");
     let html = std::fs::read_to_string(at.join("C/report.html")).unwrap();
     assert!(html.contains(&format!("{all}: each finds an item of the right class first for <b>100.0%</b>")));
     assert!(!html.contains("does best") && !html.contains("class=\"best\""), "one of equals is marked");
@@ -230,8 +231,13 @@ fn several_seeds_tell_which_claims_hold() {
     for found in conclusions {
         let [claim, words] = ["claim", "words"].map(|name| found[name].as_str().unwrap());
         assert!(html.contains(&format!("<b>{claim}</b>: {}.", words.replace('\'', "&#39;"))), "{found}");
-        assert!(out.contains(&format!("{claim}: {words}\n")), "{out}");
+        assert!(out.contains(&format!("\n{claim}: {words}\n")), "{out}");
+        assert!(out.contains(&format!("\n        - {claim}: {words}\n")), "{out}");
     }
+    // What to do next is the last thing said.
+    let last = out.trim_end().lines().last().unwrap();
+    assert!(last.starts_with("Next    embedtune fit --data D --loss "), "{out}");
+    assert!(out.contains("\n        over 2 seeds, of top and shirt:\n"), "{out}");
     let data = data(&html);
     assert_eq!(data["classes"], serde_json::json!(["top", "shirt", "2", "shoe"]));
     assert_eq!(data["variants"].as_array().unwrap().len(), 5);

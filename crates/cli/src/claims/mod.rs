@@ -20,6 +20,7 @@ use embedtune_train::{Error, Result};
 use serde_json::{Value, json};
 
 use crate::columns::cell;
+use crate::standing;
 use crate::vectors::Vectors;
 use conclusion::{Conclusion, Said};
 use interval::Interval;
@@ -244,6 +245,19 @@ impl Findings {
             }
         }
         text
+    }
+
+    /// What the documented claims come to, in a few lines; none where nothing could be asked.
+    pub(crate) fn concluded(&self) -> Vec<String> {
+        let (Some(focus), found) = (&self.focus, Conclusion::of(&self.claims())) else { return Vec::new() };
+        if found.is_empty() {
+            return Vec::new();
+        }
+        let names: Vec<String> = focus.names.iter().map(|name| cell(name, NAME)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let head = format!("over {} seeds, of {}:", self.seeds.len(), standing::listed(&names));
+        let lines = found.iter().map(|found| format!("- {}: {}", found.claim, found.words));
+        std::iter::once(head).chain(lines).collect()
     }
 
     fn group(&self, text: &mut String, title: &str, of: impl Fn(&Row) -> &Vec<Separation>) {
