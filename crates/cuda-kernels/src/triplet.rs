@@ -121,9 +121,11 @@ struct Anchors {
     pair_coefficients: CudaSlice<f32>,
 }
 
-const SIDE: usize = 64;
+const SIDE: usize = 128;
+/// Blocks of anchors are multiples of this: half a tile, so that little memory suffices.
+const ANCHORS: usize = 64;
 const PULL_ROWS: usize = 32;
-const PULL_WIDTH: usize = 64;
+const PULL_WIDTH: usize = 128;
 /// `Pull` of `triplet_distance.cu`.
 const PULL_ANCHORS: i32 = 0;
 const PULL_COLUMNS: i32 = 1;
@@ -160,7 +162,7 @@ impl TripletMargin {
     fn block(&self, n: usize) -> usize {
         let matrices = if self.options.miner == Miner::BatchHard { 1 } else { 2 };
         let rows = self.options.block_bytes / (matrices * size_of::<f32>() * n.max(1));
-        if rows >= n { n } else { (rows / SIDE * SIDE).max(SIDE).min(n) }
+        if rows >= n { n } else { (rows / ANCHORS * ANCHORS).max(ANCHORS).min(n) }
     }
 
     /// Device memory that a call holds beside its arguments.
@@ -288,7 +290,10 @@ impl TripletMargin {
                 .int(n)
                 .int(dim)
                 .arg(Arg::Int(self.distance()));
-            let shape = Shape::blocks([n.div_ceil(SIDE), count.div_ceil(SIDE), 1], 256);
+            let tiles = n.div_ceil(SIDE);
+            // Of the whole batch the upper triangle: the rest is its mirror.
+            let blocks = if count == n { tiles * (tiles + 1) / 2 } else { tiles * count.div_ceil(SIDE) };
+            let shape = Shape::blocks([blocks, 1, 1], 256);
             kernels.launch(stream, "triplet_distance", shape, args)?;
             if hardest {
                 self.hardest(stream, &distances, labels, first, count, anchors)?;
