@@ -222,7 +222,7 @@ impl Pass<'_> {
 
     /// The relevant items of each query, scored and sorted.
     fn relevant(&self, group: &[Query], vectors: &[f32]) -> Result<Vec<Ranks>> {
-        let (dim, depth) = (self.frame.dim, self.frame.depth);
+        let dim = self.frame.dim;
         let size = Self::block(group.len());
         let mut keys: Vec<(Vec<u64>, Option<u64>)> =
             group.iter().map(|query| (Vec::with_capacity(query.relevant()), None)).collect();
@@ -235,7 +235,7 @@ impl Pass<'_> {
             let panels = lay_out(self.frame, positions.clone(), |first, to| {
                 gather(self.items, &self.by_label.order[first..first + to.len() / dim], dim, to)
             })?;
-            let blocks = group.par_chunks(size).zip(vectors.par_chunks(size * depth));
+            let blocks = group.par_chunks(size).zip(vectors.par_chunks(size * dim));
             blocks.zip(keys.par_chunks_mut(size)).for_each(|((queries, vectors), keys)| {
                 let ends = queries.first().map_or(0, |q| q.class().start)
                     ..queries.last().map_or(0, |q| q.class().end);
@@ -244,10 +244,9 @@ impl Pass<'_> {
                     return;
                 }
                 let first = (ends.start - start) / PANEL;
-                let panels =
-                    &panels[first * depth * PANEL..(ends.end - start).div_ceil(PANEL) * depth * PANEL];
+                let panels = &panels[first * dim * PANEL..(ends.end - start).div_ceil(PANEL) * dim * PANEL];
                 let mut bounds = vec![f32::NEG_INFINITY; queries.len()];
-                scan(vectors, depth, panels, &mut bounds, |query, panel, scores, _| {
+                scan(self.frame, vectors, panels, &mut bounds, |query, panel, scores, _| {
                     let at = start + (first + panel) * PANEL;
                     let (query, (keys, own)) = (&queries[query], &mut keys[query]);
                     for position in overlap(&query.class(), &(at..at + PANEL)) {
@@ -267,17 +266,17 @@ impl Pass<'_> {
 
     /// Counts a segment's items in the ranks.
     fn count(&self, vectors: &[f32], ranks: &mut [Ranks], segment: &Segment<'_>) {
-        let depth = self.frame.depth;
+        let dim = self.frame.dim;
         let size = Self::block(ranks.len());
         let (together, panels_at_once) = COUNTED;
-        vectors.par_chunks(size * depth).zip(ranks.par_chunks_mut(size)).for_each_init(
+        vectors.par_chunks(size * dim).zip(ranks.par_chunks_mut(size)).for_each_init(
             || vec![0.0f32; together * panels_at_once * PANEL],
             |scratch, (vectors, ranks)| {
-                let chunks = segment.panels.chunks(panels_at_once * depth * PANEL);
+                let chunks = segment.panels.chunks(panels_at_once * dim * PANEL);
                 for (first, panels) in (segment.items.start..).step_by(panels_at_once * PANEL).zip(chunks) {
                     let items = first..segment.items.end.min(first + panels_at_once * PANEL);
-                    for (vectors, ranks) in vectors.chunks(together * depth).zip(ranks.chunks_mut(together)) {
-                        count_some(depth, vectors, ranks, panels, items.clone(), scratch);
+                    for (vectors, ranks) in vectors.chunks(together * dim).zip(ranks.chunks_mut(together)) {
+                        count_some(self.frame, vectors, ranks, panels, items.clone(), scratch);
                     }
                 }
                 self.progress.advance(pairs(ranks.len(), segment.items.len()));
@@ -287,7 +286,7 @@ impl Pass<'_> {
 }
 
 fn count_some(
-    depth: usize,
+    frame: &Frame,
     vectors: &[f32],
     ranks: &mut [Ranks],
     panels: &[f32],
@@ -299,7 +298,7 @@ fn count_some(
     let mut bounds: Vec<f32> = ranks.iter().map(Ranks::below).collect();
     let width = panels_at_once * PANEL;
     debug_assert_eq!(scratch.len(), together * width);
-    scan(vectors, depth, panels, &mut bounds, |query, panel, scores, _| {
+    scan(frame, vectors, panels, &mut bounds, |query, panel, scores, _| {
         seen[query] |= 1 << panel;
         scratch[query * width + panel * PANEL..][..PANEL].copy_from_slice(scores);
     });

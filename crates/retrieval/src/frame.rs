@@ -23,19 +23,22 @@ pub enum Metric {
 
 /// How vectors are mapped before they are multiplied; larger products are nearer.
 ///
-/// With the Euclidean metric vectors are centred near the gallery's mean, which distances do not notice and which keeps
-/// the digits that `|q|^2 - 2 q.g + |g|^2` loses far from the origin, and the score is `q.g - |g|^2 / 2`, one product
-/// with a further coordinate. Both this and the dot product scale by powers of two, so that nothing overflows.
+/// With the Euclidean metric the score is minus the squared distance. Both this and the dot product scale by powers of two,
+/// which changes no digit, so that nothing overflows.
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
     pub(crate) metric: Metric,
     pub(crate) len: usize,
     pub(crate) dim: usize,
-    /// Coordinates of a product.
-    pub(crate) depth: usize,
-    mean: Vec<f32>,
     scale: f64,
 }
+
+/// What the largest coordinate of a gallery becomes with the Euclidean metric, 2^30: the squares of differences that are
+/// smaller by 2^90 do not vanish.
+const REACH: f64 = 1_073_741_824.0;
+/// How many times as far a query's coordinates may be before it is shrunk, 2^20: its squares are at most 2^100, which leaves
+/// room for the sum of any number of them.
+const FAR: f64 = 1_048_576.0;
 
 /// Rows that a thread reads at once.
 pub(crate) const READ: usize = 1024;
@@ -61,18 +64,13 @@ impl Frame {
                 remedy: "at most 4,294,967,295 can be searched; split the gallery",
             });
         }
-        let columns = survey(what, gallery)?;
-        let (mean, scale) = match metric {
-            Metric::Cosine => (vec![0.0; dim], 1.0),
-            Metric::Dot => (vec![0.0; dim], unit_scale(columns.largest(&vec![0.0; dim]))),
-            Metric::L2 => {
-                let mean = columns.centre(len);
-                let scale = unit_scale(columns.largest(&mean));
-                (mean, scale)
-            }
+        let largest = survey(what, gallery)?;
+        let scale = match metric {
+            Metric::Cosine => 1.0,
+            Metric::Dot => unit_scale(largest.into()),
+            Metric::L2 => unit_scale(largest.into()) * REACH,
         };
-        let depth = dim + usize::from(metric == Metric::L2);
-        Ok(Self { metric, len, dim, depth, mean, scale })
+        Ok(Self { metric, len, dim, scale })
     }
 
     /// Checks queries before they are mapped.
@@ -95,31 +93,22 @@ impl Frame {
         survey("query vectors", queries).map(|_| ())
     }
 
-    /// A gallery row as the products see it: `depth` values.
+    /// A gallery row as the products see it: `dim` values.
     #[inline(always)]
     pub(crate) fn map(&self, row: &[f32], to: &mut [f32]) {
         self.map_scaled(row, self.scale, to);
-        if let (Metric::L2, Some((last, to))) = (self.metric, to.split_last_mut()) {
-            *last = (-0.5 * squares(to)) as f32;
-        }
     }
 
     /// A query as the products see it, and the factor by which it was multiplied beyond the gallery's.
     pub(crate) fn map_query(&self, row: &[f32], to: &mut [f32]) -> f64 {
-        let far = || {
-            let distances = row.iter().zip(&self.mean).map(|(&q, &m)| (f64::from(q) - f64::from(m)).abs());
-            unit_scale(distances.fold(0.0, f64::max)) / self.scale
-        };
+        let unit = || unit_scale(row.iter().map(|&q| f64::from(q).abs()).fold(0.0, f64::max)) / self.scale;
         let factor = match self.metric {
             Metric::Cosine => 1.0,
-            Metric::Dot => far(),
-            // Shrunk only: the further coordinate carries the factor and must not overflow either.
-            Metric::L2 => far().min(1.0),
+            Metric::Dot => unit(),
+            // Shrunk only where it is so far away that squares might overflow, and all items nearly at one distance.
+            Metric::L2 => (unit() * REACH * FAR).min(1.0),
         };
         self.map_scaled(row, self.scale * factor, to);
-        if let (Metric::L2, Some(last)) = (self.metric, to.last_mut()) {
-            *last = factor as f32;
-        }
         factor
     }
 
@@ -133,13 +122,13 @@ impl Frame {
             }
             Metric::Dot | Metric::L2 => scale,
         };
-        for ((to, &value), &mean) in to.iter_mut().zip(row).zip(&self.mean) {
-            *to = ((f64::from(value) - f64::from(mean)) * scale) as f32;
+        for (to, &value) in to.iter_mut().zip(row) {
+            *to = (f64::from(value) * scale) as f32;
         }
     }
 
     /// What a user wants to see of a score: the cosine, the dot product or the distance, the last from the differences
-    /// of the mapped vectors (the score has lost the digits of near-duplicates).
+    /// of the mapped vectors once more, with more digits.
     pub(crate) fn shown(&self, query: &[f32], factor: f64, score: f32, item: &[f32]) -> f32 {
         match self.metric {
             Metric::Cosine => score.clamp(-1.0, 1.0),
@@ -174,95 +163,42 @@ pub(crate) fn squares(row: &[f32]) -> f64 {
     sums.iter().sum::<f64>() + rest.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>()
 }
 
-/// What is known of each column.
-struct Columns {
-    sums: Vec<f64>,
-    low: Vec<f32>,
-    high: Vec<f32>,
-}
-
-impl Columns {
-    fn new(dim: usize) -> Self {
-        Self { sums: vec![0.0; dim], low: vec![f32::INFINITY; dim], high: vec![f32::NEG_INFINITY; dim] }
-    }
-
-    #[inline(always)]
-    fn add(&mut self, row: &[f32]) {
-        let columns = self.sums.iter_mut().zip(&mut self.low).zip(&mut self.high);
-        for (((sum, low), high), &value) in columns.zip(row) {
-            *sum += f64::from(value);
-            *low = if value < *low { value } else { *low };
-            *high = if value > *high { value } else { *high };
-        }
-    }
-
-    fn merge(&mut self, other: &Self) {
-        self.sums.iter_mut().zip(&other.sums).for_each(|(a, b)| *a += b);
-        self.low.iter_mut().zip(&other.low).for_each(|(a, b)| *a = a.min(*b));
-        self.high.iter_mut().zip(&other.high).for_each(|(a, b)| *a = a.max(*b));
-    }
-
-    /// A point near the mean of `len` rows: each column's is rounded to a power of two that its values span at least
-    /// twice, so that whole numbers, and others of few digits, lose none by the shift. Items at equal distances then
-    /// have equal scores and rank by index; the exact mean would tell them apart by rounding.
-    fn centre(&self, len: usize) -> Vec<f32> {
-        let columns = self.sums.iter().zip(self.low.iter().zip(&self.high));
-        columns
-            .map(|(sum, (&low, &high))| {
-                let span = f64::from(high) - f64::from(low);
-                if span > 0.0 {
-                    let unit = (span / 2.0).log2().floor().exp2();
-                    (((sum / len.max(1) as f64) / unit).round() * unit) as f32
-                } else if low.is_finite() {
-                    low
-                } else {
-                    0.0
-                }
-            })
-            .collect()
-    }
-
-    /// The largest distance of a value from its column's `mean`; 0 without rows.
-    fn largest(&self, mean: &[f32]) -> f64 {
-        let ends = self.low.iter().zip(&self.high).zip(mean);
-        ends.map(|((&low, &high), &mean)| {
-            (f64::from(mean) - f64::from(low)).max(f64::from(high) - f64::from(mean))
-        })
-        .fold(0.0, f64::max)
-    }
-}
-
 /// Refuses values that are not finite under the name that the caller knows the array by.
 pub(crate) fn check_values(what: &'static str, rows: &dyn Rows) -> Result<()> {
     survey(what, rows).map(drop)
 }
 
-/// Reads all rows once, in blocks of fixed size: every value is finite.
-fn survey(what: &'static str, rows: &dyn Rows) -> Result<Columns> {
+/// Reads all rows once, in blocks of fixed size: every value is finite. Returns the largest magnitude; 0 without rows.
+fn survey(what: &'static str, rows: &dyn Rows) -> Result<f32> {
     let (len, dim) = rows.shape();
-    // Blocks that may be in flight: what is kept of each is as large as a row, so few enough not to matter.
-    const AT_ONCE: usize = 256;
-    let mut all = Columns::new(dim);
-    for start in (0..len).step_by(READ * AT_ONCE) {
-        let blocks: Vec<usize> = (start..len.min(start + READ * AT_ONCE)).step_by(READ).collect();
-        let found: Vec<Columns> = blocks
-            .into_par_iter()
-            .map_init(Vec::new, |buffer, first| {
-                let count = READ.min(len - first);
-                buffer.resize(count * dim, 0.0);
-                rows.read(first, buffer)?;
-                check_finite(what, first, dim, buffer)?;
-                let mut columns = Columns::new(dim);
-                simd::dispatch(
-                    #[inline(always)]
-                    || buffer.chunks_exact(dim.max(1)).for_each(|row| columns.add(row)),
-                );
-                Ok(columns)
-            })
-            .collect::<Result<_>>()?;
-        found.iter().for_each(|block| all.merge(block));
-    }
-    Ok(all)
+    let blocks: Vec<usize> = (0..len).step_by(READ).collect();
+    blocks
+        .into_par_iter()
+        .map_init(Vec::new, |buffer, first| {
+            let count = READ.min(len - first);
+            buffer.resize(count * dim, 0.0);
+            rows.read(first, buffer)?;
+            check_finite(what, first, dim, buffer)?;
+            Ok(largest(buffer))
+        })
+        .try_reduce(|| 0.0, |a, b| Ok(f32::max(a, b)))
+}
+
+/// The largest magnitude among finite values.
+fn largest(values: &[f32]) -> f32 {
+    simd::dispatch(
+        #[inline(always)]
+        || {
+            let mut most = [0.0f32; 4 * LANES];
+            let (chunks, rest) = values.as_chunks::<{ 4 * LANES }>();
+            for chunk in chunks {
+                most.iter_mut()
+                    .zip(chunk)
+                    .for_each(|(most, v)| *most = if v.abs() > *most { v.abs() } else { *most });
+            }
+            rest.iter().chain(&most).fold(0.0f32, |most, v| most.max(v.abs()))
+        },
+    )
 }
 
 fn check_finite(what: &'static str, first: usize, dim: usize, values: &[f32]) -> Result<()> {

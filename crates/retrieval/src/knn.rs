@@ -100,10 +100,11 @@ impl Index {
         self.len() == 0
     }
 
-    /// The `k` nearest items of each query, `[queries, dim]`: exact up to the rounding of one `f32` product each.
+    /// The `k` nearest items of each query, `[queries, dim]`: exact up to the rounding of one `f32` product, or sum of squared
+    /// differences, each.
     ///
     /// Equal scores are ordered by index. A gallery of fewer than `k` items gives all of them, and a `k` of 0 none. Memory beyond the
-    /// result is fixed: never queries times items. Distances are measured again by differences for the rows found, and
+    /// result is fixed: never queries times items. Distances of the rows found are measured once more with more digits, and
     /// ordered by that.
     ///
     /// # Errors

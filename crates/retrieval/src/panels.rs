@@ -20,7 +20,7 @@ const QUERY_BYTES: usize = 24 << 20;
 /// Rows that are turned into columns together: their values fill a cache line each.
 const TURNED: usize = 16;
 
-/// Where a gallery's panels, `[panel][depth][PANEL]`, come from.
+/// Where a gallery's panels, `[panel][dim][PANEL]`, come from.
 pub(crate) enum Gallery<'a> {
     /// Laid out when they are needed, a segment at a time.
     Streamed(&'a dyn Rows),
@@ -38,7 +38,7 @@ impl<'a> Gallery<'a> {
     /// The ranges of items of the segments.
     pub(crate) fn segments(&self, frame: &Frame) -> Vec<Range<usize>> {
         let rows = match self {
-            Self::Streamed(_) => (SEGMENT_BYTES / (4 * frame.depth)).next_multiple_of(READ),
+            Self::Streamed(_) => (SEGMENT_BYTES / (4 * frame.dim)).next_multiple_of(READ),
             Self::Kept(_) => frame.len.max(1),
         };
         (0..frame.len).step_by(rows).map(|first| first..frame.len.min(first + rows)).collect()
@@ -63,7 +63,7 @@ impl<'a> Gallery<'a> {
                 frame.map(row, to);
             }
             Self::Kept(all) => {
-                let panel = all.chunks_exact(frame.depth * PANEL).nth(item / PANEL).unwrap_or_default();
+                let panel = all.chunks_exact(frame.dim * PANEL).nth(item / PANEL).unwrap_or_default();
                 for (to, line) in to.iter_mut().zip(panel.chunks_exact(PANEL)) {
                     *to = line[item % PANEL];
                 }
@@ -79,16 +79,16 @@ pub(crate) fn lay_out(
     positions: Range<usize>,
     read: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
 ) -> Result<Vec<f32>> {
-    let (dim, depth) = (frame.dim, frame.depth);
-    let mut panels = vec![0.0f32; positions.len().div_ceil(PANEL) * depth * PANEL];
-    panels.par_chunks_mut(READ * depth).enumerate().try_for_each_init(
-        || (Vec::new(), vec![0.0f32; TURNED * depth]),
+    let dim = frame.dim;
+    let mut panels = vec![0.0f32; positions.len().div_ceil(PANEL) * dim * PANEL];
+    panels.par_chunks_mut(READ * dim).enumerate().try_for_each_init(
+        || (Vec::new(), vec![0.0f32; TURNED * dim]),
         |(buffer, mapped), (block, panels)| {
             let first = positions.start + block * READ;
             let count = READ.min(positions.end - first);
             buffer.resize(count * dim, 0.0);
             read(first, buffer)?;
-            let panels = panels.chunks_exact_mut(depth * PANEL);
+            let panels = panels.chunks_exact_mut(dim * PANEL);
             for (panel, rows) in panels.zip(buffer.chunks(PANEL * dim)) {
                 for (group, rows) in rows.chunks(TURNED * dim).enumerate() {
                     simd::dispatch(
@@ -106,20 +106,20 @@ pub(crate) fn lay_out(
 /// Writes up to [`TURNED`] rows as columns of a panel.
 #[inline(always)]
 fn turn(frame: &Frame, rows: &[f32], mapped: &mut [f32], panel: &mut [f32]) {
-    let depth = frame.depth;
+    let dim = frame.dim;
     // Columns beyond the last row are those of an earlier group: cleared, so that nothing depends on them.
     mapped.fill(0.0);
-    for (row, to) in rows.chunks_exact(frame.dim).zip(mapped.chunks_exact_mut(depth)) {
+    for (row, to) in rows.chunks_exact(frame.dim).zip(mapped.chunks_exact_mut(dim)) {
         frame.map(row, to);
     }
-    for (k, line) in panel.chunks_mut(PANEL).take(depth).enumerate() {
-        for (to, row) in line.iter_mut().zip(mapped.chunks_exact(depth)) {
+    for (k, line) in panel.chunks_mut(PANEL).take(dim).enumerate() {
+        for (to, row) in line.iter_mut().zip(mapped.chunks_exact(dim)) {
             *to = row[k];
         }
     }
 }
 
-/// Queries as the products see them, `[count][depth]`, and the factor of each beyond the gallery's scale.
+/// Queries as the products see them, `[count][dim]`, and the factor of each beyond the gallery's scale.
 pub(crate) struct Queries {
     pub(crate) vectors: Vec<f32>,
     pub(crate) factors: Vec<f64>,
@@ -128,16 +128,16 @@ pub(crate) struct Queries {
 impl Queries {
     /// How many are laid out at once.
     pub(crate) fn at_once(frame: &Frame) -> usize {
-        (QUERY_BYTES / (4 * frame.depth)).next_multiple_of(QUERY_BLOCK)
+        (QUERY_BYTES / (4 * frame.dim)).next_multiple_of(QUERY_BLOCK)
     }
 
     /// The queries at `rows` of checked vectors.
     pub(crate) fn new(frame: &Frame, queries: &dyn Rows, rows: &[u32]) -> Result<Self> {
-        let (dim, depth) = (frame.dim, frame.depth);
-        let mut vectors = vec![0.0f32; rows.len() * depth];
+        let dim = frame.dim;
+        let mut vectors = vec![0.0f32; rows.len() * dim];
         let mut factors = vec![1.0f64; rows.len()];
         vectors
-            .par_chunks_mut(QUERY_BLOCK * depth)
+            .par_chunks_mut(QUERY_BLOCK * dim)
             .zip(factors.par_chunks_mut(QUERY_BLOCK))
             .zip(rows.par_chunks(QUERY_BLOCK))
             .try_for_each_init(
@@ -146,7 +146,7 @@ impl Queries {
                     let buffer = &mut buffer[..rows.len() * dim];
                     gather(queries, rows, dim, buffer)?;
                     let rows = buffer.chunks_exact(dim);
-                    for ((row, to), factor) in rows.zip(vectors.chunks_exact_mut(depth)).zip(factors) {
+                    for ((row, to), factor) in rows.zip(vectors.chunks_exact_mut(dim)).zip(factors) {
                         *factor = frame.map_query(row, to);
                     }
                     Ok::<(), Error>(())

@@ -1,11 +1,14 @@
 //! Scores of queries with panels of gallery rows, most of which are looked at once, in registers.
 //!
-//! A score is one chain of fused multiply-adds over the coordinates, in their order, whatever stands beside it: its
-//! bits depend on the two vectors alone, not on where they stand, on how many others there are, on the number of
+//! A score is a product, or minus a squared distance, measured from differences: distances from products would lose the
+//! digits of near neighbours wherever items spread further than these are apart. It is one chain of fused multiply-adds
+//! over the coordinates, in their order, whatever stands beside it: its bits depend on the two vectors alone, not on where they stand, on how many others there are, on the number of
 //! threads or on the width of the machine's vectors. Equal vectors tie exactly.
 
 use embedtune_core::simd::pulp::{Simd, WithSimd};
 use embedtune_core::simd::with_simd;
+
+use crate::frame::{Frame, Metric};
 
 /// Gallery rows of a panel, `[depth][PANEL]`: four of the widest vectors.
 pub(crate) const PANEL: usize = 64;
@@ -17,22 +20,28 @@ const UNIT: usize = 16;
 /// The scores of one query with one panel.
 pub(crate) type Scores = [f32; PANEL];
 
-/// Multiplies queries, `[count][depth]`, with `panels`, `[panels][depth][PANEL]`, and calls
+/// Scores queries, `[count][dim]`, with `panels`, `[panels][dim][PANEL]`, as the frame's metric wants it, and calls
 /// `visit(query, panel, scores, bound)` for each query and panel of which a score is above the query's bound; `visit`
 /// may raise the bound. Panels come in ascending order.
 pub(crate) fn scan<F: FnMut(usize, usize, &Scores, &mut f32)>(
+    frame: &Frame,
     queries: &[f32],
-    depth: usize,
     panels: &[f32],
     bounds: &mut [f32],
     visit: F,
 ) {
-    if !bounds.is_empty() && depth > 0 {
-        with_simd(Scan { queries, depth, panels, bounds, visit });
+    let depth = frame.dim;
+    if bounds.is_empty() || depth == 0 {
+        return;
+    }
+    match frame.metric {
+        Metric::L2 => with_simd(Scan::<_, true> { queries, depth, panels, bounds, visit }),
+        Metric::Cosine | Metric::Dot => with_simd(Scan::<_, false> { queries, depth, panels, bounds, visit }),
     }
 }
 
-struct Scan<'a, F> {
+/// `APART`: by differences.
+struct Scan<'a, F, const APART: bool> {
     queries: &'a [f32],
     depth: usize,
     panels: &'a [f32],
@@ -40,7 +49,7 @@ struct Scan<'a, F> {
     visit: F,
 }
 
-impl<F: FnMut(usize, usize, &Scores, &mut f32)> WithSimd for Scan<'_, F> {
+impl<F: FnMut(usize, usize, &Scores, &mut f32), const APART: bool> WithSimd for Scan<'_, F, APART> {
     type Output = ();
 
     #[inline(always)]
@@ -60,7 +69,7 @@ impl<F: FnMut(usize, usize, &Scores, &mut f32)> WithSimd for Scan<'_, F> {
                         limits[r] = bounds[first + r];
                     }
                 }
-                let above = multiply(simd, rows, right, limits, &mut scores);
+                let above = multiply::<S, APART>(simd, rows, right, limits, &mut scores);
                 if above == 0 {
                     continue;
                 }
@@ -76,7 +85,7 @@ impl<F: FnMut(usize, usize, &Scores, &mut f32)> WithSimd for Scan<'_, F> {
 
 /// One tile, cut into pieces that fit the registers. Bit `r` of the result: a score of row `r` is above its limit.
 #[inline(always)]
-fn multiply<S: Simd>(
+fn multiply<S: Simd, const APART: bool>(
     simd: S,
     rows: [&[f32]; ROWS],
     panel: &[f32],
@@ -84,22 +93,22 @@ fn multiply<S: Simd>(
     scores: &mut [Scores; ROWS],
 ) -> u32 {
     if S::F32_LANES == UNIT {
-        return tile::<S, 4>(simd, rows, panel, 0, limits, scores);
+        return tile::<S, 4, APART>(simd, rows, panel, 0, limits, scores);
     }
     let mut above = 0;
     for at in (0..PANEL).step_by(UNIT) {
         above |= match S::F32_LANES {
-            8 => tile::<S, 2>(simd, rows, panel, at, limits, scores),
-            4 => tile::<S, 4>(simd, rows, panel, at, limits, scores),
-            2 => tile::<S, 8>(simd, rows, panel, at, limits, scores),
-            _ => tile::<S, 16>(simd, rows, panel, at, limits, scores),
+            8 => tile::<S, 2, APART>(simd, rows, panel, at, limits, scores),
+            4 => tile::<S, 4, APART>(simd, rows, panel, at, limits, scores),
+            2 => tile::<S, 8, APART>(simd, rows, panel, at, limits, scores),
+            _ => tile::<S, 16, APART>(simd, rows, panel, at, limits, scores),
         };
     }
     above
 }
 
 #[inline(always)]
-fn tile<S: Simd, const V: usize>(
+fn tile<S: Simd, const V: usize, const APART: bool>(
     simd: S,
     rows: [&[f32]; ROWS],
     panel: &[f32],
@@ -118,8 +127,19 @@ fn tile<S: Simd, const V: usize>(
         for (r, sums) in sums.iter_mut().enumerate() {
             let left = simd.splat_f32s(rows[r][k]);
             for (sum, &value) in sums.iter_mut().zip(values) {
-                *sum = simd.mul_add_f32s(left, value, *sum);
+                *sum = if APART {
+                    let apart = simd.sub_f32s(left, value);
+                    simd.mul_add_f32s(apart, apart, *sum)
+                } else {
+                    simd.mul_add_f32s(left, value, *sum)
+                };
             }
+        }
+    }
+    if APART {
+        for sum in sums.iter_mut().flatten() {
+            // Larger is nearer. From zero, so that a copy's is 0 and not -0.
+            *sum = simd.sub_f32s(simd.splat_f32s(0.0), *sum);
         }
     }
     let mut above = 0;

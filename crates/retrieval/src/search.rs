@@ -135,28 +135,27 @@ impl Group {
             self.pass_few(frame, segment, width, progress);
             return;
         }
-        let depth = frame.depth;
-        let blocks =
-            self.vectors.vectors.par_chunks(QUERY_BLOCK * depth).zip(self.own.par_chunks(QUERY_BLOCK));
+        let dim = frame.dim;
+        let blocks = self.vectors.vectors.par_chunks(QUERY_BLOCK * dim).zip(self.own.par_chunks(QUERY_BLOCK));
         let found = self.best.par_chunks_mut(QUERY_BLOCK).zip(self.bounds.par_chunks_mut(QUERY_BLOCK));
         blocks.zip(found).for_each(|((vectors, own), (best, bounds))| {
-            offer(depth, vectors, own, &segment.panels, segment.items.clone(), best, bounds);
+            offer(frame, vectors, own, &segment.panels, segment.items.clone(), best, bounds);
             progress.advance(pairs(own.len(), segment.items.len()));
         });
     }
 
     /// Tasks have their own parts of the gallery. What is best does not depend on the order in which they end.
     fn pass_few(&mut self, frame: &Frame, segment: &Segment<'_>, width: usize, progress: &dyn Progress) {
-        let depth = frame.depth;
+        let dim = frame.dim;
         let Self { vectors, own, best, bounds } = self;
         let (bounds_before, all) = (bounds.clone(), Mutex::new((best, bounds)));
-        segment.panels.par_chunks(SHARE * depth * PANEL).enumerate().for_each(|(share, panels)| {
+        segment.panels.par_chunks(SHARE * dim * PANEL).enumerate().for_each(|(share, panels)| {
             let first = segment.items.start + share * SHARE * PANEL;
             let items = first..segment.items.end.min(first + SHARE * PANEL);
             let mut bounds = bounds_before.clone();
             let mut best: Vec<Best> = bounds.iter().map(|_| Best::new(width.min(items.len()))).collect();
             let done = pairs(own.len(), items.len());
-            offer(depth, &vectors.vectors, own, panels, items, &mut best, &mut bounds);
+            offer(frame, &vectors.vectors, own, panels, items, &mut best, &mut bounds);
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
             let (all_best, all_bounds) = &mut *all;
             for ((all, bound), best) in all_best.iter_mut().zip(all_bounds.iter_mut()).zip(&best) {
@@ -174,10 +173,10 @@ impl Group {
         hits: &mut [Hit],
         counts: &mut [usize],
     ) -> Result<()> {
-        let vectors = self.vectors.vectors.par_chunks_exact(frame.depth).zip(&self.vectors.factors);
+        let vectors = self.vectors.vectors.par_chunks_exact(frame.dim).zip(&self.vectors.factors);
         let results = hits.par_chunks_exact_mut(width).zip(counts);
         self.best.par_iter_mut().zip(results).zip(vectors).try_for_each_init(
-            || (vec![0.0f32; frame.dim], vec![0.0f32; frame.depth]),
+            || (vec![0.0f32; frame.dim], vec![0.0f32; frame.dim]),
             |(row, mapped), ((best, (hits, count)), (query, &factor))| {
                 let found = best.finish();
                 *count = found.len();
@@ -201,7 +200,7 @@ impl Group {
 
 /// Offers the items of some panels to queries.
 fn offer(
-    depth: usize,
+    frame: &Frame,
     vectors: &[f32],
     own: &[u32],
     panels: &[f32],
@@ -210,8 +209,8 @@ fn offer(
     bounds: &mut [f32],
 ) {
     scan(
+        frame,
         vectors,
-        depth,
         panels,
         bounds,
         #[inline(always)]

@@ -4,7 +4,6 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use embedtune_core::simd;
 use rayon::prelude::*;
 
 use crate::Result;
@@ -164,14 +163,14 @@ impl Pairs<'_> {
         segment: &Segment<'_>,
         visit: &(impl Fn(usize, usize, &[f32]) + Sync),
     ) {
-        let depth = self.frame.depth;
+        let dim = self.frame.dim;
         let blocks =
-            queries.vectors.par_chunks(QUERY_BLOCK * depth).zip(queries.factors.par_chunks(QUERY_BLOCK));
+            queries.vectors.par_chunks(QUERY_BLOCK * dim).zip(queries.factors.par_chunks(QUERY_BLOCK));
         blocks.enumerate().for_each(|(block, (vectors, factors))| {
             let start = start + block * QUERY_BLOCK;
             // Of two queries the later one is the item.
             let skipped = if self.alone { start.saturating_sub(segment.items.start) / PANEL } else { 0 };
-            let panels = segment.panels.get(skipped * depth * PANEL..).unwrap_or_default();
+            let panels = segment.panels.get(skipped * dim * PANEL..).unwrap_or_default();
             let see = |query: usize, panel: usize, scores: &Scores| {
                 let first = segment.items.start + (skipped + panel) * PANEL;
                 let count = PANEL.min(segment.items.end - first);
@@ -180,18 +179,22 @@ impl Pairs<'_> {
                     visit(start + query, first + from, &scores[from..count]);
                 }
             };
-            if self.frame.metric == Metric::L2 {
-                for (panel, items) in panels.chunks_exact(depth * PANEL).enumerate() {
-                    for (query, (vector, &factor)) in vectors.chunks_exact(depth).zip(factors).enumerate() {
-                        see(query, panel, &self.distances(vector, factor, items));
+            let mut bounds = vec![f32::NEG_INFINITY; factors.len()];
+            scan(self.frame, vectors, panels, &mut bounds, |query, panel, scores, _| {
+                let factor = factors[query];
+                let shown = match self.frame.metric {
+                    Metric::L2 if factor != 1.0 => {
+                        let items = &panels[panel * dim * PANEL..][..dim * PANEL];
+                        self.far(&vectors[query * dim..][..dim], factor, items)
                     }
-                }
-            } else {
-                let mut bounds = vec![f32::NEG_INFINITY; factors.len()];
-                scan(vectors, depth, panels, &mut bounds, |query, panel, scores, _| {
-                    see(query, panel, &scores.map(|score| self.frame.shown(&[], factors[query], score, &[])));
-                });
-            }
+                    // A score is minus the squared distance.
+                    Metric::L2 => scores.map(|score| self.frame.unscaled(f64::from(-score))),
+                    Metric::Cosine | Metric::Dot => {
+                        scores.map(|score| self.frame.shown(&[], factor, score, &[]))
+                    }
+                };
+                see(query, panel, &shown);
+            });
             let last = |query: usize| if self.alone { start + query + 1 } else { 0 };
             let from = |query: usize| last(query).max(segment.items.start);
             let done = (0..factors.len()).map(|query| segment.items.end.saturating_sub(from(query)) as u64);
@@ -199,31 +202,13 @@ impl Pairs<'_> {
         });
     }
 
-    /// The distances of a mapped query and a panel of items, `[depth, PANEL]`. Each is one sum of squares in the order of
-    /// the coordinates, the same from either end.
-    fn distances(&self, query: &[f32], factor: f64, items: &[f32]) -> Scores {
-        let rows = query.iter().zip(items.as_chunks::<PANEL>().0).take(self.frame.dim);
-        if factor != 1.0 {
-            // So far away that its own scale is too large for squares of 32 bits.
-            let mut sums = [0.0f64; PANEL];
-            for (&value, items) in rows {
-                let value = f64::from(value) / factor;
-                sums.iter_mut().zip(items).for_each(|(sum, &item)| *sum += (value - f64::from(item)).powi(2));
-            }
-            return sums.map(|sum| self.frame.unscaled(sum));
+    /// The distances of a query that was shrunk, so far away is it, and a panel of items, `[dim, PANEL]`.
+    fn far(&self, query: &[f32], factor: f64, items: &[f32]) -> Scores {
+        let mut sums = [0.0f64; PANEL];
+        for (&value, items) in query.iter().zip(items.as_chunks::<PANEL>().0) {
+            let value = f64::from(value) / factor;
+            sums.iter_mut().zip(items).for_each(|(sum, &item)| *sum += (value - f64::from(item)).powi(2));
         }
-        let mut sums = [0.0f32; PANEL];
-        simd::dispatch(
-            #[inline(always)]
-            || {
-                for (&value, items) in rows {
-                    for (sum, &item) in sums.iter_mut().zip(items) {
-                        let difference = value - item;
-                        *sum += difference * difference;
-                    }
-                }
-            },
-        );
-        sums.map(|sum| self.frame.unscaled(f64::from(sum)))
+        sums.map(|sum| self.frame.unscaled(sum))
     }
 }

@@ -138,6 +138,33 @@ fn a_distance_far_from_the_origin_keeps_its_digits() {
 }
 
 #[test]
+fn neighbours_in_tight_groups_far_from_each_other_are_exact() {
+    // Ten groups a thousand apart; within each two classes side by side. Distances from products would not see them.
+    let x = noise(200, 8, 9);
+    let spread = noise(10, 8, 10);
+    let x = Array2::from_shape_fn((200, 8), |(i, j)| {
+        let side = if j == 0 { (i / 10 % 2) as f32 * 0.05 } else { 0.0 };
+        1000.0 * spread[[i % 10, j]] + 0.02 * x[[i, j]] + side
+    });
+    let labels: Vec<u32> = (0..200).map(|i| i % 10 * 2 + i / 10 % 2).collect();
+    let mut right = 0;
+    let found =
+        embedtune_retrieval::knn(x.view(), x.view(), 3, Metric::L2, embedtune_retrieval::Exclude::SameRow);
+    for (i, hits) in found.unwrap().rows().enumerate() {
+        let square =
+            |j: usize| (0..8).map(|k| (f64::from(x[[i, k]]) - f64::from(x[[j, k]])).powi(2)).sum::<f64>();
+        let mut order: Vec<usize> = (0..200).filter(|&j| j != i).collect();
+        order.sort_by(|&a, &b| square(a).total_cmp(&square(b)));
+        let expected: Vec<u32> = order[..3].iter().map(|&j| j as u32).collect();
+        assert_eq!(hits.iter().map(|hit| hit.index).collect::<Vec<_>>(), expected, "{i}");
+        right += usize::from(labels[order[0]] == labels[i]);
+    }
+    let options = EvaluateOptions { metric: Metric::L2, ..EvaluateOptions::default() };
+    let recall = evaluate(x.view(), &labels, None, &options).unwrap().recall_at_1;
+    assert!((recall - right as f64 / 200.0).abs() < 1e-12 && recall > 0.8, "{recall}");
+}
+
+#[test]
 fn wrong_input_is_an_error() {
     let x = noise(6, 3, 4);
     let labels = [0, 0, 1, 1, 2, 2];
