@@ -36,6 +36,8 @@ struct Found {
     class: String,
     similarity: f32,
     text: Option<String>,
+    /// Where an image is read from.
+    file: Option<String>,
 }
 
 pub(crate) fn search(args: &Search, work: Work) -> Result<()> {
@@ -76,19 +78,29 @@ pub(crate) fn search(args: &Search, work: Work) -> Result<()> {
                 Items::Text(texts) => texts.get(hit.index as usize).cloned(),
                 _ => None,
             },
+            file: file(&gallery.items, hit.index as usize),
         })
         .collect();
     if args.json {
         return print_json(&rows);
     }
     let class = name(split.queries.labels.get(args.query), &split.queries.classes);
-    let mut text = format!("item {} ({})\n", args.query, cell(&class, NAME));
+    let from = file(&split.queries.items, args.query).map_or_else(String::new, |file| format!(" {file}"));
+    let mut text = format!("item {} ({}){from}\n", args.query, cell(&class, NAME));
     let names: Vec<String> = rows.iter().map(|row| cell(&row.class, NAME)).collect();
     let widest = names.iter().map(|name| width(name)).max().unwrap_or(0);
     for (row, name) in rows.iter().zip(&names) {
-        let item = cell(row.text.as_deref().unwrap_or_default(), TEXT);
+        let item = cell(row.text.as_deref().or(row.file.as_deref()).unwrap_or_default(), TEXT);
         let line = format!("{:>8.4}  {:>8}  {}  {item}", row.similarity, row.item, padded(name, widest));
         text += &format!("{}\n", line.trim_end());
     }
     print(&text)
+}
+
+/// The file that an item is read from, for image files.
+fn file(items: &Items, row: usize) -> Option<String> {
+    match items {
+        Items::Files(files) => files.paths().nth(row).map(|path| path.display().to_string()),
+        _ => None,
+    }
 }

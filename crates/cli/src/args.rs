@@ -74,7 +74,7 @@ Data are a folder, recognised by its files' names:
            .safetensors stay in their files and may be larger than memory (in_memory)
   vectors or text in Parquet files (where the program is built with the feature parquet)
            train.parquet and test.parquet with a column vector (or embedding: lists of float32 or float64
-           of one length) or text, and a column label of whole numbers or names
+           of one length) or text, and a column label of whole numbers or names; or pairs as in CSV
   sequences of token vectors
            as train.npz or train.safetensors: tokens, [items, tokens, dim], and mask, [items, tokens]
   image files

@@ -45,6 +45,7 @@ pub(crate) fn run(args: &Compare, quiet: bool, progress: Progress, stop: &Stop) 
     options.run.batch_size = args.batch_size;
     options.run.seed = args.seed;
     options.source = source.describe();
+    options.data_folder = source.folder().map(Path::to_path_buf);
     let least = 2 * options.run.num_items_per_class;
     if args.batch_size < least {
         let remedy = format!(

@@ -20,14 +20,15 @@ const BLOCK: usize = 1024;
 pub(crate) const INPUTS: &str = "\
 --input is of the kind that the run was trained on, without labels:
 
-  vectors    .npy or .safetensors, [items, dim], read a block at a time; or .npz
-  sequences  .npz or .safetensors with tokens and mask
-             or .parquet with a column vector (where the program is built with the feature parquet)
-  text       .csv with a column text (or query, sentence, item, utterance), or .txt with a text a line;
-             read a block at a time
-  images     a folder of .png, .jpg or .jpeg files, in the order of their paths, read a block at a time
+  vectors    .npy, .npz or .safetensors, [items, dim]; or .parquet with a column vector (where the program is
+             built with the feature parquet)
+  sequences  .npz or .safetensors with tokens, [items, tokens, dim], and mask, [items, tokens]
+  text       .csv with a column text (or query, sentence, item, utterance), or .txt with a text a line; or
+             .parquet with a column text
+  images     a folder of .png, .jpg or .jpeg files, in the order of their paths
 
-Rows are written as they are computed; a file appears under its name when it is whole.";
+Files are read a block at a time and rows are written as they are computed, so that neither is in memory as
+a whole; a file appears under its name when it is whole.";
 
 /// The arguments of `embed`.
 #[derive(Args)]

@@ -180,14 +180,14 @@ fn options(args: &NewRun) -> Result<(RunOptions, Option<DataRecord>)> {
     };
     let mut pairs: Vec<(String, String)> =
         args.set.iter().map(|pair| assignment(pair)).collect::<Result<_>>()?;
-    // As in a file, so that a loss of Finetuner's that is none here is refused with its reason.
-    pairs.extend(args.loss.iter().map(|loss| ("loss".to_owned(), loss.clone())));
+    // As in a file, so that other libraries' names for these are refused with what is nearest.
+    for (name, given) in [("loss", &args.loss), ("miner", &args.miner), ("device", &args.device)] {
+        pairs.extend(given.iter().map(|value| (name.to_owned(), value.clone())));
+    }
     let mut options = RunOptions::from_toml_with(&text, &pairs)?;
     set(&mut options.optimizer, word("optimizer", &args.optimizer)?);
     set(&mut options.sampler, word("sampler", &args.sampler)?);
-    set(&mut options.device, word("device", &args.device)?);
     set(&mut options.device_options.precision, word("device_options.precision", &args.precision)?);
-    set(&mut options.miner, word("miner", &args.miner)?.map(Some));
     set(&mut options.loss_optimizer, word("loss_optimizer", &args.loss_optimizer)?.map(Some));
     set(&mut options.pooler, word("pooler", &args.pooler)?.map(Some));
     set(&mut options.num_items_per_class, args.num_items_per_class);

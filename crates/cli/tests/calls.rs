@@ -158,8 +158,12 @@ fn compare_writes_its_summary_figure_and_models() {
         files(&at.join("C")),
         [names[0], names[1], names[2], "figure.png", "figure.svg", "report.html", "summary.json"]
     );
+    let mut expected = [RUN_FILES.as_slice(), &["data_files.csv"]].concat();
+    expected.sort_unstable();
+    let list = |loss: &str| std::fs::read(at.join("C").join(loss).join("data_files.csv")).unwrap();
     for loss in &names[..3] {
-        assert_eq!(files(&at.join("C").join(loss)), RUN_FILES);
+        assert_eq!(files(&at.join("C").join(loss)), expected);
+        assert_eq!(list(loss), list(names[0]));
     }
     let svg = std::fs::read_to_string(at.join("C/figure.svg")).unwrap();
     for title in ["Before training", names[0], names[1], names[2]] {

@@ -55,6 +55,11 @@ fn a_folder_of_jpegs_becomes_an_exported_model() {
     assert_eq!(read_vectors(&at.join("all.npy")).unwrap().dim(), (40, 64));
     run(at, "embed --run R --out evaluated.csv").done();
     assert_eq!(std::fs::read_to_string(at.join("evaluated.csv")).unwrap().lines().count(), 1 + 8);
+    // A neighbour is told by its file.
+    let found = json(&run(at, "search --run R --query 0 -k 3 --json").done());
+    let file = found[0]["file"].as_str().unwrap_or_default();
+    assert!(file.contains("photos/class ") && Path::new(file).exists(), "{found}");
+    assert!(run(at, "search --run R --query 0 -k 3").done().contains(file));
     let said = run(at, "export --run R --out model.onnx").done();
     assert!(said.contains("embeddings of length 64") && said.contains("pixels [batch, 3, 16, 16]"), "{said}");
     run(at, "export --run R --out model.pt").refused(1, &["out = model.pt", ".onnx or .safetensors"]);

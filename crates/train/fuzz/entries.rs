@@ -59,7 +59,10 @@ pub(crate) fn data(input: &[u8]) {
         10 => stream(file("x.txt", bytes)),
         11 => image(file("x.png", bytes)),
         12 => image(file("x.jpg", bytes)),
-        13 => drop(parquet::read(&file("x.parquet", bytes))),
+        13 => {
+            let path = file("x.parquet", bytes);
+            drop((parquet::read(&path), parquet::read_pairs(&path)));
+        }
         14 => drop(vectors::open_vectors(&file("x.npy", bytes), false).map(stored)),
         _ => drop(tensors::open_safetensors(&file("x", bytes), false).map(|(items, _)| stored(items))),
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use embedtune_losses::LossKind;
-use embedtune_train::data::parquet::{Labels, read, read_items};
+use embedtune_train::data::parquet::{Labels, read, read_items, read_pairs};
 use embedtune_train::data::{DataOptions, Items, Split, Stream};
 use embedtune_train::run::Trainer;
 use ndarray::arr2;
@@ -82,7 +82,12 @@ fn vectors_of_all_groups_and_codecs_are_read() {
         let labels = Labels::Numbers(vec![u32::MAX, 1, 2, 7, 1, 2]);
         assert_eq!(read(&path).unwrap(), (Items::Vectors(rows.clone()), labels), "{compression:?}");
         let mut stream = Stream::open(&path, &DataOptions::default()).unwrap();
-        assert_eq!(stream.next(99).unwrap(), Some(Items::Vectors(rows)));
+        // A group of rows at a time.
+        for first in [0, 3] {
+            let block = rows.slice(ndarray::s![first..first + 3, ..]).to_owned();
+            assert_eq!(stream.next(99).unwrap(), Some(Items::Vectors(block)));
+        }
+        assert_eq!(stream.next(99).unwrap(), None);
     }
     // Doubles, and more rows than are read at a time.
     let schema = "message m { required group embedding (LIST) { repeated group list { required double element; } } \
@@ -124,6 +129,89 @@ fn a_folder_of_parquet_files_trains() {
     assert_eq!(split.gallery.as_ref(), Some(&split.train));
     let run = Trainer::builder().loss(LossKind::ArcFaceLoss).epochs(1).batch_size(8);
     assert!(run.build(&split).unwrap().fit(&mut ()).unwrap().report.tuned.recall_at_1 > 0.9);
+}
+
+/// The same pairs and scores as CSV and as Parquet make the same classes.
+#[test]
+fn pairs_and_scores_are_read_as_from_csv() {
+    const SCORED: &str =
+        "message m { required binary text1 (UTF8); required binary text2 (UTF8); required double score; }";
+    const PLAIN: &str = "message m { required binary query (UTF8); required binary document (UTF8); }";
+    let rows = [("a", "b", 0.9), ("b", "c", 0.7), ("d", "e", 0.6), ("c", "d", 0.1)];
+    let texts = |pick: fn(&(&str, &str, f64)) -> String| -> Vec<ByteArray> {
+        rows.iter().map(|row| ByteArray::from(pick(row).as_str())).collect()
+    };
+    for scored in [true, false] {
+        let [csv, columns] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        for part in ["train", "test"] {
+            let lines = rows.iter().map(|(a, b, score)| match scored {
+                true => format!("{a} {part},{b} {part},{score}\n"),
+                false => format!("{a} {part},{b} {part}\n"),
+            });
+            let header = if scored { "text1,text2,score\n" } else { "query,document\n" };
+            let text = header.to_owned() + &lines.collect::<String>();
+            std::fs::write(csv.path().join(format!("{part}.csv")), text).unwrap();
+            let path = columns.path().join(format!("{part}.parquet"));
+            let of = |texts: Vec<ByteArray>| -> Vec<ByteArray> {
+                let named = texts.iter().map(|text| format!("{} {part}", text.as_utf8().unwrap()));
+                named.map(|text| ByteArray::from(text.as_str())).collect()
+            };
+            write(&path, if scored { SCORED } else { PLAIN }, Compression::SNAPPY, 1, |_, to| {
+                column::<ByteArrayType>(to, &of(texts(|row| row.0.to_owned())), None, None);
+                column::<ByteArrayType>(to, &of(texts(|row| row.1.to_owned())), None, None);
+                if scored {
+                    column::<DoubleType>(to, &rows.map(|row| row.2), None, None);
+                }
+            });
+        }
+        let [from_csv, from_columns] = [&csv, &columns].map(|folder| Split::load(folder.path()).unwrap());
+        assert_eq!(from_csv.train.items, from_columns.train.items);
+        assert_eq!(from_csv.train.labels, from_columns.train.labels);
+        assert_eq!(from_csv.queries.labels, from_columns.queries.labels);
+        assert_eq!(from_csv.train.classes, from_columns.train.classes);
+        assert_eq!(from_columns.train.classes.len(), if scored { 4 } else { 2 });
+    }
+    // What is wrong is named.
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |scores: &[f64], texts: [&str; 2], part: &str| {
+        let path = place(&folder);
+        write(&path, SCORED, Compression::UNCOMPRESSED, 1, |_, to| {
+            column::<ByteArrayType>(to, &texts.map(ByteArray::from), None, None);
+            column::<ByteArrayType>(to, &["x", "y"].map(ByteArray::from), None, None);
+            column::<DoubleType>(to, scores, None, None);
+        });
+        let message = read_pairs(&path).unwrap_err().to_string();
+        assert!(message.contains("train.parquet: ") && message.contains(part), "{message}\nlacks: {part}");
+    };
+    refused(&[0.5, f64::NAN], ["a", "b"], "column `score`: the score in row 1 is NaN");
+    refused(&[0.5, 0.5], ["a", " "], "column `text1`: row 1 is empty");
+    vectors(&place(&folder), &[3; 6], &[1.0; 6], Compression::SNAPPY);
+    assert_eq!(read_pairs(&place(&folder)).unwrap(), None);
+}
+
+/// Two bytes in the file's last part say how its pages are compressed.
+#[test]
+fn a_codec_that_is_not_read_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = place(&folder);
+    vectors(&path, &[3; 6], &[1.0; 6], Compression::SNAPPY);
+    let good = std::fs::read(&path).unwrap();
+    let footer = u32::from_le_bytes(good[good.len() - 8..good.len() - 4].try_into().unwrap()) as usize;
+    let begins = good.len() - 8 - footer;
+    let mut named = 0;
+    // Thrift's field 4 of a column's metadata: 0x15 and the codec's number, zigzag (Snappy 1, Zstandard 6).
+    for at in begins..good.len() - 9 {
+        if good[at..at + 2] == [0x15, 0x02] {
+            let mut bytes = good.clone();
+            bytes[at + 1] = 0x0c;
+            std::fs::write(&path, bytes).unwrap();
+            let message = read(&path).err().map(|e| e.to_string()).unwrap_or_default();
+            named += usize::from(
+                message.to_lowercase().contains("zstd") && message.contains("compressed by Snappy"),
+            );
+        }
+    }
+    assert!(named > 0);
 }
 
 #[test]

@@ -46,6 +46,18 @@ pub(super) fn length(got: u64, expected: u64) -> Result<(), String> {
     }
 }
 
+/// Refuses what stands behind the data.
+///
+/// # Errors
+/// In words: more bytes, and what `from` fails with.
+pub(super) fn ended(from: &mut impl Read) -> Result<(), String> {
+    match from.read(&mut [0]) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err("it holds more data than its header promises; copy or download it again".to_owned()),
+        Err(error) => Err(damaged(&error)),
+    }
+}
+
 /// A failed read, in words.
 pub(super) fn damaged(error: &std::io::Error) -> String {
     format!("damaged or truncated ({}); copy or download it again", reason(error))

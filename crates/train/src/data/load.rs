@@ -78,7 +78,7 @@ impl Split {
             return from_csv(&train, &measured, options);
         }
         if let Some(train) = folder.find("train", &[".parquet"]) {
-            return from_parquet(&folder, &train);
+            return from_parquet(&folder, &train, options);
         }
         if let Some(train) = folder.find("train", &[".npz"]) {
             let names = Names::read(&folder)?;
@@ -458,11 +458,21 @@ fn from_csv(train: &Path, measured: &Measured, options: &DataOptions) -> Result<
     split(train_part, query_part, gallery, |name| Ok(name.clone()))
 }
 
-fn from_parquet(folder: &Folder<'_>, train: &Path) -> Result<Split> {
+fn from_parquet(folder: &Folder<'_>, train: &Path, options: &DataOptions) -> Result<Split> {
     let (queries, gallery) = match folder.measured(".parquet", train)? {
         Measured::Test(test) => (test, None),
         Measured::Queries { queries, gallery } => (queries, Some(gallery)),
     };
+    if let Some(pairs) = parquet::read_pairs(train)? {
+        let searched =
+            "texts in pairs search each other; give train.parquet and test.parquet, or texts with labels";
+        let other = "holds no pairs, as the training file does; give both in one form";
+        return match (parquet::read_pairs(&queries)?, gallery) {
+            (_, Some(gallery)) => Err(Error::data(&gallery, searched)),
+            (None, _) => Err(Error::data(&queries, other)),
+            (Some(test), None) => joined([train, &queries], [pairs, test], options.score_threshold),
+        };
+    }
     let (train_items, train_labels) = parquet::read(train)?;
     match train_labels {
         Labels::Numbers(labels) => {
@@ -528,8 +538,9 @@ fn joined(paths: [&Path; 2], parts: [Table; 2], threshold: f64) -> Result<Split>
         // Each text once, in the order of the file.
         let mut seen = std::collections::HashSet::new();
         part.retain(|(row, _)| seen.insert(*row));
-        let (part, lines): (Vec<usize>, Vec<u64>) = part.into_iter().unzip();
-        rows.push((part, Places::lines(path, lines)));
+        let (part, of_rows): (Vec<usize>, Vec<u64>) = part.into_iter().unzip();
+        let places = if lines.is_empty() { Places::default() } else { Places::lines(path, of_rows) };
+        rows.push((part, places));
     }
     let texts = all.texts();
     let (labels, classes) = all.classes();

@@ -1,5 +1,6 @@
 //! Labelled items: images, vectors, sequences of token vectors, or text.
 
+mod ahead;
 #[cfg(feature = "images")]
 mod decode;
 mod exact;

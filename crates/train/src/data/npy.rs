@@ -96,6 +96,55 @@ impl Head {
         )
     }
 
+    /// Items, tokens of each and length of a token's vector.
+    ///
+    /// # Errors
+    /// In words: another shape.
+    pub(super) fn cube(&self) -> Result<[usize; 3], String> {
+        match *self.shape.as_slice() {
+            [items, tokens, dim] if tokens > 0 && dim > 0 => Ok([items, tokens, dim]),
+            _ => Err(self.no_tokens()),
+        }
+    }
+
+    fn no_tokens(&self) -> String {
+        format!(
+            "expected tokens [items, tokens, dim] of type float32, float64 or float16; got {} of shape {:?}",
+            self.descr, self.shape
+        )
+    }
+
+    /// Refuses all but a mask of this shape, row by row.
+    ///
+    /// # Errors
+    /// In words.
+    pub(super) fn is_mask(&self, shape: [usize; 2]) -> Result<(), String> {
+        if self.shape == shape && !self.fortran {
+            return Ok(());
+        }
+        Err(format!("expected a mask of shape {shape:?} in row order; got shape {:?}", self.shape))
+    }
+
+    /// The next `count` numbers.
+    ///
+    /// # Errors
+    /// In words: another type; fewer bytes.
+    pub(super) fn values(&self, from: &mut impl Read, count: usize) -> Result<Vec<f32>, String> {
+        let expected = exact::size(&[count], self.width)?;
+        let bytes = exact::bytes(from.by_ref().take(expected), expected)?;
+        floats(&self.descr, &bytes).ok_or_else(|| self.no_tokens())
+    }
+
+    /// The next `count` flags of a mask.
+    ///
+    /// # Errors
+    /// In words: fewer bytes.
+    pub(super) fn flags(&self, from: &mut impl Read, count: usize) -> Result<Vec<bool>, String> {
+        let expected = exact::size(&[count], self.width)?;
+        let bytes = exact::bytes(from.by_ref().take(expected), expected)?;
+        Ok(flags(&bytes, self.width))
+    }
+
     /// The next `count` vectors of length `dim`.
     ///
     /// # Errors
@@ -147,10 +196,7 @@ impl Npy {
         let (&[items, tokens, dim], Some(values)) =
             (self.head.shape.as_slice(), floats(&self.head.descr, &self.bytes))
         else {
-            return Err(format!(
-                "expected tokens [items, tokens, dim] of type float32 or float64; got {} of shape {:?}",
-                self.head.descr, self.head.shape
-            ));
+            return Err(self.head.no_tokens());
         };
         let shape = (items, tokens, dim).set_f(self.head.fortran);
         let values = Array3::from_shape_vec(shape, values).map_err(|e| e.to_string())?;
@@ -168,9 +214,7 @@ impl Npy {
                 self.head.shape
             ));
         };
-        let width = self.bytes.len() / self.head.shape.iter().product::<usize>().max(1);
-        // In any type and byte order zero is all bits zero (the sign of a float's zero apart, which no mask has).
-        Ok(self.bytes.chunks_exact(width.max(1)).map(|bytes| bytes.iter().any(|&b| b != 0)).collect())
+        Ok(flags(&self.bytes, self.head.width))
     }
 
     /// As labels, `[items]`.
@@ -219,6 +263,12 @@ impl Npy {
 
 fn each<const N: usize, T>(bytes: &[u8], to: impl Fn([u8; N]) -> T) -> Vec<T> {
     bytes.as_chunks().0.iter().map(|&b| to(b)).collect()
+}
+
+/// Which numbers of `width` bytes are not zero: in any type and byte order zero is all bits zero (the sign of a float's zero
+/// apart, which no mask has).
+fn flags(bytes: &[u8], width: usize) -> Vec<bool> {
+    bytes.chunks_exact(width.max(1)).map(|bytes| bytes.iter().any(|&b| b != 0)).collect()
 }
 
 /// Numbers of a type that vectors have; `None` for another.

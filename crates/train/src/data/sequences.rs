@@ -15,7 +15,12 @@ impl Sequences {
     ///
     /// # Errors
     /// In words: a mask of another length; an item that keeps no token; a kept value that is not finite.
-    pub fn new(mut values: Array3<f32>, mask: &[bool]) -> Result<Self, String> {
+    pub fn new(values: Array3<f32>, mask: &[bool]) -> Result<Self, String> {
+        Self::from_block(0, values, mask)
+    }
+
+    /// As [`new`](Self::new), of items that are counted from `first` on.
+    pub(super) fn from_block(first: usize, mut values: Array3<f32>, mask: &[bool]) -> Result<Self, String> {
         let (items, tokens, dim) = values.dim();
         if dim == 0 || tokens == 0 {
             return Err(format!(
@@ -34,6 +39,7 @@ impl Sequences {
                 }
                 let row = of_item.row(token).to_owned();
                 if let Some((column, value)) = row.iter().enumerate().find(|(_, v)| !v.is_finite()) {
+                    let item = first + item;
                     return Err(format!(
                         "item {item}, token {token}, column {column} is {value}; tokens that the mask keeps must be \
                          finite: repair it or mask it"
@@ -43,6 +49,7 @@ impl Sequences {
                 kept += 1;
             }
             if kept == 0 {
+                let item = first + item;
                 return Err(format!("item {item} keeps no token: its mask is all zero; leave the item out"));
             }
             // What is not kept holds nothing that could leak into a checksum or a result.

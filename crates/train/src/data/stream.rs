@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 use ndarray::Array2;
 
+use super::ahead::Ahead;
 use super::npy::Head;
-use super::vectors::{check_finite_from, read_npz_items};
-use super::{DataOptions, ImageFiles, Items, folders, parquet, tensors, text};
+use super::vectors::{check_finite_from, npz_blocks, read_npz_items};
+use super::{DataOptions, ImageFiles, Items, exact, folders, parquet, tensors, text};
 use crate::{Error, Result};
 
-/// Items that are given out in blocks. What is read from `.npy` (in row order), `.csv`, `.txt` and image files, and vectors in
-/// `.safetensors` files, is never in memory as a whole; `.npz` and `.parquet` files and token vectors are.
+/// Items that are given out in blocks. No file is in memory as a whole, but for arrays of `.npy` and `.npz` files whose columns
+/// run together (Fortran order).
 pub struct Stream {
     path: PathBuf,
     from: From,
@@ -25,6 +26,7 @@ enum From {
     Rows { file: BufReader<File>, head: Head },
     Csv { records: Box<csv::StringRecordsIntoIter<File>>, column: usize },
     Lines(std::io::Lines<BufReader<File>>),
+    Thread(Ahead),
 }
 
 impl Stream {
@@ -57,11 +59,23 @@ impl Stream {
                         From::Memory(Items::Vectors(super::vectors::read_vectors(path)?))
                     }
                 }
-                "npz" => From::Memory(read_npz_items(path)?),
-                // Vectors stay in the file, token vectors do not.
-                "parquet" => From::Memory(parquet::read_items(path)?),
-                "safetensors" => From::Memory(tensors::read_items(path)?),
+                "npz" => match npz_blocks(path)? {
+                    Some(blocks) => From::Thread(blocks),
+                    None => From::Memory(read_npz_items(path)?),
+                },
+                "parquet" => From::Thread(parquet::item_blocks(path)?),
+                // Vectors are read where they lie in the file.
+                "safetensors" => match tensors::token_blocks(path)? {
+                    Some(blocks) => From::Thread(blocks),
+                    None => From::Memory(tensors::read_items(path)?),
+                },
                 "csv" => {
+                    let checked = file()?;
+                    // A pipe can be read once only.
+                    if checked.metadata().is_ok_and(|metadata| metadata.is_file()) {
+                        let bytes = BufReader::new(checked).bytes().map_while(std::io::Result::ok);
+                        text::closed_quotes(path, bytes, b',')?;
+                    }
                     let mut reader = csv::Reader::from_reader(file()?);
                     let column =
                         text::text_column(path, reader.headers().map_err(|e| text::broken(path, &e))?)?;
@@ -85,6 +99,7 @@ impl Stream {
         match &self.from {
             From::Memory(items) => Some(items.len()),
             From::Rows { head, .. } => head.matrix().ok().map(|[items, _]| items),
+            From::Thread(blocks) => blocks.len,
             From::Csv { .. } | From::Lines(_) => None,
         }
     }
@@ -104,6 +119,7 @@ impl Stream {
                 let vectors = rows(file, head, given, most).map_err(|e| Error::data(path, e))?;
                 Items::Vectors(vectors)
             }
+            From::Thread(blocks) => blocks.next(most)?,
             From::Csv { records, column } => {
                 let mut texts = Vec::new();
                 for record in records.by_ref().take(most) {
@@ -114,14 +130,15 @@ impl Stream {
             }
             From::Lines(lines) => {
                 let mut texts = Vec::new();
-                for (at, line) in lines.by_ref().take(most).enumerate() {
-                    texts.push(line.map_err(|e| match e.kind() {
+                for (at, line) in (given + 1..).zip(lines.by_ref().take(most)) {
+                    let line = line.map_err(|e| match e.kind() {
                         std::io::ErrorKind::InvalidData => {
-                            let line = given + at + 1;
-                            Error::data(path, format!("line {line}: not UTF-8; save the file as UTF-8"))
+                            Error::data(path, format!("line {at}: not UTF-8; save the file as UTF-8"))
                         }
                         _ => Error::io(path, "reading")(e),
-                    })?);
+                    })?;
+                    // What some editors begin a file with.
+                    texts.push(if at == 1 { line.trim_start_matches('\u{feff}').to_owned() } else { line });
                 }
                 Items::Text(texts)
             }
@@ -135,8 +152,8 @@ impl Stream {
 fn rows(file: &mut BufReader<File>, head: &Head, given: usize, most: usize) -> Result<Array2<f32>, String> {
     let [items, dim] = head.matrix()?;
     let count = most.min(items.saturating_sub(given));
-    if count == 0 && file.read(&mut [0]).map_err(|e| e.to_string())? > 0 {
-        return Err("it holds more data than its header promises; copy or download it again".to_owned());
+    if count == 0 {
+        exact::ended(file)?;
     }
     let vectors = head.rows(file, count, dim).map_err(|e| format!("row {given} and later: {e}"))?;
     check_finite_from(given, vectors.view())?;
@@ -181,10 +198,14 @@ mod tests {
         assert_eq!(all(&path, 2).unwrap(), [text(&["a, b", "c"]), text(&["d"])]);
         std::fs::write(&path, "id,text\n1,a\n2\n").unwrap();
         assert!(all(&path, 2).unwrap_err().to_string().contains("line 3 has 1 columns"));
+        std::fs::write(&path, "id,text\n1,a\n2,\"b\n3,c\n").unwrap();
+        assert!(all(&path, 2).unwrap_err().to_string().contains("line 3: the quote that opens there"));
         std::fs::write(&path, "id,mood\n1,a\n").unwrap();
         assert!(all(&path, 2).unwrap_err().to_string().contains("no text column"));
         let path = folder.path().join("x.txt");
         std::fs::write(&path, "one\r\ntwo\n").unwrap();
+        assert_eq!(all(&path, 9).unwrap(), [text(&["one", "two"])]);
+        std::fs::write(&path, "\u{feff}one\ntwo\n").unwrap();
         assert_eq!(all(&path, 9).unwrap(), [text(&["one", "two"])]);
         std::fs::write(&path, b"one\n\xff\n").unwrap();
         assert!(all(&path, 9).unwrap_err().to_string().contains("line 2: not UTF-8"));

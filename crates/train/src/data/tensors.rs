@@ -9,6 +9,7 @@ use ndarray::{Array2, Array3};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
+use super::ahead::{self, Ahead, Give};
 use super::sequences::Sequences;
 use super::vectors::{LABELS, MASKS, TOKENS, VECTORS, check_finite};
 use super::{Items, VectorFile, exact};
@@ -46,6 +47,60 @@ pub fn open_safetensors(path: &Path, in_memory: bool) -> Result<(Items, Vec<u32>
 /// As there.
 pub fn read_items(path: &Path) -> Result<Items> {
     Tensors::open(path)?.items(false)
+}
+
+/// Sequences of token vectors, block by block; `None` for a file that holds none.
+///
+/// # Errors
+/// As [`read_safetensors`], for what the header tells; the rest with the block.
+pub(super) fn token_blocks(path: &Path) -> Result<Option<Ahead>> {
+    let file = Tensors::open(path)?;
+    let Some(name) = TOKENS.iter().copied().find(|name| file.has(name)) else { return Ok(None) };
+    let (start, info) = file.info(name)?;
+    let number = number(info.dtype).map_err(|e| file.wrong(name, e))?;
+    let &[items, tokens, dim] = info.shape.as_slice() else {
+        return Err(file.wrong(name, format!("expected [items, tokens, dim]; got {:?}", info.shape)));
+    };
+    if tokens == 0 || dim == 0 {
+        return Err(
+            file.wrong(name, format!("its shape is {:?}; sequences need tokens and columns", info.shape))
+        );
+    }
+    let mask = match MASKS.iter().copied().find(|name| file.has(name)) {
+        None => None,
+        Some(name) => {
+            let (start, info) = file.info(name)?;
+            is_mask(&info, [items, tokens]).map_err(|e| file.wrong(name, e))?;
+            Some((start, info))
+        }
+    };
+    let owned = path.to_path_buf();
+    let read = move |give: &mut Give<'_>| {
+        let open = |start: u64| -> Result<File> {
+            let mut file = File::open(&owned).map_err(Error::io(&owned, "opening"))?;
+            file.seek(SeekFrom::Start(start)).map_err(Error::io(&owned, "reading"))?;
+            Ok(file)
+        };
+        let next = |file: &File, bytes: usize| exact::bytes(file.take(bytes as u64), bytes as u64);
+        let of_values = open(start)?;
+        let of_mask = mask.as_ref().map(|(start, _)| open(*start)).transpose()?;
+        let values = |count: usize| {
+            let mut values = vec![0.0; count];
+            number.convert(&next(&of_values, count.saturating_mul(number.width()))?, &mut values);
+            Ok(values)
+        };
+        let flags = |count: usize| match (&of_mask, &mask) {
+            (Some(file), Some((_, info))) => {
+                let width = info.dtype.bitsize() / 8;
+                let data = next(file, count.saturating_mul(width))?;
+                Ok(integers(&View { info: info.clone(), data })?.into_iter().map(|flag| flag != 0).collect())
+            }
+            _ => Ok(vec![true; count]),
+        };
+        ahead::sequences([items, tokens, dim], values, flags, give)
+            .map_err(|e| Error::data(&owned, format!("tensor {name}: {e}")))
+    };
+    Ahead::new(path, Some(items), read).map(Some)
 }
 
 /// The labels alone.
@@ -224,10 +279,12 @@ fn numbers(view: &View) -> Result<Vec<u32>, String> {
         .collect()
 }
 
+fn is_mask(info: &TensorInfo, shape: [usize; 2]) -> Result<(), String> {
+    if info.shape == shape { Ok(()) } else { Err(format!("expected a mask {shape:?}; got {:?}", info.shape)) }
+}
+
 fn flags(view: &View, shape: [usize; 2]) -> Result<Vec<bool>, String> {
-    if view.info.shape != shape {
-        return Err(format!("expected a mask {shape:?}; got {:?}", view.info.shape));
-    }
+    is_mask(&view.info, shape)?;
     Ok(integers(view)?.into_iter().map(|flag| flag != 0).collect())
 }
 

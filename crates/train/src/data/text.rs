@@ -6,12 +6,13 @@ use std::path::Path;
 use crate::{Error, Result};
 
 pub(super) const TEXT: [&str; 5] = ["text", "query", "sentence", "item", "utterance"];
-pub(super) const LABEL: [&str; 5] = ["label", "category", "intent", "class", "target"];
+pub(super) const LABEL: [&str; 6] = ["label", "category", "intent", "class", "target", "finetuner_label"];
 
 /// Left and right of a pair, and how much they belong together.
-const LEFT: [&str; 7] = ["text1", "sentence1", "item1", "query", "question", "anchor", "left"];
-const RIGHT: [&str; 7] = ["text2", "sentence2", "item2", "document", "answer", "positive", "right"];
-const SCORE: [&str; 3] = ["score", "similarity", "finetuner_score"];
+pub(super) const LEFT: [&str; 7] = ["text1", "sentence1", "item1", "query", "question", "anchor", "left"];
+pub(super) const RIGHT: [&str; 7] =
+    ["text2", "sentence2", "item2", "document", "answer", "positive", "right"];
+pub(super) const SCORE: [&str; 3] = ["score", "similarity", "finetuner_score"];
 
 /// What a CSV file of texts holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +20,7 @@ const SCORE: [&str; 3] = ["score", "similarity", "finetuner_score"];
 pub enum Table {
     /// Texts, the names of their labels, and their lines in the file, from 1.
     Labelled(Vec<String>, Vec<String>, Vec<u64>),
-    /// Pairs of texts; with the score of each where the file has scores; and their lines.
+    /// Pairs of texts; with the score of each where the file has scores; and their lines, if it is a file of lines.
     Pairs(Vec<[String; 2]>, Option<Vec<f64>>, Vec<u64>),
 }
 
@@ -73,7 +74,7 @@ pub fn read_table(path: &Path) -> Result<Table> {
             "is empty; it needs a header with a text and a label column, and rows",
         ));
     }
-    closed_quotes(path, &bytes, b',')?;
+    closed_quotes(path, bytes.iter().copied(), b',')?;
     let mut reader = csv::Reader::from_reader(bytes.as_slice());
     let headers = reader.headers().map_err(|e| broken(path, &e))?.clone();
     let find = |names: &[&str]| column(&headers, names);
@@ -145,7 +146,7 @@ fn pairs(
 /// [`Error::Data`] with the line.
 pub fn read_class_split(path: &Path) -> Result<BTreeMap<u32, (String, bool)>> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "reading"))?;
-    closed_quotes(path, &bytes, b'\t')?;
+    closed_quotes(path, bytes.iter().copied(), b'\t')?;
     let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_reader(bytes.as_slice());
     let headers = reader.headers().map_err(|e| broken(path, &e))?.clone();
     let column = |name: &str| headers.iter().position(|h| h.trim() == name);
@@ -192,9 +193,9 @@ pub fn read_class_split(path: &Path) -> Result<BTreeMap<u32, (String, bool)>> {
 }
 
 /// Refuses a quote that is never closed: everything behind it would be one value.
-fn closed_quotes(path: &Path, bytes: &[u8], separator: u8) -> Result<()> {
+pub(super) fn closed_quotes(path: &Path, bytes: impl Iterator<Item = u8>, separator: u8) -> Result<()> {
     let (mut line, mut begins, mut open) = (1u64, true, None);
-    let mut rest = bytes.iter().copied().peekable();
+    let mut rest = bytes.peekable();
     while let Some(byte) = rest.next() {
         line += u64::from(byte == b'\n');
         match open {

@@ -6,9 +6,11 @@ use std::path::Path;
 
 use ndarray::{Array2, ArrayView2, Axis};
 use zip::ZipArchive;
+use zip::read::ZipFile;
 
+use super::ahead::{self, Ahead, Give, at_once};
 use super::npy::{Head, Npy};
-use super::{Items, Sequences, VectorFile};
+use super::{Items, Sequences, VectorFile, exact};
 use crate::{Error, Result};
 
 /// Names of the vectors in a `.npz` file; `arr_0` is what `numpy.savez` calls its first unnamed array.
@@ -98,6 +100,68 @@ pub fn read_npz_items(path: &Path) -> Result<Items> {
     Npz::open(path)?.items()
 }
 
+/// As [`read_npz_items`], block by block; `None` for an array whose columns run together (Fortran order), which must be read as
+/// a whole.
+///
+/// # Errors
+/// As there, for what the arrays' headers tell; the rest with the block.
+pub(super) fn npz_blocks(path: &Path) -> Result<Option<Ahead>> {
+    let mut file = Npz::open(path)?;
+    let named = |path: &Path, name: &str, e: String| Error::data(path, format!("array {name}: {e}"));
+    let owned = path.to_path_buf();
+    if !file.has(&TOKENS) {
+        let (name, head) = file.head("vectors", &VECTORS)?;
+        if !head.in_row_order() {
+            return Ok(None);
+        }
+        let [items, dim] = head.matrix().map_err(|e| named(path, name, e))?;
+        let read = move |give: &mut Give<'_>| {
+            let mut file = Npz::open(&owned)?;
+            let mut member = file.member(name)?;
+            let wrong = |e: String| named(&owned, name, e);
+            let head = Head::read(&mut member).map_err(wrong)?;
+            let most = at_once(dim.saturating_mul(size_of::<f32>()));
+            for first in (0..items).step_by(most) {
+                let rows = head.rows(&mut member, most.min(items - first), dim).map_err(wrong)?;
+                check_finite_from(first, rows.view()).map_err(wrong)?;
+                if !give(Items::Vectors(rows)) {
+                    return Ok(());
+                }
+            }
+            exact::ended(&mut member).map_err(wrong)
+        };
+        return Ahead::new(path, Some(items), read).map(Some);
+    }
+    let (name, head) = file.head("tokens", &TOKENS)?;
+    if !head.in_row_order() {
+        return Ok(None);
+    }
+    let shape = head.cube().map_err(|e| named(path, name, e))?;
+    let mask = if file.has(&MASKS) { Some(file.head("mask", &MASKS)?) } else { None };
+    if let Some((name, head)) = &mask {
+        head.is_mask([shape[0], shape[1]]).map_err(|e| named(path, name, e))?;
+    }
+    let mask = mask.map(|(name, _)| name);
+    let read = move |give: &mut Give<'_>| {
+        let wrong = |e: String| named(&owned, name, e);
+        let mut file = Npz::open(&owned)?;
+        let mut member = file.member(name)?;
+        let head = Head::read(&mut member).map_err(wrong)?;
+        let mut of_mask = Npz::open(&owned)?;
+        let mut flags = mask.map(|name| of_mask.member(name)).transpose()?;
+        let head_of_mask = match &mut flags {
+            Some(member) => Some(Head::read(member).map_err(wrong)?),
+            None => None,
+        };
+        let kept = |count: usize| match (&mut flags, &head_of_mask) {
+            (Some(from), Some(head)) => head.flags(from, count),
+            _ => Ok(vec![true; count]),
+        };
+        ahead::sequences(shape, |count| head.values(&mut member, count), kept, give).map_err(wrong)
+    };
+    Ahead::new(path, Some(shape[0]), read).map(Some)
+}
+
 struct Npz<'a> {
     path: &'a Path,
     archive: ZipArchive<BufReader<File>>,
@@ -120,15 +184,32 @@ impl<'a> Npz<'a> {
         accepted.iter().any(|name| self.names.iter().any(|n| n == name))
     }
 
-    fn array(&mut self, what: &str, accepted: &[&'static str]) -> Result<(&'static str, Npy)> {
-        let Some(name) = accepted.iter().find(|name| self.names.iter().any(|n| n == *name)) else {
+    /// The name of the array of `what`.
+    fn find(&self, what: &str, accepted: &[&'static str]) -> Result<&'static str> {
+        accepted.iter().copied().find(|name| self.names.iter().any(|n| n == name)).ok_or_else(|| {
             let detail =
                 format!("no array of {what}: it holds {:?}; name it one of {accepted:?}", self.names);
-            return Err(Error::data(self.path, detail));
-        };
-        let member = self.archive.by_name(&format!("{name}.npy")).map_err(|e| damaged(self.path, &e))?;
-        let array = Npy::read(member).map_err(|e| Error::data(self.path, format!("array {name}: {e}")))?;
-        Ok((*name, array))
+            Error::data(self.path, detail)
+        })
+    }
+
+    /// An array's bytes, from the first on.
+    fn member(&mut self, name: &str) -> Result<ZipFile<'_, BufReader<File>>> {
+        self.archive.by_name(&format!("{name}.npy")).map_err(|e| damaged(self.path, &e))
+    }
+
+    fn head(&mut self, what: &str, accepted: &[&'static str]) -> Result<(&'static str, Head)> {
+        let name = self.find(what, accepted)?;
+        let path = self.path;
+        let head = Head::read(&mut self.member(name)?);
+        Ok((name, head.map_err(|e| Error::data(path, format!("array {name}: {e}")))?))
+    }
+
+    fn array(&mut self, what: &str, accepted: &[&'static str]) -> Result<(&'static str, Npy)> {
+        let name = self.find(what, accepted)?;
+        let path = self.path;
+        let array = Npy::read(self.member(name)?);
+        Ok((name, array.map_err(|e| Error::data(path, format!("array {name}: {e}")))?))
     }
 
     fn items(&mut self) -> Result<Items> {

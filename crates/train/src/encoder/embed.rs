@@ -39,7 +39,17 @@ impl Encoder {
         // As many at a time as there are threads: one that waits inside a block for another's work takes up the next block
         // meanwhile, and its tape beside its own, which no forecast could bound.
         let together = BLOCK * rayon::current_num_threads();
-        for (rows, mut to) in rows.chunks(together).zip(vectors.axis_chunks_iter_mut(Axis(0), together)) {
+        // The last block, where it is a smaller one, comes alone and behind the others: its buffers are of other lengths, and
+        // those of the whole blocks would lie idle beside them.
+        let whole = rows.len() - rows.len() % BLOCK;
+        let (mut first, mut rest) = vectors.view_mut().split_at(Axis(0), whole);
+        let to =
+            first.axis_chunks_iter_mut(Axis(0), together).chain(rest.axis_chunks_iter_mut(Axis(0), BLOCK));
+        let (whole, last) = rows.split_at(whole);
+        for (rows, mut to) in whole.chunks(together).chain(last.chunks(BLOCK)).zip(to) {
+            if rows.len() < BLOCK {
+                pool.clear();
+            }
             let blocks: Vec<_> = rows.chunks(BLOCK).zip(to.axis_chunks_iter_mut(Axis(0), BLOCK)).collect();
             let results: Vec<Result<()>> =
                 blocks.into_par_iter().map(|(rows, to)| self.embed_block(items, rows, to, &pool)).collect();

@@ -241,8 +241,12 @@ impl Encoder {
     /// Replaces parameters and buffers.
     ///
     /// # Errors
-    /// [`Error::Unsuitable`] naming the tensor that is missing or of another shape; nothing is changed then.
+    /// [`Error::Unsuitable`] naming the tensor that is missing, of another shape or of another encoder; nothing is changed then.
     pub fn load(&mut self, state: &State) -> Result<()> {
+        let own = |name: &String| self.params.iter().chain(&self.buffers).any(|named| named.name == *name);
+        if let Some(other) = state.tensors.keys().find(|name| !own(name)) {
+            return Err(Error::Unsuitable(format!("the encoder has no tensor {other}")));
+        }
         let find = |named: &Named| -> Result<Value> {
             let missing = || Error::Unsuitable(format!("the encoder's tensor {} is missing", named.name));
             let tensor = state.tensors.get(&named.name).ok_or_else(missing)?;

@@ -84,7 +84,7 @@
 //!
 //! | there | here | note |
 //! |---|---|---|
-//! | `loss`, `miner`, `miner_options`, `optimizer`, `optimizer_options`, `learning_rate`, `epochs`, `batch_size` | the same | `batch_size` 128 where none is given; miners and losses as listed by the error for an unknown one |
+//! | `loss`, `miner`, `miner_options`, `optimizer`, `optimizer_options`, `learning_rate`, `epochs`, `batch_size` | the same | `batch_size` 128 where none is given; other losses and miners are answered by the nearest |
 //! | `loss_options` in the run's schema, but not in `fit()` | `loss_options` | margin and scale can be set |
 //! | scale 64 | by the number of classes | `preset = "finetuner"` gives 64 back |
 //! | `loss_optimizer`, `loss_optimizer_options` | the same | rate 1e-2 where none is given; centres start short, not at N(0, 1) |
@@ -108,7 +108,7 @@
 //! | `CSVOptions`: `size`, `sampling_rate`, `dialect`, `encoding` | none: the whole file, commas, UTF-8 | other bytes are refused with their line |
 //! | `convert_to_blob`, `create_point_clouds`, `point_cloud_size`; image-text pairs | none | images come from folders by class; there is one encoder, so no `CLIPLoss` |
 //! | `CosineSimilarityLoss`, `MarginMSELoss` | refused | they fit scores of a teacher; here classes are what is told apart |
-//! | the other losses and miners of pytorch-metric-learning, by name | refused, with the list of those there are | |
+//! | the other losses and miners of pytorch-metric-learning, by name | refused, with the nearest of those there are | |
 //! | `num_workers`, `device` | none; `device = "auto"`, `"cpu"` or `"cuda"` | all cores, with the same bits on any number |
 //! | `to_onnx` | `embedtune export` | a finished run, at any time |
 //! | `model_artifact` | `init_from` | a run's folder |

@@ -29,6 +29,8 @@ pub struct RunBuilder {
     pub(super) overwrite: bool,
     pub(super) source: Option<String>,
     pub(super) data_folder: Option<PathBuf>,
+    /// The list of the data's files that another run of the same data has made.
+    pub(super) data_list: Option<PathBuf>,
     pub(super) stop: Option<Arc<AtomicBool>>,
     pub(super) encoder_state: Option<State>,
     pub(super) only_ends: bool,

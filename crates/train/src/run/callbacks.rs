@@ -116,6 +116,19 @@ impl CallbackOptions {
         })
     }
 
+    /// What to say of a figure whose name means another one elsewhere.
+    pub(super) fn namesake(&self) -> Option<String> {
+        let Monitor::Measure(Measure::Hit(k)) = self.monitor else { return None };
+        (k > 1).then(|| {
+            format!(
+                "callbacks.monitor = {}: the share of queries that find an item of their class among the first {k}, as papers \
+                 on metric learning count; the share of a class that is found, which Finetuner and search engines call \
+                 recall, is ir_recall_at_{k}",
+                self.monitor
+            )
+        })
+    }
+
     /// Whether retrieval is measured after `epoch`.
     pub(super) fn measures(&self, epoch: usize) -> bool {
         epoch.is_multiple_of(self.evaluate_every)

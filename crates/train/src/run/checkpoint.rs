@@ -57,7 +57,8 @@ pub(super) fn restore(trainer: &mut Trainer<'_>, folder: &RunFolder) -> Result<b
     if !path.exists() {
         return Ok(false);
     }
-    let (state, options) = store::read_with_options(&path, store::Kind::Checkpoint)?;
+    let read = store::read_with_options(&path, store::Kind::Checkpoint);
+    let (state, options) = read.map_err(|error| with_spare(folder, error))?;
     if let Some(began) = options {
         check_options(folder, &began, &trainer.options.to_toml()?)?;
     }
@@ -76,6 +77,21 @@ pub(super) fn restore(trainer: &mut Trainer<'_>, folder: &RunFolder) -> Result<b
     }
     trainer.records = records_until(folder, trainer.progress.epoch)?;
     Ok(true)
+}
+
+/// The error of a damaged checkpoint with the one that could stand in for it, where `last_k_epochs` has kept some.
+fn with_spare(folder: &RunFolder, error: Error) -> Error {
+    let kept = std::fs::read_dir(folder.path().join("checkpoints")).into_iter().flatten().flatten();
+    let epoch = |name: &str| name.strip_prefix("epoch-")?.split('.').next()?.parse::<usize>().ok();
+    let newest = kept.filter_map(|entry| epoch(entry.file_name().to_str()?)).max();
+    match (error, newest) {
+        (Error::Data { path, detail }, Some(newest)) => {
+            let spare = folder.epoch_checkpoint(newest);
+            let detail = format!("{detail}; or copy {} to its place and resume from there", spare.display());
+            Error::Data { path, detail }
+        }
+        (error, _) => error,
+    }
 }
 
 /// The records of a run that is closed; `None` of one that goes on.

@@ -35,6 +35,10 @@ pub struct CompareOptions {
     pub folder: Option<PathBuf>,
     /// What the run files say about the data's origin.
     pub source: String,
+    /// The folder that the data were read from, whose files each run lists ([`RunBuilder::data_folder`]).
+    ///
+    /// [`RunBuilder::data_folder`]: super::RunBuilder::data_folder
+    pub data_folder: Option<PathBuf>,
     /// Stops the comparison after the current batch once it is set.
     pub stop: Option<Arc<AtomicBool>>,
 }
@@ -57,6 +61,7 @@ impl CompareOptions {
             ],
             folder: None,
             source: "built-in".to_owned(),
+            data_folder: None,
             stop: None,
         }
     }
@@ -130,12 +135,16 @@ pub fn compare(split: &Split, options: &CompareOptions, observer: &mut dyn Obser
         }
     }
     let mut initial: Option<State> = None;
+    // Of the first run; reading all the data once more for each other would tell nothing new.
+    let mut listed: Option<PathBuf> = None;
     for (loss, loss_options) in &options.losses {
         let mut builder = Trainer::builder()
             .options(options_for(options, *loss, loss_options))
             .source(options.source.clone());
         builder.folder = options.folder.as_ref().map(|folder| folder.join(loss.name()));
         (builder.overwrite, builder.only_ends) = (true, true);
+        (builder.data_folder, builder.data_list) = (options.data_folder.clone(), listed.clone());
+        listed = listed.or_else(|| Some(RunFolder::new(builder.folder.as_ref()?).data_files()));
         (builder.stop, builder.encoder_state) = (options.stop.clone(), initial.clone());
         let trainer = builder.build(split)?;
         if initial.is_none() {
@@ -234,7 +243,14 @@ mod tests {
             miner: Some(MinerKind::TripletMarginMiner),
             ..RunOptions::default()
         };
-        let options = CompareOptions { run, losses: vec![], folder: None, source: String::new(), stop: None };
+        let options = CompareOptions {
+            run,
+            losses: vec![],
+            folder: None,
+            source: String::new(),
+            data_folder: None,
+            stop: None,
+        };
         for loss in [LossKind::TripletMarginLoss, LossKind::ArcFaceLoss] {
             options_for(&options, loss, &LossOptions::default()).check().unwrap();
         }

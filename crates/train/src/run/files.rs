@@ -62,8 +62,11 @@ fn scan(folder: &Path) -> BTreeMap<String, Seen> {
     seen.collect::<Vec<_>>().into_iter().collect()
 }
 
-/// Writes the files below `folder` to `path`: CSV with columns `file`, `bytes`, `crc32`.
-pub(super) fn record(folder: &Path, path: &Path) -> Result<()> {
+/// Writes the files below `folder` to `path`: CSV with columns `file`, `bytes`, `crc32`; a copy of `listed`, if that is there.
+pub(super) fn record(folder: &Path, listed: Option<&Path>, path: &Path) -> Result<()> {
+    if let Some(list) = listed.and_then(|listed| std::fs::read(listed).ok()) {
+        return io::write_atomically(path, &list);
+    }
     let broken = |e: csv::Error| Error::data(path, e.to_string());
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(["file", "bytes", "crc32"]).map_err(broken)?;
@@ -122,7 +125,10 @@ mod tests {
         write("x.csv", "text, label");
         write(".hidden", "1");
         assert_eq!(changed(&data, &list), None);
-        record(&data, &list).unwrap();
+        record(&data, None, &list).unwrap();
+        let copy = folder.path().join("copy.csv");
+        record(Path::new("nowhere"), Some(&list), &copy).unwrap();
+        assert_eq!(std::fs::read(&copy).unwrap(), std::fs::read(&list).unwrap());
         write(".hidden", "2");
         assert_eq!(changed(&data, &list), None);
         write("train/a/1.png", "two");

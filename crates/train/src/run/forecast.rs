@@ -8,11 +8,12 @@ use ndarray::ArrayD;
 use serde::Serialize;
 
 use super::raw::raw_dim;
+use super::remedy::Search;
 use super::{RunOptions, memory, telemetry};
+use crate::Result;
 use crate::data::{Dataset, Items, Split};
 use crate::encoder::{Batch, Encoder, Layer, Mode};
 use crate::optim::{self, Optimizer, OptimizerKind, OptimizerOptions, Param};
-use crate::{Error, Result};
 
 /// Items of the two trial steps from which a step's memory is known: each buffer is a straight line in the batch. Layers often
 /// halve or double; these numbers are no such multiples, so that a length found in both steps is one that does not depend on
@@ -29,7 +30,7 @@ const RANK: usize = 20;
 const RANKS: usize = 96 << 20;
 /// Share of the memory taken that the allocator loses between buffers, as seen with glibc, and what each thread takes for
 /// itself: its stack, its arena, the panels of matrix products.
-const HOLES: f64 = 0.04;
+const HOLES: f64 = 0.01;
 const THREAD: usize = 3 << 20;
 /// What a thread takes where little is computed, and the share of all else that it takes more.
 const IDLE_THREAD: usize = 1 << 19;
@@ -40,7 +41,7 @@ const READ_AHEAD: f64 = 2.0;
 /// arena of the thread that took them, where another thread's do not find room.
 const KEPT: usize = 32 << 20;
 /// Steps that LBFGS remembers where nothing is said.
-const LBFGS_HISTORY: usize = 100;
+pub(super) const LBFGS_HISTORY: usize = 100;
 /// The program itself, where the system does not say how much it holds.
 const PROGRAM: usize = 16 << 20;
 
@@ -71,27 +72,60 @@ pub struct Forecast {
 pub(super) type OnDevice<'a> = dyn Fn(usize) -> Option<[usize; 2]> + 'a;
 
 /// What a forecast is made from: everything but the batch.
+#[derive(Clone)]
 pub(super) struct Costs {
     /// The most that was held so far: data are larger while they are read.
-    before: usize,
-    held: usize,
-    encoder: usize,
-    centres: usize,
-    /// Other things that last: the memory bank, the best epoch's weights.
-    kept: usize,
-    /// Items of the memory bank.
-    bank: usize,
-    between: usize,
-    /// Measuring the raw vectors, before the first step.
-    raw: usize,
+    pub(super) before: usize,
+    pub(super) held: usize,
+    pub(super) parts: Parts,
+    /// Measuring the encoder's vectors, and the raw ones before the first step.
+    pub(super) measuring: usize,
+    pub(super) raw: usize,
     /// What of measuring stays with the allocator afterwards.
-    left: usize,
+    pub(super) left: usize,
     /// A step's buffers in the trials, beside what the batch itself takes.
-    trials: [Trial; 2],
-    /// Whether the encoder's optimizer remembers past steps.
-    history: bool,
+    pub(super) trials: [Trial; 2],
     /// Whether the loss and its centres are on a GPU.
-    on_gpu: bool,
+    pub(super) on_gpu: bool,
+    /// Whether there are checkpoints to write.
+    pub(super) saves: bool,
+}
+
+/// What the options ask for, in bytes; without any of these a run could do, or do with less.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parts {
+    /// The encoder's weights and running statistics, and the largest of them.
+    pub(super) state: usize,
+    pub(super) largest: usize,
+    pub(super) weights: usize,
+    pub(super) gradients: usize,
+    /// Gradients that wait for more batches.
+    pub(super) waiting: usize,
+    /// The encoder's optimizer's state.
+    pub(super) optimizer: usize,
+    /// The encoder before training.
+    pub(super) initial: usize,
+    /// The class centres, and their optimizer's state.
+    pub(super) centres: usize,
+    pub(super) centre_optimizer: usize,
+    pub(super) classes: usize,
+    pub(super) dim: usize,
+    /// Items of the memory bank.
+    pub(super) bank: usize,
+    /// Whether the best epoch's weights are kept.
+    pub(super) best: bool,
+}
+
+impl Parts {
+    fn bank_bytes(&self) -> usize {
+        bytes(self.bank, self.dim + 1)
+    }
+
+    /// The same with embeddings of length `dim`; what of the encoder changes with it is left as it is.
+    pub(super) fn with_dim(self, dim: usize) -> Self {
+        let share = |bytes: usize| (bytes as f64 * dim as f64 / self.dim.max(1) as f64) as usize;
+        Self { centres: share(self.centres), centre_optimizer: share(self.centre_optimizer), dim, ..self }
+    }
 }
 
 impl Costs {
@@ -106,81 +140,86 @@ impl Costs {
         split: &Split,
         (saves, held_out, on_gpu): (bool, usize, bool),
     ) -> Result<Self> {
-        let dim = encoder.output_dim();
         let weights = encoder.parameters() * F32;
         let state = encoder.state().tensors.values().map(|tensor| tensor.len() * F32).sum::<usize>();
         let largest = encoder.state().tensors.values().map(|tensor| tensor.len() * F32).max().unwrap_or(0);
         // A table's gradient holds the rows that occur.
         let table: usize = encoder.spec().layers.iter().map(table_bytes).sum();
-        let encoder_state = times(weights, encoder_slots(options)?);
         let gradients = weights.saturating_sub(table);
-        let waiting = if options.gradient_accumulation_steps > 1 { gradients } else { 0 };
         let centres = loss.weight_shape().map_or(0, |[rows, columns]| bytes(rows, columns));
-        let centre_state = times(centres, centre_slots);
-        let classes = split.train.classes.len();
-        let watched = telemetry::bytes(classes, dim, centres);
-        let bank = bytes(options.memory_size, dim + 1);
-        let callbacks = &options.callbacks;
-        let initial = if callbacks.wise_ft_alpha.is_some() { state } else { 0 };
-        let best = if callbacks.best_model { state.saturating_add(centres) } else { 0 };
-        let trials = [trial(encoder, &split.train, TRIALS[0])?, trial(encoder, &split.train, TRIALS[1])?];
+        let parts = Parts {
+            state,
+            largest,
+            weights,
+            gradients,
+            waiting: if options.gradient_accumulation_steps > 1 { gradients } else { 0 },
+            optimizer: times(weights, encoder_slots(options)?),
+            initial: if options.callbacks.wise_ft_alpha.is_some() { state } else { 0 },
+            centres,
+            centre_optimizer: times(centres, centre_slots),
+            classes: split.train.classes.len(),
+            dim: encoder.output_dim(),
+            bank: options.memory_size,
+            best: options.callbacks.best_model,
+        };
+        // What the trials leave with the allocator is taken again by training.
+        let before = memory::peak_memory().unwrap_or(0);
+        let held = memory::resident().unwrap_or(PROGRAM + data_bytes(split) + weights);
+        let [few, more] = alone(|| TRIALS.map(|size| trial(encoder, &split.train, size)));
+        let trials = [few?, more?];
+        let [measuring, raw, left] = measuring(encoder, split, held_out)?;
+        Ok(Self { before, held, parts, measuring, raw, left, trials, on_gpu, saves })
+    }
+
+    /// Bytes for measuring retrieval after an epoch, or for writing a checkpoint, whichever takes more.
+    fn between(&self) -> usize {
+        let of = &self.parts;
         // A checkpoint is gathered as a copy of all state, which is laid out as a file of the same size, tensor by tensor,
         // each once more on its way.
-        let all = [state, encoder_state, centres, centre_state, bank, initial];
+        let all = [of.state, of.optimizer, of.centres, of.centre_optimizer, of.bank_bytes(), of.initial];
         let all = all.into_iter().fold(0, usize::saturating_add);
-        let saving = if saves { all.saturating_mul(2).saturating_add(centres.max(largest)) } else { 0 };
-        let per_item = (trials[1].bytes() as f64 - trials[0].bytes() as f64) / (TRIALS[1] - TRIALS[0]) as f64;
-        let [tuned, raw, left] = measuring(encoder, split, held_out, per_item);
-        // A GPU's centres are drawn here, and come here again to be measured or saved.
-        let (own, passing) = match on_gpu {
-            false => (centres.saturating_mul(2).saturating_add(centre_state), 0),
-            true => (0, centres),
-        };
-        Ok(Self {
-            before: memory::peak_memory().unwrap_or(0),
-            held: memory::resident().unwrap_or(PROGRAM + data_bytes(split) + weights),
-            encoder: gradients + waiting + encoder_state + initial,
-            centres: own.saturating_add(watched),
-            kept: bank.saturating_add(best),
-            bank: options.memory_size,
-            between: saving.max(tuned).max(passing),
-            raw,
-            left,
-            trials,
-            history: options.optimizer == OptimizerKind::Lbfgs,
-            on_gpu,
-        })
+        let saving =
+            if self.saves { all.saturating_mul(2).saturating_add(of.centres.max(of.largest)) } else { 0 };
+        // A GPU's centres come here again to be measured or saved.
+        saving.max(self.measuring).max(if self.on_gpu { of.centres } else { 0 })
     }
 
     /// The forecast for batches of these sizes: buffers are kept from step to step by their lengths, so those of an epoch's
     /// last, smaller batch stand beside the others.
-    pub(super) fn at(&self, sizes: &[usize], loss: &dyn Loss, dim: usize, on: &OnDevice<'_>) -> Forecast {
-        let own =
-            |&batch: &usize| {
-                let more = batch as f64 - TRIALS[0] as f64;
-                let [input, at_second] = [&self.trials[0], &self.trials[1]].map(|trial| trial.input as f64);
-                let input = input + more * (at_second - input) / (TRIALS[1] - TRIALS[0]) as f64;
-                (input.max(0.0) as usize)
-                    .saturating_add(bytes(batch, 2 * dim))
-                    .saturating_add(if self.on_gpu { 0 } else { loss.workspace_bytes(batch, self.bank, dim) })
-            };
+    pub(super) fn at(&self, sizes: &[usize], loss: &dyn Loss, on: &OnDevice<'_>) -> Forecast {
+        let of = &self.parts;
+        let own = |&batch: &usize| {
+            let more = batch as f64 - TRIALS[0] as f64;
+            let [input, at_second] = [&self.trials[0], &self.trials[1]].map(|trial| trial.input as f64);
+            let input = input + more * (at_second - input) / (TRIALS[1] - TRIALS[0]) as f64;
+            (input.max(0.0) as usize)
+                .saturating_add(bytes(batch, 2 * of.dim))
+                .saturating_add(if self.on_gpu { 0 } else { loss.workspace_bytes(batch, of.bank, of.dim) })
+        };
         let step = sizes.iter().map(own).fold(pooled(&self.trials, sizes), usize::saturating_add);
-        let training = [self.encoder, self.centres, self.kept, step, self.between]
-            .into_iter()
-            .fold(0, usize::saturating_add);
-        let taken = training.max(self.centres.saturating_add(self.raw));
+        let encoder = of.gradients + of.waiting + of.optimizer + of.initial;
+        let watched = telemetry::bytes(of.classes, of.dim, of.centres);
+        // A GPU's centres are drawn here alone.
+        let own =
+            if self.on_gpu { 0 } else { of.centres.saturating_mul(2).saturating_add(of.centre_optimizer) };
+        let centres = own.saturating_add(watched);
+        let best = if of.best { of.state.saturating_add(of.centres) } else { 0 };
+        let kept = of.bank_bytes().saturating_add(best);
+        let between = self.between();
+        let training = [encoder, centres, kept, step, between].into_iter().fold(0, usize::saturating_add);
+        let taken = training.max(centres.saturating_add(self.raw));
         let threads = rayon::current_num_threads();
         // While a memory fills, the loss needs more for it in every step, and what it had stays too.
-        let left = if threads > 1 { self.left.saturating_add(bytes(self.bank, dim)) } else { 0 };
+        let left = if threads > 1 { self.left.saturating_add(bytes(of.bank, of.dim)) } else { 0 };
         let lost = times(taken, HOLES)
             .saturating_add(threads * THREAD.min(IDLE_THREAD + taken / THREAD_SHARE))
             .saturating_add(left);
         Forecast {
             held: self.held,
-            encoder: self.encoder,
-            centres: self.centres,
+            encoder,
+            centres,
             step,
-            between: self.between,
+            between,
             peak: self.held.saturating_add(taken).saturating_add(lost).max(self.before),
             // A step's memory there is given back after it.
             device: sizes
@@ -192,89 +231,45 @@ impl Costs {
     }
 
     /// The batch to use: what is asked for if it fits, and where the choice is free the largest power of two up to 128
-    /// that fits. `sizes` are those of an epoch's batches for such a batch.
+    /// that fits. `sizes` are those of an epoch's batches for such a batch; none is smaller than `least`.
     ///
     /// # Errors
     /// [`Error::Option`] naming what takes the most and what to write instead.
     pub(super) fn batch(
         &self,
-        asked: usize,
-        sizes: impl Fn(usize) -> Vec<usize>,
+        options: &RunOptions,
+        least: usize,
+        sizes: &dyn Fn(usize) -> Vec<usize>,
         loss: &dyn Loss,
-        dim: usize,
         on: &OnDevice<'_>,
     ) -> Result<(usize, Forecast)> {
-        let at = |size: usize| self.at(&sizes(size), loss, dim, on);
-        let fits = |forecast: &Forecast| match memory::available() {
-            Some(free) => forecast.peak - forecast.held.min(forecast.peak) <= (free as f64 * SHARE) as usize,
-            None => true,
-        };
-        let smaller = |from: usize| {
-            let sizes =
-                std::iter::successors(Some(from), |size| Some(size / 2)).take_while(|size| *size >= 2);
-            sizes.map(|size| (size, at(size))).find(|(_, forecast)| fits(forecast))
-        };
-        let first = if asked == 0 { LARGEST } else { asked };
-        let wanted = at(first);
-        if fits(&wanted) {
+        let asked = options.batch_size;
+        let first = if asked == 0 { LARGEST.max(least) } else { asked };
+        let free = memory::available();
+        let search = Search { costs: self, options, least, sizes, loss, on, free };
+        let wanted = self.at(&sizes(first), loss, on);
+        if fits(&wanted, free) {
             return Ok((first, wanted));
         }
-        if let (0, Some(found)) = (asked, smaller(LARGEST)) {
+        if let (0, Some(found)) = (asked, search.smaller(self, first)) {
             return Ok(found);
         }
-        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
-        let found = smaller(first.next_power_of_two() / 2);
-        let (field, value, remedy) = match found {
-            Some((size, _)) => ("batch_size", first.to_string(), format!("write {size} or less")),
-            None if wanted.centres > wanted.step && wanted.centres > wanted.encoder => (
-                "output_dim",
-                dim.to_string(),
-                "no batch is small enough beside the class centres: write a smaller output_dim, SGD as loss_optimizer, \
-                 or give fewer classes"
-                    .to_owned(),
-            ),
-            None if self.history && wanted.encoder > wanted.step => (
-                "optimizer",
-                "LBFGS".to_owned(),
-                "no batch is small enough beside the steps that LBFGS remembers: write a smaller \
-                 optimizer_options.history_size, e.g. 10, or Adam as optimizer"
-                    .to_owned(),
-            ),
-            None => (
-                "batch_size",
-                first.to_string(),
-                "no batch is small enough: give fewer or smaller items, or a machine with more memory".to_owned(),
-            ),
-        };
-        Err(Error::option(
-            field,
-            value,
-            format!(
-                "the run would take {} MiB at its peak ({} MiB for centres, {} MiB for a step, {} MiB for the encoder's \
-                 training state, {} MiB to measure and save), and {} MiB are free, of which it may take nine tenths; {remedy}",
-                mib(wanted.peak),
-                mib(wanted.centres),
-                mib(wanted.step),
-                mib(wanted.encoder),
-                mib(wanted.between),
-                mib(memory::available().unwrap_or(0))
-            ),
-        ))
+        Err(search.refusal(first, &wanted))
     }
 }
 
+/// Whether a run may take as much where so many bytes are free; `None` where the system does not say.
+pub(super) fn fits(forecast: &Forecast, free: Option<usize>) -> bool {
+    free.is_none_or(|free| forecast.peak.saturating_sub(forecast.held) <= (free as f64 * SHARE) as usize)
+}
+
 /// What a step of a few items took.
-struct Trial {
+#[derive(Clone)]
+pub(super) struct Trial {
     /// Lengths of the buffers in its pool, ascending.
     lengths: Vec<usize>,
     /// Bytes of the batch, which is gathered, put on the tape and kept there.
     input: usize,
-}
-
-impl Trial {
-    fn bytes(&self) -> usize {
-        self.input + self.lengths.iter().map(|length| length * F32).sum::<usize>()
-    }
 }
 
 /// Bytes of the buffers that a pool keeps for batches of these sizes: a buffer of one size's step serves another's where the
@@ -363,6 +358,39 @@ pub(super) fn slots(optimizer: &mut dyn Optimizer) -> Result<f64> {
     Ok(held as f64 / (SIDE * SIDE) as f64)
 }
 
+/// Does `work` on one thread: how many unfold images at once, each into a buffer of its own, is chance on several, and a line
+/// through two chances leads anywhere.
+fn alone<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
+        Ok(one) => one.install(work),
+        Err(_) => work(),
+    }
+}
+
+/// Bytes that embedding a block of items takes on each thread: a straight line in the items, as a step is.
+fn embedding(encoder: &Encoder, data: &Dataset) -> Result<usize> {
+    let at = |size: usize| -> Result<f64> {
+        let rows: Vec<usize> = (0..size).map(|row| row % data.items.len().max(1)).collect();
+        let pool = Pool::new();
+        let batch = Batch::gather(&data.items, &rows)?;
+        drop(encoder.forward(&Tape::new(&pool), &batch, Mode::Eval)?);
+        Ok((pool.free_bytes() + 2 * batch_bytes(&batch)) as f64)
+    };
+    let [few, more] = [at(TRIALS[0])?, at(TRIALS[1])?];
+    let each = (more - few) / (TRIALS[1] - TRIALS[0]) as f64;
+    Ok((few + each * (EMBEDDED - TRIALS[0]) as f64).max(0.0) as usize)
+}
+
+/// Bytes of a batch's items.
+fn batch_bytes(batch: &Batch) -> usize {
+    match batch {
+        Batch::Images(x) => x.len() * F32,
+        Batch::Vectors(x) => x.len() * F32,
+        Batch::Sequences(x, _) => x.len() * F32,
+        Batch::Text(texts) => texts.iter().map(String::len).sum(),
+    }
+}
+
 /// A step of `size` items without the loss.
 fn trial(encoder: &Encoder, data: &Dataset, size: usize) -> Result<Trial> {
     let rows: Vec<usize> = (0..size).map(|row| row % data.items.len().max(1)).collect();
@@ -373,12 +401,7 @@ fn trial(encoder: &Encoder, data: &Dataset, size: usize) -> Result<Trial> {
     let upstream = pass.output.value().mapv(|_| 0.0);
     drop(tape.backward_from(pass.output, upstream)?);
     drop(tape);
-    let input = match &batch {
-        Batch::Images(x) => x.len() * F32,
-        Batch::Vectors(x) => x.len() * F32,
-        Batch::Sequences(x, _) => x.len() * F32,
-        Batch::Text(texts) => texts.iter().map(String::len).sum(),
-    };
+    let input = batch_bytes(&batch);
     // The batch itself and its copy on the tape; of files more of them.
     let ahead = match data.items {
         Items::Files(_) | Items::VectorFile(_) => READ_AHEAD,
@@ -389,8 +412,8 @@ fn trial(encoder: &Encoder, data: &Dataset, size: usize) -> Result<Trial> {
 
 /// Bytes that measuring retrieval takes, with the encoder and with the raw vectors: those of the items, a copy of them laid
 /// out to be searched and one of the queries, the ranks of what is relevant, and what the encoder needs for one block on
-/// each thread (without gradients, about half of a training step's). Third, what of these stays with the allocator.
-fn measuring(encoder: &Encoder, split: &Split, held_out: usize, per_item: f64) -> [usize; 3] {
+/// each thread. Third, what of these stays with the allocator.
+fn measuring(encoder: &Encoder, split: &Split, held_out: usize) -> Result<[usize; 3]> {
     let searched = split.gallery.as_ref();
     let items = split.queries.items.len() + searched.map_or(0, |gallery| gallery.items.len());
     let mut counts = HashMap::new();
@@ -398,7 +421,7 @@ fn measuring(encoder: &Encoder, split: &Split, held_out: usize, per_item: f64) -
     let relevant: usize = split.queries.labels.iter().filter_map(|label| counts.get(label)).sum();
     let ranks = relevant.saturating_mul(RANK).min(RANKS);
     let blocks = rayon::current_num_threads().min(items.div_ceil(EMBEDDED));
-    let pass = (per_item * 0.5 * (EMBEDDED * blocks) as f64) as usize;
+    let pass = alone(|| embedding(encoder, &split.queries))?.saturating_mul(blocks);
     let vectors = |items: usize, dim: usize| bytes(items.saturating_mul(3), dim);
     // Held-out items are a copy of their own.
     let share = held_out as f64 / split.train.items.len().max(1) as f64;
@@ -407,9 +430,9 @@ fn measuring(encoder: &Encoder, split: &Split, held_out: usize, per_item: f64) -
     let tuned = vectors(items, tuned_dim) + ranks;
     let raw = vectors(items, raw_dim) + ranks;
     let left = [tuned_dim, raw_dim].into_iter().filter(|&dim| bytes(items, dim) <= KEPT);
-    // Of the three that are there at once one is taken again where it was.
-    let left = left.map(|dim| 2 * bytes(items, dim)).max().unwrap_or(0);
-    [tuned.max(validation) + pass, raw, left]
+    // Of the three that are there at once two are taken again where they were.
+    let left = left.map(|dim| bytes(items, dim)).max().unwrap_or(0);
+    Ok([tuned.max(validation) + pass, raw, left])
 }
 
 fn part_bytes(data: &Dataset) -> usize {

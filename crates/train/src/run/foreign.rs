@@ -41,7 +41,10 @@ const ARGUMENTS: [(&str, &str); 24] = [
     ("index_model", "queries and gallery have one encoder; leave it out"),
     ("batch_size", "what is measured is embedded in blocks of its own; leave it out"),
     ("exclude_self", "items that search each other never find themselves; leave it out"),
-    ("limit", "write monitor with the number of neighbours, e.g. recall_at_20"),
+    (
+        "limit",
+        "write monitor with the number of neighbours, e.g. precision_at_20 (recall_at_20 there is ir_recall_at_20)",
+    ),
     ("distance", "runs are measured by cosine; `embedtune evaluate --distance` has others"),
     ("num_workers", "batches are read ahead by a thread of their own; leave it out"),
     ("gather_examples", "report.html shows queries with what they find; leave it out"),

@@ -6,6 +6,7 @@
 
 mod alarms;
 mod begin;
+mod borrowed;
 mod builder;
 mod callbacks;
 mod check;
@@ -32,6 +33,7 @@ mod plan;
 mod progress;
 mod quality;
 mod raw;
+mod remedy;
 mod resolved;
 mod resume;
 mod scale;

@@ -48,7 +48,17 @@ impl Model {
         let state = store::read(&path, store::Kind::Model)?;
         let mut encoder = Encoder::new(run.encoder, run.options.seed)?;
         encoder.load(&state.part("encoder")).map_err(|e| foreign(&path, &e))?;
-        Ok(Self { options: run.options, encoder, classes: run.classes, head: state.part("head") })
+        let model = Self { options: run.options, encoder, classes: run.classes, head: state.part("head") };
+        let (classes, dim) = (model.classes.len(), model.encoder.output_dim());
+        match model.centres().map(|centres| centres.dim()) {
+            Some((rows, columns)) if columns != dim || classes == 0 || rows % classes != 0 => {
+                let what = format!(
+                    "{rows} class centres of length {columns} for {classes} classes and length {dim}"
+                );
+                Err(foreign(&path, &Error::Unsuitable(what)))
+            }
+            _ => Ok(model),
+        }
     }
 
     /// The model's vectors of `items`, `[items, dim]`, not normalised.

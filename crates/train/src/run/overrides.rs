@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::{RunOptions, foreign};
+use super::{RunOptions, borrowed, foreign};
 use crate::{Error, Result};
 
 /// Options that are tables of others.
@@ -20,7 +20,11 @@ const TABLES: [&str; 9] = [
 
 /// Names that Jina Finetuner's users know and that are something else here: what to write instead.
 const ELSEWHERE: [(&str, &str); 16] = [
-    ("model", "the encoder follows from the data; write encoder, or leave it out"),
+    (
+        "model",
+        "no pretrained networks are fetched: the encoder follows from the data (write encoder, or leave it out); to build on \
+         such a network, give its embeddings as vectors (.npy)",
+    ),
     ("model_options", "write pooler and pooler_options, which stand by themselves here"),
     ("train_data", "the command line names the data: --data FOLDER"),
     ("eval_data", "evaluation items are part of the data folder (`fit --help`)"),
@@ -47,20 +51,6 @@ const ELSEWHERE: [(&str, &str); 16] = [
     ("wandb_api_key", "nothing is sent anywhere: metrics.jsonl in the run's folder holds every epoch"),
     ("device_ids", "everything runs on one device; write device"),
     ("cpu", "write device = \"cpu\""),
-];
-
-/// Losses of Finetuner that learn from something else than classes.
-const LOSSES: [(&str, &str); 3] = [
-    (
-        "CLIPLoss",
-        "it learns from pairs of image and text, for which there is no encoder here; write TripletMarginLoss",
-    ),
-    (
-        "CosineSimilarityLoss",
-        "it learns from scores; here pairs whose score is data_options.score_threshold or more make classes: write \
-         TripletMarginLoss",
-    ),
-    ("MarginMSELoss", "it learns from a teacher's scores, which are not read here; write TripletMarginLoss"),
 ];
 
 impl RunOptions {
@@ -97,10 +87,7 @@ impl RunOptions {
 
 /// Refuses Finetuner's names that are no options, with what to write.
 pub(super) fn known(table: &Table, value: &str) -> Result<()> {
-    let loss = table.get("loss").and_then(Value::as_str);
-    if let Some((name, remedy)) = LOSSES.iter().find(|(name, _)| loss == Some(name)) {
-        return Err(Error::option("loss", name, *remedy));
-    }
+    borrowed::check(table)?;
     foreign::callbacks(table)?;
     foreign::data_options(table)?;
     named(table)?;

@@ -289,6 +289,16 @@ pub(super) fn under(table: &str, error: Error) -> Error {
     }
 }
 
+/// Whether batches are drawn by class.
+fn by_class(options: &RunOptions, sampling: Sampling) -> bool {
+    sampling == Sampling::ClassRequired || options.sampler == SamplerKind::Class
+}
+
+/// The smallest batch that can be trained on.
+pub(super) fn least_batch(options: &RunOptions, sampling: Sampling) -> usize {
+    if by_class(options, sampling) { options.num_items_per_class.saturating_mul(2) } else { 2 }
+}
+
 /// The sampler that the options and the loss ask for.
 pub(super) fn batches(
     options: &RunOptions,
@@ -297,7 +307,7 @@ pub(super) fn batches(
     notices: &mut Vec<String>,
 ) -> Result<Batches> {
     let seed = derive_seed(options.seed, Purpose::Batches, 0);
-    if sampling == Sampling::ClassRequired || options.sampler == SamplerKind::Class {
+    if by_class(options, sampling) {
         let held_out = |e: embedtune_samplers::Error| match options.val_split {
             0.0 => Error::Unsuitable(e.to_string()),
             share => {

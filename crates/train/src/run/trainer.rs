@@ -30,6 +30,9 @@ use crate::{Error, Result, State, io};
 /// What a run that names no source writes into its run file.
 const UNNAMED_SOURCE: &str = "in memory";
 
+/// Fewer steps of the optimizer than this hardly move an encoder.
+const FEW_STEPS: usize = 20;
+
 /// A run that has been checked and can start.
 ///
 /// A step: the encoder's forward pass on a tape; the head, which computes the loss, its gradient for the
@@ -55,6 +58,7 @@ pub struct Trainer<'a> {
     resumed: bool,
     source: String,
     data_folder: Option<PathBuf>,
+    data_list: Option<PathBuf>,
     stop: Option<Arc<AtomicBool>>,
     notices: Vec<String>,
     resolved: Resolved,
@@ -113,7 +117,8 @@ impl<'a> Trainer<'a> {
         let what = (saves, held_out, on(1).is_some());
         let costs = Costs::new(&options, &encoder, loss.loss.as_ref(), slots, split, what)?;
         let sizes = |size: usize| plan::batch_sizes(&options, size, loss.loss.sampling(), &labels);
-        let (batch_size, forecast) = costs.batch(options.batch_size, sizes, loss.loss.as_ref(), dim, &on)?;
+        let least = plan::least_batch(&options, loss.loss.sampling());
+        let (batch_size, forecast) = costs.batch(&options, least, &sizes, loss.loss.as_ref(), &on)?;
         if options.batch_size == 0 {
             options.batch_size = batch_size;
             options.check_ranges()?;
@@ -129,6 +134,13 @@ impl<'a> Trainer<'a> {
             ));
         }
         let steps = in_epoch.div_ceil(options.gradient_accumulation_steps);
+        let all = steps.saturating_mul(options.epochs);
+        if all < FEW_STEPS {
+            notices.push(format!(
+                "{} epochs of {steps} steps are {all} in all, few to learn from; write a smaller batch_size, or more epochs",
+                options.epochs
+            ));
+        }
         let rate = options.learning_rate;
         let schedule =
             Schedule::new(options.scheduler, options.scheduler_options, rate, options.epochs, steps)?;
@@ -181,6 +193,7 @@ impl<'a> Trainer<'a> {
             resumed: false,
             source: builder.source.unwrap_or_else(|| UNNAMED_SOURCE.to_owned()),
             data_folder: builder.data_folder,
+            data_list: builder.data_list,
             stop: builder.stop,
             notices,
             resolved,
@@ -300,7 +313,7 @@ impl<'a> Trainer<'a> {
             file.resolved = Some(self.resolved.clone());
             folder.write_run_file(&file)?;
             if let Some(data) = &self.data_folder {
-                files::record(data, &folder.data_files())?;
+                files::record(data, self.data_list.as_deref(), &folder.data_files())?;
             }
         }
         let mut record = EpochRecord {

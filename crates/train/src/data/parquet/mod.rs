@@ -1,8 +1,13 @@
 //! Vectors or texts with labels from the columns of a Parquet file.
 
+#[cfg(feature = "parquet")]
+mod levels;
+
 use std::path::Path;
 
 use super::Items;
+use super::ahead::Ahead;
+use super::text::Table;
 use crate::Result;
 
 /// Labels as a file gives them.
@@ -37,11 +42,29 @@ pub fn read_items(path: &Path) -> Result<Items> {
     imp::read_items(path)
 }
 
+/// As [`read_items`], block by block.
+///
+/// # Errors
+/// As there, with the block.
+pub(super) fn item_blocks(path: &Path) -> Result<Ahead> {
+    let owned = path.to_path_buf();
+    Ahead::new(path, imp::rows(path)?, move |give| imp::item_blocks(&owned, give))
+}
+
+/// Pairs of texts, by the names that columns have in CSV files ([`super::text::read_table`]); with the score of each where the
+/// file has a column of scores. `None` where the file has vectors, or texts with labels.
+///
+/// # Errors
+/// As [`read`]; an empty text, a score that is not finite.
+pub fn read_pairs(path: &Path) -> Result<Option<Table>> {
+    imp::read_pairs(path)
+}
+
 #[cfg(not(feature = "parquet"))]
 mod imp {
     use std::path::Path;
 
-    use super::{Items, Labels};
+    use super::{Items, Labels, Table};
     use crate::{Error, Result};
 
     pub(super) fn read(path: &Path) -> Result<(Items, Labels)> {
@@ -50,6 +73,18 @@ mod imp {
 
     pub(super) fn read_items(path: &Path) -> Result<Items> {
         read(path).map(|(items, _)| items)
+    }
+
+    pub(super) fn read_pairs(path: &Path) -> Result<Option<Table>> {
+        read(path).map(|_| None)
+    }
+
+    pub(super) fn rows(path: &Path) -> Result<Option<usize>> {
+        read(path).map(|_| None)
+    }
+
+    pub(super) fn item_blocks(path: &Path, _: &mut super::super::ahead::Give<'_>) -> Result<()> {
+        read(path).map(drop)
     }
 }
 
@@ -61,22 +96,21 @@ mod imp {
 
     use ndarray::Array2;
     use parquet::basic::{ConvertedType, LogicalType, Type};
-    use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
-    use parquet::data_type::{ByteArray, DataType};
+    use parquet::column::reader::ColumnReader;
+    use parquet::data_type::ByteArray;
     use parquet::errors::ParquetError;
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use parquet::schema::types::ColumnDescriptor;
 
-    use super::super::exact;
-    use super::super::text::{LABEL, TEXT};
-    use super::super::vectors::{LABELS, VECTORS, check_finite};
+    use super::super::ahead::Give;
+    use super::super::text::{LABEL, LEFT, RIGHT, SCORE, TEXT, Table as Texts};
+    use super::super::vectors::{LABELS, VECTORS, check_finite, check_finite_from};
+    use super::levels::{Block, Stop, Vectors, blocks, check_scalars};
     use super::{Items, Labels};
     use crate::{Error, Result};
 
     /// Names of columns of vectors beside those of arrays.
     const VECTOR: [&str; 2] = ["vector", "embedding"];
-    /// Rows that are read at a time.
-    const ROWS: usize = 8192;
 
     pub(super) fn read(path: &Path) -> Result<(Items, Labels)> {
         guarded(path, || read_all(path))
@@ -109,6 +143,26 @@ mod imp {
         guarded(path, || Table::open(path)?.items())
     }
 
+    /// Rows, as the file says.
+    pub(super) fn rows(path: &Path) -> Result<Option<usize>> {
+        let file = guarded(path, || Table::open(path))?.file;
+        Ok(usize::try_from(file.metadata().file_metadata().num_rows()).ok())
+    }
+
+    pub(super) fn item_blocks(path: &Path, give: &mut Give<'_>) -> Result<()> {
+        guarded(path, || {
+            let file = Table::open(path)?;
+            match file.item_column()? {
+                (column, true) => file.vector_blocks(column, &mut |rows| give(Items::Vectors(rows))),
+                (column, false) => file.each_text(column, &mut |texts| give(Items::Text(texts))),
+            }
+        })
+    }
+
+    pub(super) fn read_pairs(path: &Path) -> Result<Option<Texts>> {
+        guarded(path, || Table::open(path)?.pairs())
+    }
+
     struct Table<'a> {
         path: &'a Path,
         file: SerializedFileReader<File>,
@@ -120,14 +174,6 @@ mod imp {
         name: &'a str,
         leaf: usize,
         about: &'a ColumnDescriptor,
-    }
-
-    /// Some rows of a column: its values without the nulls, and the levels that say where they belong.
-    struct Block<T> {
-        values: Vec<T>,
-        definition: Vec<i16>,
-        repetition: Vec<i16>,
-        rows: usize,
     }
 
     impl<'a> Table<'a> {
@@ -186,12 +232,19 @@ mod imp {
         }
 
         fn items(&self) -> Result<Items> {
-            let vectors: Vec<&str> = VECTOR.iter().chain(&VECTORS).copied().collect();
-            if let Some(column) = self.find(&vectors)? {
-                return self.vectors(column).map(Items::Vectors);
+            match self.item_column()? {
+                (column, true) => self.vectors(column).map(Items::Vectors),
+                (column, false) => self.texts(column).map(Items::Text),
+            }
+        }
+
+        /// The column of items, and whether these are vectors, not texts.
+        fn item_column(&self) -> Result<(Column<'_>, bool)> {
+            if let Some(column) = self.find(&vector_names())? {
+                return Ok((column, true));
             }
             match self.find(&TEXT)? {
-                Some(column) => self.texts(column).map(Items::Text),
+                Some(column) => Ok((column, false)),
                 None => {
                     let names: Vec<&str> = VECTOR.iter().chain(&TEXT).copied().collect();
                     Err(self.missing("vectors or texts", &names))
@@ -199,9 +252,78 @@ mod imp {
             }
         }
 
+        /// Pairs of texts with or without scores, where there are no labels and no vectors.
+        fn pairs(&self) -> Result<Option<Texts>> {
+            let (left, right) = (self.find(&LEFT)?, self.find(&RIGHT)?);
+            let other = [self.label_column()?, self.find(&vector_names())?];
+            let (Some(left), Some(right), [None, None]) = (left, right, other) else { return Ok(None) };
+            let [left, right] = [self.filled(left)?, self.filled(right)?];
+            if left.len() != right.len() || left.is_empty() {
+                let detail = format!("has {} and {} texts in pairs; write it again", left.len(), right.len());
+                return Err(Error::data(self.path, detail));
+            }
+            let scores = match self.find(&SCORE)? {
+                None => None,
+                Some(column) => {
+                    let scores = self.scores(column)?;
+                    if scores.len() != left.len() {
+                        let detail = format!("has {} values for {} pairs", scores.len(), left.len());
+                        return Err(self.wrong(column, detail));
+                    }
+                    Some(scores)
+                }
+            };
+            let pairs = left.into_iter().zip(right).map(|(left, right)| [left, right]).collect();
+            Ok(Some(Texts::Pairs(pairs, scores, Vec::new())))
+        }
+
+        /// Texts of which none is empty.
+        fn filled(&self, column: Column<'_>) -> Result<Vec<String>> {
+            let texts = self.texts(column)?;
+            match texts.iter().position(|text| text.trim().is_empty()) {
+                None => Ok(texts),
+                Some(row) => {
+                    Err(self.wrong(column, format!("row {row} is empty; fill it in or leave the row out")))
+                }
+            }
+        }
+
+        fn scores(&self, column: Column<'_>) -> Result<Vec<f64>> {
+            let mut scores: Vec<f64> = Vec::new();
+            macro_rules! take {
+                ($reader:expr, $rows:expr, $number:expr) => {
+                    blocks($reader, $rows, |block| {
+                        check_scalars(&block, column.about, scores.len())?;
+                        scores.extend(block.values.iter().map($number));
+                        Ok(())
+                    })
+                };
+            }
+            self.each_group(column, |reader, rows| match reader {
+                ColumnReader::FloatColumnReader(reader) => take!(reader, rows, |&v| f64::from(v)),
+                ColumnReader::DoubleColumnReader(reader) => take!(reader, rows, |&v| v),
+                ColumnReader::Int32ColumnReader(reader) => take!(reader, rows, |&v| f64::from(v)),
+                ColumnReader::Int64ColumnReader(reader) => take!(reader, rows, |&v| v as f64),
+                _ => Err(Stop::Column(format!("is {}; expected numbers", one(column)))),
+            })?;
+            match scores.iter().position(|score| !score.is_finite()) {
+                None => Ok(scores),
+                Some(row) => {
+                    let detail =
+                        format!("the score in row {row} is {}; write a number, e.g. 0.8", scores[row]);
+                    Err(self.wrong(column, detail))
+                }
+            }
+        }
+
+        fn label_column(&self) -> Result<Option<Column<'_>>> {
+            let names: Vec<&str> = LABEL.iter().chain(&LABELS).copied().collect();
+            self.find(&names)
+        }
+
         fn labels(&self) -> Result<Labels> {
             let names: Vec<&str> = LABEL.iter().chain(&LABELS).copied().collect();
-            let Some(column) = self.find(&names)? else { return Err(self.missing("labels", &names)) };
+            let Some(column) = self.label_column()? else { return Err(self.missing("labels", &names)) };
             match column.about.physical_type() {
                 Type::INT32 | Type::INT64 => self.numbers(column).map(Labels::Numbers),
                 Type::BYTE_ARRAY => {
@@ -230,15 +352,48 @@ mod imp {
                     Ok((group.get_column_reader(column.leaf)?, rows))
                 });
                 let taken = reader.map_err(Stop::File).and_then(|(reader, rows)| take(reader, rows));
-                taken.map_err(|stop| match stop {
-                    Stop::File(e) => damaged(self.path, &e),
-                    Stop::Column(detail) => self.wrong(column, detail),
-                })?;
+                match taken {
+                    Ok(()) => {}
+                    Err(Stop::Enough) => break,
+                    Err(Stop::File(e)) => return Err(damaged(self.path, &e)),
+                    Err(Stop::Column(detail)) => return Err(self.wrong(column, detail)),
+                }
             }
             Ok(())
         }
 
         fn vectors(&self, column: Column<'_>) -> Result<Array2<f32>> {
+            let to = self.lists(column, &mut |_| Ok(()))?;
+            let dim = to.dim.filter(|&dim| dim > 0);
+            let dim = dim.ok_or_else(|| self.wrong(column, "holds no values; vectors need at least one"))?;
+            let vectors =
+                Array2::from_shape_vec((to.rows, dim), to.values).map_err(|e| self.wrong(column, e))?;
+            check_finite(vectors.view()).map_err(|e| self.wrong(column, e))?;
+            Ok(vectors)
+        }
+
+        /// Gives the vectors block by block.
+        fn vector_blocks(&self, column: Column<'_>, give: &mut dyn FnMut(Array2<f32>) -> bool) -> Result<()> {
+            let mut first = 0;
+            self.lists(column, &mut |to| {
+                let values = std::mem::take(&mut to.values);
+                let dim =
+                    to.dim.filter(|&dim| dim > 0).ok_or("holds no values; vectors need at least one")?;
+                let rows =
+                    Array2::from_shape_vec((to.rows - first, dim), values).map_err(|e| e.to_string())?;
+                check_finite_from(first, rows.view())?;
+                first = to.rows;
+                if give(rows) { Ok(()) } else { Err(Stop::Enough) }
+            })?;
+            Ok(())
+        }
+
+        /// All lists of a column; `after` each block of them it may take what is there.
+        fn lists(
+            &self,
+            column: Column<'_>,
+            after: &mut dyn FnMut(&mut Vectors) -> Result<(), Stop>,
+        ) -> Result<Vectors> {
             let mut to =
                 Vectors { values: Vec::new(), dim: None, rows: 0, deepest: column.about.max_def_level() };
             if column.about.max_rep_level() != 1 {
@@ -248,38 +403,46 @@ mod imp {
                 ));
             }
             self.each_group(column, |reader, rows| match reader {
-                ColumnReader::FloatColumnReader(reader) => blocks(reader, rows, |block| to.add(block, |v| v)),
-                ColumnReader::DoubleColumnReader(reader) => {
-                    blocks(reader, rows, |block| to.add(block, |v| v as f32))
-                }
+                ColumnReader::FloatColumnReader(reader) => blocks(reader, rows, |block| {
+                    to.add(block, |v| v)?;
+                    after(&mut to)
+                }),
+                ColumnReader::DoubleColumnReader(reader) => blocks(reader, rows, |block| {
+                    to.add(block, |v| v as f32)?;
+                    after(&mut to)
+                }),
                 _ => Err(Stop::Column(format!("is a list of {}; expected float32 or float64", one(column)))),
             })?;
-            let dim = to.dim.filter(|&dim| dim > 0);
-            let dim = dim.ok_or_else(|| self.wrong(column, "holds no values; vectors need at least one"))?;
-            let vectors =
-                Array2::from_shape_vec((to.rows, dim), to.values).map_err(|e| self.wrong(column, e))?;
-            check_finite(vectors.view()).map_err(|e| self.wrong(column, e))?;
-            Ok(vectors)
+            Ok(to)
         }
 
         fn texts(&self, column: Column<'_>) -> Result<Vec<String>> {
             let mut texts: Vec<String> = Vec::new();
+            self.each_text(column, &mut |block| {
+                texts.extend(block);
+                true
+            })?;
+            Ok(texts)
+        }
+
+        /// Gives the texts block by block.
+        fn each_text(&self, column: Column<'_>, give: &mut dyn FnMut(Vec<String>) -> bool) -> Result<()> {
+            let mut first = 0;
             self.each_group(column, |reader, rows| match reader {
                 ColumnReader::ByteArrayColumnReader(reader) => {
                     blocks(reader, rows, |block: Block<ByteArray>| {
-                        let first = texts.len();
                         check_scalars(&block, column.about, first)?;
-                        for (at, value) in block.values.iter().enumerate() {
-                            let text =
-                                value.as_utf8().map_err(|_| format!("row {} is not UTF-8", first + at))?;
-                            texts.push(text.to_owned());
-                        }
-                        Ok(())
+                        let text = |(row, value): (usize, &ByteArray)| {
+                            let text = value.as_utf8().map_err(|_| format!("row {row} is not UTF-8"))?;
+                            Ok::<_, String>(text.to_owned())
+                        };
+                        let texts = (first..).zip(&block.values).map(text).collect::<Result<Vec<_>, _>>()?;
+                        first += texts.len();
+                        if give(texts) { Ok(()) } else { Err(Stop::Enough) }
                     })
                 }
                 _ => Err(Stop::Column(format!("is {}; expected texts", one(column)))),
-            })?;
-            Ok(texts)
+            })
         }
 
         fn numbers(&self, column: Column<'_>) -> Result<Vec<u32>> {
@@ -306,11 +469,11 @@ mod imp {
                     ColumnReader::Int32ColumnReader(reader) => blocks(reader, rows, |block| {
                         check_scalars(&block, column.about, check(block.rows))?;
                         let wide = |v: i32| if unsigned { i64::from(v as u32) } else { i64::from(v) };
-                        block.values.iter().try_for_each(|&v| add(wide(v)))
+                        Ok(block.values.iter().try_for_each(|&v| add(wide(v)))?)
                     }),
                     ColumnReader::Int64ColumnReader(reader) => blocks(reader, rows, |block| {
                         check_scalars(&block, column.about, check(block.rows))?;
-                        block.values.iter().try_for_each(|&v| add(v))
+                        Ok(block.values.iter().try_for_each(|&v| add(v))?)
                     }),
                     _ => Err(Stop::Column(format!("is {}; expected whole numbers", one(column)))),
                 }
@@ -319,93 +482,8 @@ mod imp {
         }
     }
 
-    /// Why reading a column ends.
-    enum Stop {
-        File(ParquetError),
-        Column(String),
-    }
-
-    /// Gives `take` the next rows of a column again and again, until all of its row group are there.
-    fn blocks<T: DataType>(
-        mut reader: ColumnReaderImpl<T>,
-        rows: usize,
-        mut take: impl FnMut(Block<T::T>) -> Result<(), String>,
-    ) -> Result<(), Stop> {
-        let mut left = rows;
-        while left > 0 {
-            let mut block =
-                Block { values: Vec::new(), definition: Vec::new(), repetition: Vec::new(), rows: 0 };
-            let (definition, repetition) = (&mut block.definition, &mut block.repetition);
-            let read =
-                reader.read_records(left.min(ROWS), Some(definition), Some(repetition), &mut block.values);
-            (block.rows, ..) = read.map_err(Stop::File)?;
-            if block.rows == 0 {
-                return Err(Stop::Column(format!("{left} of the {rows} rows of a group are not there")));
-            }
-            left = left.saturating_sub(block.rows);
-            take(block).map_err(Stop::Column)?;
-        }
-        Ok(())
-    }
-
-    /// Refuses nulls and lists in a column of one value a row; `first` is the block's first row.
-    fn check_scalars<T>(block: &Block<T>, about: &ColumnDescriptor, first: usize) -> Result<(), String> {
-        if about.max_rep_level() > 0 {
-            return Err("is a list; expected one value a row".to_owned());
-        }
-        if let Some(at) = block.definition.iter().position(|&level| level < about.max_def_level()) {
-            return Err(format!("row {} is null; fill it in or leave the row out", first + at));
-        }
-        if block.values.len() == block.rows {
-            return Ok(());
-        }
-        Err(format!("{} values in {} rows; the file is damaged", block.values.len(), block.rows))
-    }
-
-    /// Lists of one length, one behind the other.
-    struct Vectors {
-        values: Vec<f32>,
-        dim: Option<usize>,
-        rows: usize,
-        /// The definition level of a value that is there.
-        deepest: i16,
-    }
-
-    impl Vectors {
-        fn add<T: Copy>(&mut self, block: Block<T>, number: impl Fn(T) -> f32) -> Result<(), String> {
-            if block.repetition.len() != block.definition.len() {
-                return Err("its levels do not fit together; the file is damaged".to_owned());
-            }
-            let starts =
-                block.repetition.iter().enumerate().filter(|(_, level)| **level == 0).map(|(at, _)| at);
-            let starts: Vec<usize> = starts.chain([block.repetition.len()]).collect();
-            let mut values = block.values.into_iter();
-            for ends in starts.windows(2) {
-                let &[from, to] = ends else { continue };
-                let row = self.rows;
-                let levels = block.definition.get(from..to).unwrap_or_default();
-                if let Some(level) = levels.iter().find(|level| **level < self.deepest) {
-                    let what = if levels.len() > 1 || *level + 1 == self.deepest {
-                        "has no value or a null in it"
-                    } else {
-                        "is null"
-                    };
-                    return Err(format!("row {row} {what}; fill it in or leave the row out"));
-                }
-                let dim = *self.dim.get_or_insert(levels.len());
-                if levels.len() != dim {
-                    return Err(format!("row {row} has {} values, the rows before it {dim}", levels.len()));
-                }
-                exact::size(&[row + 1, dim], size_of::<f32>())?;
-                let before = self.values.len();
-                self.values.extend(values.by_ref().take(dim).map(&number));
-                if self.values.len() - before != dim {
-                    return Err(format!("row {row} ends too early; the file is damaged"));
-                }
-                self.rows += 1;
-            }
-            Ok(())
-        }
+    fn vector_names() -> Vec<&'static str> {
+        VECTOR.iter().chain(&VECTORS).copied().collect()
     }
 
     /// A column's type, in a word.
@@ -425,8 +503,8 @@ mod imp {
         Error::data(
             path,
             format!(
-                "not a Parquet file that can be read ({reason}); write it again, without encryption and \
-                                   compressed by Snappy, gzip, LZ4 or not at all"
+                "not a Parquet file that can be read ({reason}); write it again, without encryption and compressed by Snappy, \
+                 gzip, LZ4 or not at all"
             ),
         )
     }
