@@ -221,7 +221,8 @@ fn learnt(who: &str, tuned: &Quality, raw: &Quality) -> String {
 /// A path as a shell takes it.
 fn word(path: &Path) -> String {
     let text = path.display().to_string();
-    let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%\\".contains(c);
+    // Windows separates folders by what elsewhere takes the next character's meaning.
+    let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c) || (cfg!(windows) && c == '\\');
     if !text.is_empty() && text.chars().all(plain) {
         return text;
     }
@@ -275,9 +276,12 @@ mod tests {
 
     #[test]
     fn commands_can_be_pasted_and_confusions_read_well() {
-        for (path, expected) in
-            [("runs/fit-1", "runs/fit-1"), ("my photos", "'my photos'"), ("it's; $x", r"'it'\''s; $x'")]
-        {
+        for (path, expected) in [
+            ("runs/fit-1", "runs/fit-1"),
+            ("a\\b", if cfg!(windows) { "a\\b" } else { "'a\\b'" }),
+            ("my photos", "'my photos'"),
+            ("it's; $x", r"'it'\''s; $x'"),
+        ] {
             assert_eq!(word(Path::new(path)), expected);
         }
         let of = Confused { own: "Shirt\n".to_owned(), found: "x".repeat(100), times: 3, queries: 10 };
