@@ -1,4 +1,4 @@
-// Margin softmax on products that another library has left in memory: what margin_forward.cu and margin_backward.cu do
+// Margin softmax on products that another library has left in memory: what margin_forward.cu and margin_shares.cu do
 // with products in registers. A tile of classes small enough to stay in the second-level cache is written once by the
 // product and read once here.
 //

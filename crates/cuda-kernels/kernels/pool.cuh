@@ -16,7 +16,7 @@ constexpr float STRAIGHT = 1e-3f;
 constexpr int NOWHERE = 0x7fffffff;
 constexpr float LEAST_P = 0.1f;
 
-// What the forward pass leaves for the backward pass, a row. Mirrored by `launch::pooling::SavedRow`.
+// What the forward pass leaves for the backward pass, a row. Mirrored by `pooling::SavedRow`.
 struct Saved {
   float value;
   float d_p;    // d value / d p
@@ -28,7 +28,7 @@ struct Saved {
   int place;    // MAXIMUM: of the maximum; SHIFT: of the minimum; SIGNED: of the largest magnitude
 };
 
-// Mirrored by `launch::pooling::GemArgument`.
+// Mirrored by `pooling::GemArgument`.
 struct GemOptions {
   float eps;
   int sign;

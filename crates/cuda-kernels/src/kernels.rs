@@ -17,11 +17,13 @@ use crate::pooling::GemArgument;
 use crate::{Error, Result};
 
 /// The PTX of every source in `kernels/`, by name; `build-kernels.sh` writes it.
-const MODULES: [(&str, &str); 13] = [
+const MODULES: [(&str, &str); 15] = [
     ("rows", include_str!("../ptx/rows.ptx")),
     ("margin_forward", include_str!("../ptx/margin_forward.ptx")),
     ("margin_loss", include_str!("../ptx/margin_loss.ptx")),
-    ("margin_backward", include_str!("../ptx/margin_backward.ptx")),
+    ("margin_shares", include_str!("../ptx/margin_shares.ptx")),
+    ("margin_shares_subs", include_str!("../ptx/margin_shares_subs.ptx")),
+    ("margin_gradients", include_str!("../ptx/margin_gradients.ptx")),
     ("margin_tile", include_str!("../ptx/margin_tile.ptx")),
     ("margin_rows", include_str!("../ptx/margin_rows.ptx")),
     ("optimizer", include_str!("../ptx/optimizer.ptx")),

@@ -1,5 +1,5 @@
 //! The small tasks around the products, as the kernels take them: structures of pointers and sizes that mirror those of
-//! `kernels/rows.cuh`, `target.cuh`, `centres.cuh` and `margin_backward.cu`.
+//! `kernels/rows.cuh`, `target.cuh`, `centres.cuh` and `margin_gradients.cu`.
 
 use cudarc::driver::DeviceRepr;
 
