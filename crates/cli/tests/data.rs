@@ -511,7 +511,12 @@ fn notes_and_alarms_teach() {
             "gradient_accumulation_steps = 9: an epoch has 3 batches",
         ),
         ("", "", "--monitor recall_at_5", "is ir_recall_at_5"),
-        ("", "", "", "1 epochs of 3 steps are 3 in all, few to learn from; write a smaller batch_size"),
+        (
+            "",
+            "",
+            "",
+            "epochs = 1: with 3 steps each, 3 in all, there is little to learn from; write a smaller batch_size",
+        ),
         ("", "", "--sampler random", "sampler = random is ignored: TripletMarginLoss"),
         ("same.npy", "train.npy", "", "cannot be told apart"),
     ] {

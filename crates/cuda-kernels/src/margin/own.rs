@@ -60,6 +60,23 @@ impl MarginSoftmax {
         (format!("{name}_subs_{suffix}"), Shape { grid, threads: SUB_CENTRES_THREADS, shared })
     }
 
+    /// The tile `next` to the spare rows, if both are there: beside the products, or in a launch of its own.
+    fn next_unit<'x, W: Storage>(
+        &self,
+        held: &mut Args<'x>,
+        stream: &'x CudaStream,
+        centres: &'x Centres<'_, '_, W>,
+        spare: Option<&'x mut Unit>,
+        next: Option<&Tile>,
+        padded: usize,
+    ) -> [UnitTile; 2] {
+        let none = UnitTile::default();
+        let (Some(Unit { rows, norms }), Some(&next)) = (spare, next) else { return [none; 2] };
+        let out = Rows::Halves(rows);
+        let next = self.unit_tile(held, stream, centres, next, out, Some(norms), padded);
+        if next.fits_beside() { [next, none] } else { [none, next] }
+    }
+
     /// Each row against its own centre, and against all other classes in registers. With `again` the first tile's unit rows
     /// are there once more at the end.
     pub(super) fn own_forward<W: Storage>(
@@ -88,14 +105,7 @@ impl MarginSoftmax {
             let Some(Unit { rows: unit, .. }) = unit else { break };
             let mut held = Args::default();
             let next = all.get(at + 1).or(if again { all.first() } else { None });
-            let (next, beside) = match (spare, next) {
-                (Some(Unit { rows, norms }), Some(&next)) => {
-                    let out = Rows::Halves(rows);
-                    let next = self.unit_tile(&mut held, stream, centres, next, out, Some(norms), padded);
-                    (next, next.fits_beside())
-                }
-                _ => (UnitTile::default(), true),
-            };
+            let [beside, apart] = self.next_unit(&mut held, stream, centres, spare, next, padded);
             let args = Args::default()
                 .halves(&x, stream)
                 .halves(unit, stream)
@@ -108,13 +118,11 @@ impl MarginSoftmax {
                 .int(tile.first)
                 .int(padded)
                 .flag(at == 0)
-                .arg(Arg::Unit(if beside { next } else { UnitTile::default() }));
+                .arg(Arg::Unit(beside));
             let args = if tiles.subs == 1 { args } else { args.int(tiles.subs).int(tile.pitch) };
             let (name, shape) = self.logits("margin_lse", [n.div_ceil(TILE), tiles.splits, 1]);
             self.kernels.launch(stream, &name, shape, args)?;
-            if !beside {
-                self.launch_unit(stream, next)?;
-            }
+            self.launch_unit(stream, apart)?;
             if all.len() > 1 {
                 current = 1 - current;
             }
@@ -193,14 +201,7 @@ impl MarginSoftmax {
             }
             // Their products; beside them the next tile becomes unit rows.
             let mut held = Args::default();
-            let (next, beside) = match (spare, all.get(at + 1)) {
-                (Some(Unit { rows, norms }), Some(&next)) => {
-                    let out = Rows::Halves(rows);
-                    let next = self.unit_tile(&mut held, stream, &centres, next, out, Some(norms), padded);
-                    (next, next.fits_beside())
-                }
-                _ => (UnitTile::default(), true),
-            };
+            let [beside, apart] = self.next_unit(&mut held, stream, &centres, spare, all.get(at + 1), padded);
             // To the products a tile is its centres; with several a class, rows between the classes are zero.
             let pitch = subs * tile.pitch;
             let share = tiles.share(pitch);
@@ -223,15 +224,12 @@ impl MarginSoftmax {
                 Some(weighted) => args.halves(weighted, stream),
                 None => args.arg(Arg::NULL).arg(Arg::NULL),
             };
-            let args =
-                args.arg(Arg::Gradients(of)).arg(Arg::Unit(if beside { next } else { UnitTile::default() }));
+            let args = args.arg(Arg::Gradients(of)).arg(Arg::Unit(beside));
             let name = format!("margin_gradients_{}", self.options.precision.suffix());
             let shared = self.options.precision.shared();
             let shape = Shape { grid: [blocks, 1, 1], threads: PRODUCT_THREADS, shared };
             kernels.launch(stream, &name, shape, args)?;
-            if !beside {
-                self.launch_unit(stream, next)?;
-            }
+            self.launch_unit(stream, apart)?;
             drop(held);
             if at + 1 < all.len() {
                 current = 1 - current;

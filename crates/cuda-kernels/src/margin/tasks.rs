@@ -121,7 +121,11 @@ impl MarginSoftmax {
         }
     }
 
+    /// Nothing for a tile without rows.
     pub(super) fn launch_unit(&self, stream: &Arc<CudaStream>, tile: UnitTile) -> Result<()> {
+        if tile.rows == 0 {
+            return Ok(());
+        }
         let shape = Shape::warps(tile.rows.max(0) as usize);
         self.kernels.launch(stream, "centres_unit", shape, Args::default().arg(Arg::Unit(tile)))
     }

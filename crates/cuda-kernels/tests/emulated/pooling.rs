@@ -190,6 +190,11 @@ fn maps_of_other_sizes_and_powers() {
         check::<f32>(&device, layout, None, Kind::Gem(Sign::Clamp), &of_channel);
         check::<bf16>(&device, layout, None, Kind::Maximum, &[1.0]);
     }
+    // The gradient of one power is the sum over more rows than one block takes.
+    let layout = Layout::Maps { batch: 3, channels: 2000, length: 2 };
+    check::<f32>(&device, layout, None, Kind::Gem(Sign::Clamp), &[3.0]);
+    let layout = Layout::Tokens { batch: 2, tokens: 3, dim: 200, mask: None };
+    check::<f32>(&device, layout, None, Kind::Gem(Sign::Clamp), &[3.0]);
 }
 
 #[test]

@@ -264,6 +264,16 @@ fn blocks_of_anchors_give_the_whole() {
 
 #[test]
 #[ignore = "needs the emulated device or a GPU"]
+fn several_tiles_of_rows_and_of_dimensions() {
+    let device = Device::new();
+    for miner in [Miner::None, Miner::BatchHard] {
+        let options = TripletOptions { margin: 1.0, miner, ..TripletOptions::default() };
+        check(&Case::new(300, 140, 60, 1.0, options), &device, &format!("{miner:?} of 300 rows"));
+    }
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
 fn a_class_larger_than_one_sort() {
     let device = Device::new();
     let n = 1200;

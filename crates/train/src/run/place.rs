@@ -167,7 +167,11 @@ impl Place {
             #[cfg(feature = "cuda")]
             Self::Gpu(on_gpu) => match on_gpu.head(init(options), seed(options)) {
                 Ok(head) => return Ok(Box::new(head)),
-                Err(error) => fallen(options, error, notices).map(drop)?,
+                Err(error) => {
+                    // It was said that the loss would be there.
+                    notices.retain(|notice| !notice.starts_with("device = "));
+                    fallen(options, error, notices)?;
+                }
             },
         }
         Ok(Box::new(HostHead::new(plan.loss, optimizer.into_optimizer(), init(options), seed(options))?))

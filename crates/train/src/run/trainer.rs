@@ -137,7 +137,8 @@ impl<'a> Trainer<'a> {
         let all = steps.saturating_mul(options.epochs);
         if all < FEW_STEPS {
             notices.push(format!(
-                "{} epochs of {steps} steps are {all} in all, few to learn from; write a smaller batch_size, or more epochs",
+                "epochs = {}: with {steps} steps each, {all} in all, there is little to learn from; write a smaller batch_size, \
+                 or more epochs",
                 options.epochs
             ));
         }
