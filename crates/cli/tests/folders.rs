@@ -78,7 +78,7 @@ fn a_runs_file_does_it_all_again() {
     run(at, "fit -q --config R/run.toml --data D --seed 6 --epochs 1 --out T").done();
     assert!(model("R") != model("T"));
     let text = std::fs::read_to_string(at.join("R/run.toml")).unwrap();
-    std::fs::write(at.join("bad.toml"), text.replace("epochs = 2", "epochs = \"two\"")).unwrap();
+    std::fs::write(at.join("bad.toml"), text.replace("\nepochs = 2\n", "\nepochs = \"two\"\n")).unwrap();
     run(at, "fit --config bad.toml --out U").refused(1, &["bad.toml: ", "epochs", "restore the file"]);
     for (file, damage) in [("run.toml", "format = ["), ("metrics.jsonl", "{\"epoch\": ")] {
         let path = at.join("R").join(file);
