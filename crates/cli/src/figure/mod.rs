@@ -1,18 +1,15 @@
 //! The picture of what each loss learnt: classes projected to two dimensions, a panel for each variant.
 
-mod affinities;
-mod components;
 mod font;
 pub(crate) mod palette;
 mod png;
 mod scene;
 mod svg;
-mod tsne;
 
 use clap::ValueEnum;
-use embedtune_train::Result;
-use embedtune_train::ndarray::{Array1, Array2, ArrayView1, ArrayView2, Zip};
-use embedtune_train::retrieval::Progress;
+use embedtune_train::ndarray::ArrayView2;
+use embedtune_train::retrieval::{self, Progress, project_watched};
+use embedtune_train::{Error, Result};
 use serde::Serialize;
 
 /// How embeddings are brought to two dimensions.
@@ -23,6 +20,35 @@ pub(crate) enum Projection {
     Tsne,
     /// The two directions of largest variance: linear, distances mean what they say, classes overlap.
     Pca,
+}
+
+impl Projection {
+    /// Rounds that [`places`](Self::places) takes for so many rows.
+    pub(crate) fn rounds(self, rows: usize) -> usize {
+        retrieval::Projection::from(self).rounds(rows)
+    }
+
+    /// The rows' places.
+    ///
+    /// # Errors
+    /// More rows than a search can take.
+    pub(crate) fn places(
+        self,
+        embeddings: ArrayView2<'_, f32>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<[f64; 2]>> {
+        project_watched(embeddings, self.into(), progress)
+            .map_err(|e| Error::Unsuitable(format!("the projection: {e}")))
+    }
+}
+
+impl From<Projection> for retrieval::Projection {
+    fn from(projection: Projection) -> Self {
+        match projection {
+            Projection::Tsne => Self::Tsne,
+            Projection::Pca => Self::Pca,
+        }
+    }
 }
 
 /// One panel: embeddings of the same items under one variant.
@@ -55,70 +81,17 @@ impl Picture<'_> {
         let points: Vec<Vec<[f64; 2]>> = self
             .panels
             .iter()
-            .map(|panel| project(panel.embeddings, projection, &()))
+            .map(|panel| projection.places(panel.embeddings, &()))
             .collect::<Result<_>>()?;
         let scene = scene::layout(self, &points, projection);
         Ok(Drawn { svg: svg::render(&scene), png: png::render(&scene)? })
     }
 }
 
-/// Dimensions that neighbours are sought in. van der Maaten and Hinton reduce to 30 by principal components before
-/// t-SNE, Kobak and Berens ("The art of using t-SNE for single-cell transcriptomics", Nature Communications 10, 2019)
-/// to 50: it takes noise out of the distances and most of the time out of the search.
-const DIMENSIONS: usize = 50;
-
-/// Rounds that [`project`] takes for so many rows; 0 where it takes none.
-pub(crate) fn rounds(rows: usize, projection: Projection) -> usize {
-    match projection {
-        Projection::Pca => 0,
-        Projection::Tsne => tsne::rounds(rows),
-    }
-}
-
-/// The rows' places in two dimensions. Rows are brought to unit length first, as retrieval compares directions.
-/// Numbers that are not finite count as 0: the rows of a model that has diverged lie in the middle.
-///
-/// # Errors
-/// More rows than a search can take.
-pub(crate) fn project(
-    embeddings: ArrayView2<'_, f32>,
-    projection: Projection,
-    progress: &dyn Progress,
-) -> Result<Vec<[f64; 2]>> {
-    let rows = centred_units(embeddings);
-    let reduced = match projection {
-        Projection::Tsne => components::coordinates(rows.view(), DIMENSIONS)?,
-        Projection::Pca => components::coordinates(rows.view(), 2)?,
-    };
-    let coordinate =
-        |row: &ArrayView1<'_, f32>, axis: usize| f64::from(row.get(axis).copied().unwrap_or(0.0));
-    let start: Vec<[f64; 2]> =
-        reduced.rows().into_iter().map(|row| [0, 1].map(|axis| coordinate(&row, axis))).collect();
-    match projection {
-        Projection::Pca => Ok(start),
-        Projection::Tsne => tsne::project(reduced.view(), &start, progress),
-    }
-}
-
-fn centred_units(embeddings: ArrayView2<'_, f32>) -> Array2<f32> {
-    let mut rows = embeddings.as_standard_layout().into_owned();
-    rows.par_mapv_inplace(|v| if v.is_finite() { v } else { 0.0 });
-    Zip::from(rows.rows_mut()).par_for_each(|mut row| {
-        let norm = row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt().max(1e-12);
-        row.mapv_inplace(|v| (f64::from(v) / norm) as f32);
-    });
-    let mut mean = vec![0.0f64; rows.ncols()];
-    for row in rows.rows() {
-        mean.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
-    }
-    let count = rows.nrows().max(1) as f64;
-    let mean = Array1::from_iter(mean.iter().map(|sum| (sum / count) as f32));
-    rows -= &mean;
-    rows
-}
-
 #[cfg(test)]
 mod tests {
+    use embedtune_train::ndarray::Array2;
+
     use super::*;
 
     fn drawn(projection: Projection) -> Drawn {

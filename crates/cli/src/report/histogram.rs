@@ -1,6 +1,8 @@
 //! Distances between items of one class and of different classes.
 
+use embedtune_train::core::linalg::matmul_serial;
 use embedtune_train::ndarray::{Array2, ArrayView2, Axis};
+use embedtune_train::{Error, Result};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -8,6 +10,9 @@ use serde::Serialize;
 const FINE: usize = 2000;
 /// Bins that are drawn.
 const DRAWN: usize = 400;
+/// Rows whose pairs one task counts, and the rows that they are multiplied with at a time.
+const STRIP: usize = 64;
+const WIDTH: usize = 512;
 
 /// Counts of pairs by cosine distance, `1 - cos`, in equal bins from 0 to 2.
 #[derive(Debug, Serialize)]
@@ -22,7 +27,13 @@ pub(super) struct Histogram {
 
 impl Histogram {
     /// Of all pairs of a row of `a` and a row of `b`; `b = None`: of the pairs among `a`.
-    pub(super) fn of(a: (ArrayView2<'_, f32>, &[u32]), b: Option<(ArrayView2<'_, f32>, &[u32])>) -> Self {
+    ///
+    /// # Errors
+    /// Rows of different lengths.
+    pub(super) fn of(
+        a: (ArrayView2<'_, f32>, &[u32]),
+        b: Option<(ArrayView2<'_, f32>, &[u32])>,
+    ) -> Result<Self> {
         let rows = unit(a.0);
         let others = b.map(|b| unit(b.0));
         let (others, other_labels) = match (&others, b) {
@@ -30,36 +41,51 @@ impl Histogram {
             _ => (&rows, a.1),
         };
         let within = b.is_none();
-        let counts = (0..rows.nrows())
+        let strips: Vec<usize> = (0..rows.nrows()).step_by(STRIP).collect();
+        let counts = strips
             .into_par_iter()
-            .fold(
-                || vec![0u64; 2 * FINE],
-                |mut counts, i| {
-                    let row = rows.row(i);
-                    for j in if within { i + 1 } else { 0 }..others.nrows() {
-                        let distance = 1.0 - f64::from(row.dot(&others.row(j)));
-                        let bin = ((distance * 0.5 * FINE as f64) as usize).min(FINE - 1);
-                        counts[if a.1[i] == other_labels[j] { bin } else { FINE + bin }] += 1;
+            .map(|first| {
+                let mut counts = vec![0u64; 2 * FINE];
+                let strip = rows.slice_axis(Axis(0), (first..(first + STRIP).min(rows.nrows())).into());
+                // Pairs of a row with itself and with those before it are left out where both are of one set.
+                let begin = if within { first } else { 0 };
+                let mut cosines = Array2::zeros((strip.nrows(), WIDTH));
+                for from in (begin..others.nrows()).step_by(WIDTH) {
+                    let block = others.slice_axis(Axis(0), (from..(from + WIDTH).min(others.nrows())).into());
+                    let mut cosines = cosines.slice_axis_mut(Axis(1), (..block.nrows()).into());
+                    matmul_serial(1.0, strip, block.t(), 0.0, cosines.view_mut())?;
+                    for (i, cosines) in (first..).zip(cosines.rows()) {
+                        for (j, &cosine) in (from..).zip(cosines) {
+                            if within && j <= i {
+                                continue;
+                            }
+                            let distance = 1.0 - f64::from(cosine);
+                            let bin = ((distance * 0.5 * FINE as f64) as usize).min(FINE - 1);
+                            counts[if a.1[i] == other_labels[j] { bin } else { FINE + bin }] += 1;
+                        }
                     }
-                    counts
-                },
-            )
+                }
+                Ok(counts)
+            })
             // Whole numbers: any order of adding gives the same sums.
-            .reduce(
+            .try_reduce(
                 || vec![0u64; 2 * FINE],
                 |mut a, b| {
                     a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
-                    a
+                    Ok(a)
                 },
-            );
+            )
+            .map_err(|e: embedtune_train::core::Error| {
+                Error::Unsuitable(format!("distances of pairs: {e}"))
+            })?;
         let (positive, negative) = counts.split_at(FINE);
         let drawn = |fine: &[u64]| fine.chunks(FINE / DRAWN).map(|bins| bins.iter().sum()).collect();
-        Self {
+        Ok(Self {
             positive: drawn(positive),
             negative: drawn(negative),
             order: order(positive, negative),
             mean_negative: mean(negative),
-        }
+        })
     }
 }
 
@@ -107,7 +133,7 @@ mod tests {
     #[test]
     fn pairs_are_counted_where_they_stand() {
         let rows = arr2(&[[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]);
-        let found = Histogram::of((rows.view(), &[0, 0, 1, 1]), None);
+        let found = Histogram::of((rows.view(), &[0, 0, 1, 1]), None).unwrap();
         assert_eq!((found.positive.iter().sum::<u64>(), found.negative.iter().sum::<u64>()), (2, 4));
         // The pair of class 0 coincides, that of class 1 and two mixed ones are a right angle apart.
         assert_eq!(
@@ -116,8 +142,22 @@ mod tests {
         );
         // The first is nearer than all four; the second ties with two and is nearer than two.
         assert_eq!(found.order, Some((4.0 + 2.0 + 1.0) / 8.0));
-        let across = Histogram::of((rows.view(), &[0, 0, 1, 1]), Some((rows.view(), &[0, 0, 1, 1])));
+        let across = Histogram::of((rows.view(), &[0, 0, 1, 1]), Some((rows.view(), &[0, 0, 1, 1]))).unwrap();
         assert_eq!(across.positive.iter().sum::<u64>(), 8);
-        assert_eq!(Histogram::of((rows.view(), &[0; 4]), None).order, None);
+        assert_eq!(Histogram::of((rows.view(), &[0; 4]), None).unwrap().order, None);
+    }
+
+    /// More rows than one strip and one block hold.
+    #[test]
+    fn every_pair_is_counted_once() {
+        let rows = Array2::from_shape_fn((600, 3), |(i, j)| ((i * 7 + j * 13) as f32).sin());
+        let labels: Vec<u32> = (0..600).map(|i| i % 3).collect();
+        let same: u64 = 3 * 200 * 199 / 2;
+        for (b, times) in [(None, 1), (Some((rows.view(), labels.as_slice())), 2)] {
+            let found = Histogram::of((rows.view(), &labels), b).unwrap();
+            let own = if b.is_some() { 600 } else { 0 };
+            assert_eq!(found.positive.iter().sum::<u64>(), times * same + own);
+            assert_eq!(found.negative.iter().sum::<u64>(), times * (600 * 599 / 2 - same));
+        }
     }
 }

@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 
 use embedtune_train::data::Split;
-use embedtune_train::ndarray::{ArrayView1, Axis};
+use embedtune_train::ndarray::Axis;
 use embedtune_train::retrieval::{Exclude, Hit, Metric, Neighbours, knn, search_watched};
 use embedtune_train::run::Quality;
 use embedtune_train::{Error, Result};
-use rayon::prelude::*;
 use serde::Serialize;
 
 use super::Confused;
 use super::entries::Entries;
 use super::histogram::Histogram;
-use crate::figure::{self, Projection};
+use crate::figure::Projection;
 use crate::vectors::Vectors;
 use crate::work::Work;
 
@@ -111,18 +110,18 @@ impl Variant {
             None => hit.index,
             Some(_) => entries.found(hit.index),
         };
-        work.stage(&format!("{name}: projecting"), "rounds", figure::rounds(shown.nrows(), projection));
-        let places = places(&figure::project(shown.view(), projection, work)?);
+        work.stage(&format!("{name}: projecting"), "rounds", projection.rounds(shown.nrows()));
+        let places = places(&projection.places(shown.view(), work)?);
         Ok(Self {
             name: name.to_owned(),
             quality,
             places,
             near: near.rows().map(|hits| hits.iter().map(|hit| entry(hit, entries)).collect()).collect(),
             score: near.rows().map(|hits| hits.iter().map(|hit| rounded(hit.score)).collect()).collect(),
-            wrong: searched.wrong(entries),
+            wrong: searched.wrong(entries).map_err(unsearchable)?,
             right: searched.right(entries),
             confusion: searched.confusion(split.queries.classes.len()),
-            distances: distances(vectors, split, sample),
+            distances: distances(vectors, split, sample)?,
         })
     }
 
@@ -139,7 +138,7 @@ impl Variant {
     }
 }
 
-fn distances(vectors: &Vectors, split: &Split, sample: &Sample) -> Histogram {
+fn distances(vectors: &Vectors, split: &Split, sample: &Sample) -> Result<Histogram> {
     let rows = vectors.queries.select(Axis(0), &sample.paired);
     let labels: Vec<u32> = sample.paired.iter().map(|&row| split.queries.labels[row]).collect();
     let others = vectors.gallery.as_ref().zip(split.gallery.as_ref()).map(|(vectors, gallery)| {
@@ -200,34 +199,37 @@ impl<'a> Searched<'a> {
     }
 
     /// The hardest errors: those whose nearest item is ahead of the nearest right one by most.
-    fn wrong(&self, entries: &mut Entries) -> Vec<Search> {
-        let mut of_class: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    fn wrong(&self, entries: &mut Entries) -> embedtune_train::retrieval::Result<Vec<Search>> {
+        let mut of_class: BTreeMap<u32, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
         for (row, &label) in self.labels().iter().enumerate() {
-            of_class.entry(label).or_default().push(row);
+            of_class.entry(label).or_default().0.push(row);
+        }
+        // Without a right item there is nothing to find.
+        for query in (0..self.rows.len()).filter(|&query| self.is_right(query) == Some(false)) {
+            if let Some((_, queries)) = of_class.get_mut(&self.label(query)) {
+                queries.push(query);
+            }
         }
         let gallery = self.vectors.gallery.as_ref().unwrap_or(&self.vectors.queries);
-        let norm = |row: ArrayView1<'_, f32>| row.dot(&row).sqrt().max(1e-12);
-        let norms: Vec<f32> = gallery.rows().into_iter().map(norm).collect();
-        let behind = |query: usize| {
-            let (own, vector) = (self.rows[query], self.vectors.queries.row(self.rows[query]));
-            let nearest_right = of_class
-                .get(&self.label(query))
-                .into_iter()
-                .flatten()
-                .filter(|&&row| self.vectors.gallery.is_some() || row != own)
-                .map(|&row| vector.dot(&gallery.row(row)) / norms[row])
-                .fold(f32::NEG_INFINITY, f32::max);
-            // Without a right item there is nothing to find.
-            let first = self.found.row(query).first().map_or(0.0, |hit| hit.score);
-            nearest_right.is_finite().then(|| (first - nearest_right / norm(vector), query))
-        };
-        let mut errors: Vec<(f32, usize)> = (0..self.rows.len())
-            .into_par_iter()
-            .filter(|&query| self.is_right(query) == Some(false))
-            .filter_map(behind)
-            .collect();
+        let mut errors: Vec<(f32, usize)> = Vec::new();
+        for (items, queries) in of_class.into_values().filter(|(_, queries)| !queries.is_empty()) {
+            let rows: Vec<usize> = queries.iter().map(|&query| self.rows[query]).collect();
+            let place = |row: &usize| items.binary_search(row).map_or(u32::MAX, |at| at as u32);
+            let own: Vec<u32> = rows.iter().map(place).collect();
+            let exclude = match &self.vectors.gallery {
+                None => Exclude::SelfById(&own),
+                Some(_) => Exclude::None,
+            };
+            let (asked, right) =
+                (self.vectors.queries.select(Axis(0), &rows), gallery.select(Axis(0), &items));
+            let found = knn(asked.view(), right.view(), 1, Metric::Cosine, exclude)?;
+            errors.extend(queries.iter().zip(found.rows()).filter_map(|(&query, right)| {
+                let first = self.found.row(query).first()?;
+                Some((first.score - right.first()?.score, query))
+            }));
+        }
         errors.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        errors.iter().take(WRONG).map(|&(_, query)| self.search(query, entries)).collect()
+        Ok(errors.iter().take(WRONG).map(|&(_, query)| self.search(query, entries)).collect())
     }
 
     /// The narrowest successes: those whose nearest wrong item is closest behind.

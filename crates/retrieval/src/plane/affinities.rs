@@ -1,9 +1,11 @@
 //! What t-SNE keeps near: the affinities of each row to its nearest neighbours.
 
-use embedtune_train::ndarray::ArrayView2;
-use embedtune_train::retrieval::{Exclude, Hit, Metric, knn};
-use embedtune_train::{Error, Result};
+use ndarray::ArrayView2;
 use rayon::prelude::*;
+
+use crate::Result;
+use crate::frame::Metric;
+use crate::knn::{Exclude, Hit, knn};
 
 const PERPLEXITY: f64 = 30.0;
 /// Neighbours for each unit of perplexity: what is further has next to no affinity (van der Maaten, "Accelerating
@@ -26,8 +28,7 @@ impl Affinities {
         let n = rows.nrows();
         let perplexity = PERPLEXITY.min(n.saturating_sub(1) as f64 / REACH as f64).max(1.5);
         let reach = (perplexity * REACH as f64).ceil() as usize;
-        let near = knn(rows, rows, reach, Metric::L2, Exclude::SameRow)
-            .map_err(|e| Error::Unsuitable(format!("the projection: {e}")))?;
+        let near = knn(rows, rows, reach, Metric::L2, Exclude::SameRow)?;
         let hits: Vec<&[Hit]> = near.rows().collect();
         let conditional: Vec<Vec<f64>> = hits.par_iter().map(|hits| conditional(hits, perplexity)).collect();
 
@@ -108,7 +109,7 @@ fn conditional(hits: &[Hit], perplexity: f64) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use embedtune_train::ndarray::Array2;
+    use ndarray::Array2;
 
     #[test]
     fn affinities_are_symmetric_sum_to_one_and_fall_with_distance() {

@@ -2,12 +2,13 @@
 //! Randomness", SIAM Review 53, 2011, algorithms 4.4 and 5.1), deterministic: the random directions come from a fixed
 //! seed, and products are cut into blocks that do not depend on the number of threads.
 
-use embedtune_train::Result;
-use embedtune_train::core::linalg::matmul;
-use embedtune_train::ndarray::{Array2, ArrayView1, ArrayView2, Axis};
-use rand::{Rng, SeedableRng};
+use embedtune_core::linalg;
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
+
+use crate::random::{generator, unit};
+use crate::{Error, Result};
 
 /// Directions beyond those asked for: they make the last ones accurate (section 4.2 of the paper).
 const SPARE: usize = 10;
@@ -30,9 +31,9 @@ pub(super) fn coordinates(centred: ArrayView2<'_, f32>, count: usize) -> Result<
     if count == 0 {
         return Ok(Array2::zeros((rows, 0)));
     }
-    let mut generator = ChaCha8Rng::seed_from_u64(0);
+    let mut generator = generator(0, 0);
     // A direction is a row.
-    let mut basis = Array2::from_shape_simple_fn((width, dim), || generator.random_range(-1.0f32..1.0));
+    let mut basis = Array2::from_shape_simple_fn((width, dim), || symmetric(&mut generator));
     orthonormalise(&mut basis);
     let mut along = Array2::zeros((rows, width));
     for _ in 0..PASSES {
@@ -55,6 +56,26 @@ pub(super) fn coordinates(centred: ArrayView2<'_, f32>, count: usize) -> Result<
     let mut found = Array2::zeros((rows, count));
     matmul(1.0, along.view(), turn.t(), 0.0, found.view_mut())?;
     Ok(found)
+}
+
+fn matmul(
+    alpha: f32,
+    a: ArrayView2<'_, f32>,
+    b: ArrayView2<'_, f32>,
+    beta: f32,
+    into: ArrayViewMut2<'_, f32>,
+) -> Result<()> {
+    let got = a.shape().to_vec();
+    linalg::matmul(alpha, a, b, beta, into).map_err(|e| Error::Shape {
+        what: "a projection's product",
+        expected: e.to_string(),
+        got,
+    })
+}
+
+/// In [-1, 1).
+fn symmetric(generator: &mut ChaCha8Rng) -> f32 {
+    (2.0 * unit(generator) - 1.0) as f32
 }
 
 /// Gram-Schmidt, twice, as once loses digits where rows are nearly parallel. A row that the ones before it span
@@ -184,11 +205,10 @@ mod tests {
     /// Variances known beforehand: 90 uncorrelated columns of falling weight, turned into other axes.
     #[test]
     fn fifty_directions_hold_the_variance_that_they_should() {
-        let mut generator = ChaCha8Rng::seed_from_u64(1);
+        let mut generator = generator(1, 0);
         let weight = |j: usize| 0.93f32.powi(j as i32);
-        let columns =
-            Array2::from_shape_fn((4000, 90), |(_, j)| generator.random_range(-1.0f32..1.0) * weight(j));
-        let mut turn = Array2::from_shape_simple_fn((90, 90), || generator.random_range(-1.0f32..1.0));
+        let columns = Array2::from_shape_fn((4000, 90), |(_, j)| symmetric(&mut generator) * weight(j));
+        let mut turn = Array2::from_shape_simple_fn((90, 90), || symmetric(&mut generator));
         orthonormalise(&mut turn);
         let rows = centred(columns.dot(&turn));
         let found = coordinates(rows.view(), 50).unwrap();

@@ -8,13 +8,15 @@
 //! their nearest landmarks, and then all are moved together (Kobak and Berens, "The art of using t-SNE for
 //! single-cell transcriptomics", Nature Communications 10, 2019, on large data).
 
-use embedtune_train::core::simd;
-use embedtune_train::ndarray::{ArrayView2, Axis};
-use embedtune_train::retrieval::{Exclude, Hit, Metric, Progress, knn};
-use embedtune_train::{Error, Result};
+use embedtune_core::simd;
+use ndarray::{ArrayView2, Axis};
 use rayon::prelude::*;
 
 use super::affinities::Affinities;
+use crate::Result;
+use crate::frame::Metric;
+use crate::knn::{Exclude, Hit, knn};
+use crate::progress::Progress;
 
 const ITERATIONS: usize = 600;
 /// Iterations with exaggerated attraction, which lets clusters form early (section 3.4 of the paper).
@@ -46,7 +48,8 @@ pub(super) fn project(
     let few = n.min(LANDMARKS);
     let together = if n > LANDMARKS { TOGETHER as u64 * cost(n) } else { 0 };
     progress.begin(ITERATIONS as u64 * cost(few) + together);
-    if n < 4 {
+    // Without columns all rows are in one place.
+    if n < 4 || rows.ncols() == 0 {
         return Ok(start.to_vec());
     }
     let chosen: Vec<usize> = (0..n.min(LANDMARKS)).map(|at| at * n / n.min(LANDMARKS)).collect();
@@ -198,8 +201,7 @@ fn between(
     landmarks: ArrayView2<'_, f32>,
     points: &[[f64; 2]],
 ) -> Result<Vec<[f64; 2]>> {
-    let near = knn(rows, landmarks, ANCHORS, Metric::L2, Exclude::None)
-        .map_err(|e| Error::Unsuitable(format!("the projection: {e}")))?;
+    let near = knn(rows, landmarks, ANCHORS, Metric::L2, Exclude::None)?;
     let place = |hits: &[Hit]| {
         let (mut place, mut total) = ([0.0; 2], 0.0);
         for hit in hits {
@@ -235,7 +237,7 @@ fn centre(points: &mut [[f64; 2]]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use embedtune_train::ndarray::Array2;
+    use ndarray::Array2;
 
     /// Three tight clusters around orthogonal directions.
     fn clusters(n: usize) -> Array2<f32> {
