@@ -1,35 +1,45 @@
 """Times other systems at the shapes of examples/gpu_times.rs, on the same GPU, and sets them beside ours in one table.
 
-  gpu_peers.py [--ours FILE] [--only TEXT] [--dry-run]
+  gpu_peers.py [--ours FILE] [--out FILE] [--only TEXT] [--seconds N] [--dry-run]
 
-FILE is what gpu_times wrote. With --dry-run everything runs at small sizes on the CPU, where the times mean nothing: that
-the script works. A peer that is not here, or that fails at a size, is a line that says why.
+--ours is what gpu_times wrote. With --dry-run everything runs at small sizes on the CPU, where the times mean nothing: that
+the script works. A peer that is not here, that fails at a size, or for which no time is left of --seconds, is a line that
+says why. --out gets all rows as JSON, written anew after each.
 
-Times are medians of the device's own clock (CUDA events) after a warm-up; inputs take turns, so many of them that none is
-still in the second-level cache. Extra memory is the peak beside inputs, parameters and their gradients.
+Times are medians of the device's own clock (CUDA events) after a warm-up, of as many runs as fit into a second and a half,
+at least 3 and at most 20; the device is kept busy while the host queues them. Inputs take turns, so many of them that none
+is still in the second-level cache. Extra memory is the peak beside inputs, parameters and their gradients. Ratios are to the
+row of ours that computes the same to about the same accuracy, which the table names: of our own and cuBLAS's products the faster.
 """
 
 import argparse
 import importlib
 import json
 import math
+import os
 import statistics
+import sys
 import time
+import types
 
 MIB = 1 << 20
 UNCACHED = 128 * MIB
 SCALE, MARGIN = 64.0, 0.5
-# Tile of classes of our own class-tile path at batch 1024 and dim 512, for the rate of cuBLAS.
-TILE = 3712
+# Classes of a tile of our class-tile path at batch 1024 and dim 512, forward and backward, for the rate of cuBLAS; what
+# --ours says of it counts for more.
+TILES = (7680, 4224)
+TILE_CASE = "ArcFace (1024, 512, 100000)"
+# Milliseconds that the runs of one case may take together, and that the device clock should tell of a sample at least.
+CASE_MS, SAMPLE_MS = 1500.0, 2.0
 
 
 class Device:
     """A GPU's clock and memory, or the CPU's for a dry run."""
 
-    def __init__(self, torch, dry):
+    def __init__(self, torch, dry, seconds):
         self.torch, self.dry = torch, dry
         self.name = "cpu" if dry else "cuda"
-        self.runs, self.warmup = (1, 1) if dry else (20, 3)
+        self.end = time.monotonic() + seconds
         # Bytes of what a run returns.
         self.expected = 0
         self.generator = torch.Generator(device=self.name).manual_seed(17)
@@ -43,33 +53,51 @@ class Device:
         """How many inputs of so many bytes take turns."""
         return 2 if self.dry else min(64, max(1, -(-UNCACHED // size)))
 
+    def left(self):
+        return self.end - time.monotonic()
+
     def memory(self):
         return 0 if self.dry else self.torch.cuda.memory_allocated()
 
+    def timed(self, run, first, count, queueing):
+        """Milliseconds of `count` runs, and those that the host took to queue them."""
+        if self.dry:
+            start = time.perf_counter()
+            for i in range(first, first + count):
+                run(i)
+            ms = (time.perf_counter() - start) * 1e3
+            return ms, ms
+        cuda = self.torch.cuda
+        start, end = (cuda.Event(enable_timing=True) for _ in range(2))
+        if queueing:
+            # About 2e6 cycles a millisecond: no peer is charged for Python where the device could have had its work in time.
+            cuda._sleep(int(min(2 * queueing, 200.0) * 2e6))
+        start.record()
+        host = time.perf_counter()
+        for i in range(first, first + count):
+            run(i)
+        queued = (time.perf_counter() - host) * 1e3
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end), queued
+
     def measure(self, run):
         """Median milliseconds of `run(i)`, and the bytes that it took at its peak beside what was there."""
-        for i in range(self.warmup):
-            run(i)
+        # The first run compiles; the second tells how many there is time for.
+        run(0)
         peak = None
         if not self.dry:
             self.torch.cuda.synchronize()
             self.torch.cuda.reset_peak_memory_stats()
         before = self.memory()
-        times = []
-        for i in range(self.runs):
-            if self.dry:
-                start = time.perf_counter()
-                run(i)
-                times.append((time.perf_counter() - start) * 1e3)
-                continue
-            start, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            run(i)
-            end.record()
-            end.synchronize()
-            times.append(start.elapsed_time(end))
+        once, queueing = self.timed(run, 1, 1, 0.0)
         if not self.dry:
             peak = max(0, self.torch.cuda.max_memory_allocated() - before - self.expected)
+        once = max(once, 1e-3)
+        count = 1 if self.dry else int(min(50, max(1, math.ceil(SAMPLE_MS / once))))
+        budget = min(CASE_MS, max(0.0, self.left() * 1e3 / 4))
+        samples = 1 if self.dry else int(min(20, max(3, budget / (once * count))))
+        times = [self.timed(run, 2 + i * count, count, queueing * count)[0] / count for i in range(samples)]
         return statistics.median(times), peak
 
 
@@ -82,6 +110,25 @@ def need(name):
         return importlib.import_module(name)
     except Exception as error:  # A package may fail in any way when it is imported.
         raise Missing(f"not here: {first_line(error)}") from error
+
+
+class StandIn(types.ModuleType):
+    """A module that has everything, and of which nothing is called."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return StandIn(name)
+
+
+def without_what_it_does_not_need():
+    """pytorch-metric-learning imports these for other losses, and for what trains and tests: a machine without them times it
+    all the same."""
+    for name in ("scipy", "scipy.special", "scipy.stats", "sklearn", "sklearn.metrics", "sklearn.preprocessing", "tqdm"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            sys.modules[name] = StandIn(name)
 
 
 def first_line(error):
@@ -144,8 +191,14 @@ def eager_tf32(device, n, dim, classes):
     return Inputs(device, n, dim, classes).step(arcface(device.torch))
 
 
+def compile_for(device, function):
+    """Compiled for the sizes at hand alone: what an earlier case compiled would make them variables."""
+    device.torch._dynamo.reset()
+    return device.torch.compile(function, dynamic=False)
+
+
 def compiled(device, n, dim, classes):
-    compiled_loss = device.torch.compile(arcface(device.torch))
+    compiled_loss = compile_for(device, arcface(device.torch))
     autocast = device.torch.autocast(device.name, dtype=device.torch.bfloat16)
 
     def loss(x, w, labels):
@@ -156,9 +209,12 @@ def compiled(device, n, dim, classes):
 
 
 def metric_learning(device, n, dim, classes):
+    without_what_it_does_not_need()
     losses = need("pytorch_metric_learning.losses")
     device.torch.backends.cuda.matmul.allow_tf32 = False
-    module = losses.ArcFaceLoss(classes, dim, margin=math.degrees(MARGIN), scale=SCALE)
+    # It would draw its own centres on the host; ours take their place anyway.
+    module = losses.ArcFaceLoss(2, dim, margin=math.degrees(MARGIN), scale=SCALE)
+    module.num_classes = classes
     inputs = Inputs(device, n, dim, classes, transposed=True)
     parameters = [device.torch.nn.Parameter(w.detach()) for w in inputs.w]
     inputs.w = parameters
@@ -194,13 +250,14 @@ def liger(device, n, dim, classes):
     return Inputs(device, n, dim, classes, dtype=torch.bfloat16).step(loss)
 
 
+# Name, what makes its run, a note, and which of our rows computes the same.
 ARCFACE = [
-    ("PyTorch eager, f32", eager, ""),
-    ("PyTorch eager, TF32", eager_tf32, ""),
-    ("torch.compile, bf16 autocast", compiled, ""),
-    ("pytorch-metric-learning, f32", metric_learning, ""),
-    ("cut-cross-entropy, bf16", cut_cross_entropy, "normalised, without the margin"),
-    ("Liger fused linear cross entropy, bf16", liger, "normalised, without the margin"),
+    ("PyTorch eager, f32", eager, "", "ours, f32"),
+    ("PyTorch eager, TF32", eager_tf32, "", "ours, f16"),
+    ("torch.compile, bf16 autocast", compiled, "", "ours, f16"),
+    ("pytorch-metric-learning, f32", metric_learning, "", "ours, f32"),
+    ("cut-cross-entropy, bf16", cut_cross_entropy, "normalised, without the margin", "ours, f16"),
+    ("Liger fused linear cross entropy, bf16", liger, "normalised, without the margin", "ours, f16"),
 ]
 
 
@@ -208,6 +265,7 @@ ARCFACE = [
 
 
 def triplets(device, n, dim):
+    without_what_it_does_not_need()
     losses = need("pytorch_metric_learning.losses")
     device.torch.backends.cuda.matmul.allow_tf32 = False
     module = losses.TripletMarginLoss(margin=0.05)
@@ -222,17 +280,17 @@ def triplets(device, n, dim):
     return run
 
 
-def gem(torch, compile_it):
+def gem(device, compile_it):
     def pool(x, p):
         return x.clamp(min=1e-6).pow(p).mean(dim=(-2, -1)).pow(1 / p)
 
-    return torch.compile(pool) if compile_it else pool
+    return compile_for(device, pool) if compile_it else pool
 
 
 def gem_passes(device, shape, p, compile_it):
     """Forward, and backward alone."""
     torch = device.torch
-    pool = gem(torch, compile_it)
+    pool = gem(device, compile_it)
     size = math.prod(shape) * 2
     x = [device.normal(*shape, dtype=torch.bfloat16).requires_grad_() for _ in range(device.sets(size))]
     power = torch.full((1,), p, device=device.name, requires_grad=True)
@@ -257,18 +315,24 @@ def gem_passes(device, shape, p, compile_it):
 
 
 class Table:
-    def __init__(self, rows):
-        self.rows = rows
+    def __init__(self, rows, out=None):
+        self.rows, self.out = rows, out
 
-    def add(self, case, who, measured, note=""):
+    def add(self, case, who, measured, note="", same=""):
         ms, extra = measured
-        self.rows.append({"case": case, "who": who, "ms": ms, "extra": extra, "note": note})
+        self.rows.append({"case": case, "who": who, "ms": ms, "extra": extra, "note": note, "same": same})
         print(f"{case}: {who}: {'-' if ms is None else f'{ms:.3f} ms'} {note}", flush=True)
+        if self.out:
+            with open(f"{self.out}.part", "w") as file:
+                json.dump(self.rows, file, indent=1)
+            os.replace(f"{self.out}.part", self.out)
 
-    def attempt(self, device, case, who, make, note=""):
+    def attempt(self, device, case, who, make, note="", same=""):
         device.expected = 0
         try:
-            self.add(case, who, device.measure(make()), note)
+            if device.left() <= 0:
+                raise Missing("not run: no time was left")
+            self.add(case, who, device.measure(make()), note, same)
         except Missing as reason:
             self.add(case, who, (None, None), str(reason))
         except Exception as error:  # Out of memory, a kernel that does not compile: the others go on.
@@ -276,19 +340,35 @@ class Table:
         if not device.dry:
             device.torch.cuda.empty_cache()
 
+    def counterpart(self, row):
+        """The row of ours that computes the same: the faster of our own products and cuBLAS's."""
+        names = (row.get("same"), f"{row.get('same')}, cublas")
+        rows = [r for r in self.rows if r["case"] == row["case"] and r["who"].lower() in names and r["ms"]]
+        return min(rows, key=lambda r: r["ms"], default=None) if row.get("same") else None
+
     def text(self):
-        """Cases in the order of their first rows; ratios are to our fastest row of the case."""
+        """Cases in the order of their first rows."""
         cases = list(dict.fromkeys(row["case"] for row in self.rows))
-        lines = ["| case | whose | ms | over ours | extra MiB | |", "|---|---|---|---|---|---|"]
+        lines = ["| case | whose | ms | extra MiB | over ours: time | memory | which of ours | |", "|---|---|---|---|---|---|---|---|"]
         for case in cases:
-            rows = [row for row in self.rows if row["case"] == case]
-            ours = [row["ms"] for row in rows if row["who"].startswith("ours") and row["ms"]]
-            for row in rows:
+            for row in (row for row in self.rows if row["case"] == case):
                 ms = "-" if row["ms"] is None else f"{row['ms']:.3f}"
-                over = f"{row['ms'] / min(ours):.2f}" if ours and row["ms"] else ""
                 extra = "" if row["extra"] is None else f"{row['extra'] / MIB:.1f}"
-                lines.append(f"| {case} | {row['who']} | {ms} | {over} | {extra} | {row['note']} |")
+                time, memory, name = "", "", ""
+                if row["ms"] and (ours := self.counterpart(row)):
+                    time, name = f"{row['ms'] / ours['ms']:.2f}", ours["who"]
+                    if row["extra"] is not None and ours["extra"]:
+                        memory = f"{row['extra'] / ours['extra']:.1f}"
+                lines.append(f"| {case} | {row['who']} | {ms} | {extra} | {time} | {memory} | {name} | {row['note']} |")
         return "\n".join(lines)
+
+
+def tiles(rows):
+    """Classes of our tiles, forward and backward, as gpu_times found them."""
+    for row in rows:
+        if row["case"] == TILE_CASE and "cublas" in row["who"].lower() and row.get("tile"):
+            return row["tile"]
+    return TILES
 
 
 def ceilings(device, table, dry):
@@ -298,11 +378,11 @@ def ceilings(device, table, dry):
     ms, _ = device.measure(lambda i: b.copy_(a))
     table.add(f"copy of {size // MIB} MiB", "PyTorch", (ms, None), f"{2 * size / ms / 1e6:.0f} GB/s")
     del a, b
-    tile = 256 if dry else TILE
+    forward, backward = (256, 128) if dry else tiles(table.rows)
     n, dim = (32, 16) if dry else (1024, 512)
     half = torch.bfloat16 if dry else torch.float16
     # The three products of a tile: logits, the embeddings' gradient, the centres'.
-    for rows, shared, columns in [(n, dim, tile), (n, tile, dim), (tile, n, dim)]:
+    for rows, shared, columns in [(n, dim, forward), (n, backward, dim), (backward, n, dim)]:
         a, b = device.normal(rows, shared).to(half), device.normal(shared, columns).to(half)
         out = torch.empty(rows, columns, dtype=half, device=device.name)
         ms, _ = device.measure(lambda i: torch.matmul(a, b, out=out))
@@ -313,11 +393,13 @@ def ceilings(device, table, dry):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", help="rows that gpu_times wrote")
+    parser.add_argument("--out", help="all rows as JSON")
+    parser.add_argument("--seconds", type=float, default=300.0, help="no case is begun after so many")
     parser.add_argument("--only", default="", help="cases with this in their name")
     parser.add_argument("--dry-run", action="store_true", help="small sizes on the CPU")
     arguments = parser.parse_args()
     rows = json.load(open(arguments.ours)) if arguments.ours else []
-    table = Table(rows)
+    table = Table(rows, arguments.out)
     dry = arguments.dry_run
     try:
         import torch
@@ -331,7 +413,7 @@ def main():
         return
     where = "CPU, dry run" if dry else torch.cuda.get_device_name()
     print(f"PyTorch {torch.__version__} on {where}")
-    device = Device(torch, dry)
+    device = Device(torch, dry, arguments.seconds)
     if arguments.only in "ceilings":
         ceilings(device, table, dry)
     shapes = [(33, 20, 200)] if dry else [
@@ -340,12 +422,12 @@ def main():
     for n, dim, classes in shapes:
         case = f"ArcFace ({n}, {dim}, {classes})"
         if arguments.only in case:
-            for who, make, note in ARCFACE:
-                table.attempt(device, case, who, lambda: make(device, n, dim, classes), note)
+            for who, make, note, same in ARCFACE:
+                table.attempt(device, case, who, lambda: make(device, n, dim, classes), note, same)
     for n, dim in [(64, 16)] if dry else [(8192, 128)]:
         case = f"all triplets ({n}, {dim}), 4 a class"
         if arguments.only in case:
-            table.attempt(device, case, "pytorch-metric-learning", lambda: triplets(device, n, dim))
+            table.attempt(device, case, "pytorch-metric-learning", lambda: triplets(device, n, dim), same="ours")
     batch, channels, side = (2, 8, 7) if dry else (1024, 2048, 14)
     for p in (3.0, 2.5):
         for who, compile_it in [("PyTorch eager", False), ("torch.compile", True)]:
@@ -354,7 +436,9 @@ def main():
                 case = f"GeM {name} ({batch}, {channels}, {side * side}) bf16, p = {p:g}"
                 if arguments.only in case:
                     shape = (batch, channels, side, side)
-                    table.attempt(device, case, who, lambda: gem_passes(device, shape, p, compile_it)[way])
+                    # Backward, theirs gives the gradient of p too.
+                    same = ("ours", "ours, with the gradient of p")[way]
+                    table.attempt(device, case, who, lambda: gem_passes(device, shape, p, compile_it)[way], same=same)
     print()
     print(table.text())
 

@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t copy_bytes = 16;
 
-struct Copy { void* to; const void* from; bool copy; };
+struct Copy { void* to; const void* from; size_t bytes; };
 
 struct Queue {
   std::vector<Copy> copies;
@@ -22,11 +22,12 @@ std::vector<Queue> queues(1024);
 
 }  // namespace
 
-void copy_async(void* shared, const void* global, bool copy) {
-  if (reinterpret_cast<uintptr_t>(shared) % copy_bytes || (copy && reinterpret_cast<uintptr_t>(global) % copy_bytes))
+void copy_async(void* shared, const void* global, int bytes) {
+  if (reinterpret_cast<uintptr_t>(shared) % copy_bytes || (bytes && reinterpret_cast<uintptr_t>(global) % copy_bytes))
     fail("cp.async between addresses that are not multiples of %zu", copy_bytes);
+  if (bytes < 0 || size_t(bytes) > copy_bytes) fail("cp.async of %d bytes, 0 to %zu", bytes, copy_bytes);
   std::memset(shared, 0xff, copy_bytes);
-  queues[thread_number()].copies.push_back({shared, global, copy});
+  queues[thread_number()].copies.push_back({shared, global, size_t(bytes)});
 }
 
 void copy_commit() {
@@ -40,8 +41,8 @@ void copy_wait(int pending) {
   size_t groups = queue.groups.size() - pending, landed = queue.groups[groups - 1];
   for (size_t i = 0; i < landed; i++) {
     const Copy& copy = queue.copies[i];
-    if (copy.copy) std::memcpy(copy.to, copy.from, copy_bytes);
-    else std::memset(copy.to, 0, copy_bytes);
+    std::memcpy(copy.to, copy.from, copy.bytes);
+    std::memset(static_cast<unsigned char*>(copy.to) + copy.bytes, 0, copy_bytes - copy.bytes);
   }
   queue.copies.erase(queue.copies.begin(), queue.copies.begin() + landed);
   queue.groups.erase(queue.groups.begin(), queue.groups.begin() + groups);

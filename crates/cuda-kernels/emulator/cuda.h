@@ -72,6 +72,9 @@ inline float __int_as_float(int bits) { float f; std::memcpy(&f, &bits, 4); retu
 inline int __float_as_int(float f) { int bits; std::memcpy(&bits, &f, 4); return bits; }
 inline float __uint_as_float(unsigned bits) { float f; std::memcpy(&f, &bits, 4); return f; }
 inline unsigned __float_as_uint(float f) { unsigned bits; std::memcpy(&bits, &f, 4); return bits; }
+// Never part of a fused multiply-add.
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 inline double cospi(double x) { return std::cos(M_PI * std::fmod(x, 2.0)); }

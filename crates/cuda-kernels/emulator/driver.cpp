@@ -3,7 +3,8 @@
 // missing synchronisation between host and device does not show.
 //
 // Environment: EMULATED_DEVICES (default 1), EMULATED_CAPABILITY (default 80), EMULATED_DRIVER (default 12000),
-// EMULATED_MEMORY (bytes, default 1 GiB). `emulated_fail_allocation(n)` makes the n-th allocation from now on fail.
+// EMULATED_MEMORY (bytes, default 1 GiB). `emulated_fail_allocation(n)` makes the n-th allocation from now on fail, from 0,
+// `emulated_fail_launch(n)` the n-th launch of a kernel, which then does nothing; -1: none.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -40,7 +41,7 @@ struct Function {
 std::recursive_mutex lock;
 std::map<Pointer, size_t> allocations;
 size_t used = 0, most_used = 0, launches = 0;
-long fail_after = -1;
+long fail_after = -1, fail_launch_after = -1;
 thread_local void* current_context = nullptr;
 
 long setting(const char* name, long otherwise) {
@@ -87,6 +88,7 @@ Result release(Pointer at) {
 #define DRIVER extern "C" __attribute__((visibility("default"))) Result
 
 extern "C" __attribute__((visibility("default"))) void emulated_fail_allocation(long n) { fail_after = n; }
+extern "C" __attribute__((visibility("default"))) void emulated_fail_launch(long n) { fail_launch_after = n; }
 extern "C" __attribute__((visibility("default"))) size_t emulated_memory_used() { return used; }
 // Whether the bytes are device memory: for cublas.cpp.
 extern "C" __attribute__((visibility("default"))) int emulated_inside(Pointer at, size_t bytes) {
@@ -216,6 +218,7 @@ DRIVER cuLaunchKernel(void* handle, unsigned gx, unsigned gy, unsigned gz, unsig
   const Function& function = *static_cast<Function*>(handle);
   const unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
   launches++;
+  if (fail_launch_after >= 0 && fail_launch_after-- == 0) return LAUNCH_FAILED;
   if (int(shared) > function.most_dynamic_shared) {
     std::fprintf(stderr, "emulator: %s asks for %u bytes of shared memory, allowed %d\n", function.name.c_str(), shared,
                  function.most_dynamic_shared);

@@ -65,7 +65,8 @@ inline auto exchange(T value, F result) {
 }
 
 // ---- Asynchronous copies: see copies.cpp
-void copy_async(void* shared, const void* global, bool copy);
+// 16 bytes to `shared`: so many from `global`, and zeros.
+void copy_async(void* shared, const void* global, int bytes);
 void copy_commit();
 void copy_wait(int pending);
 

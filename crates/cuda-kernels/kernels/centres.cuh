@@ -68,7 +68,7 @@ __device__ __forceinline__ void centre_gradient(const Step& of, int row, const T
     const Four r = load_four(raw, d, of.padded, true), v = load_four(w, d, of.dim, fours);
     Four gradient;
 #pragma unroll
-    for (int i = 0; i < 4; i++) gradient.v[i] = gain * fmaf(-dot, v.v[i] * sw, r.v[i]);
+    for (int i = 0; i < 4; i++) gradient.v[i] = __fmul_rn(gain, fmaf(-dot, v.v[i] * sw, r.v[i]));
     // Few centres have rows of their own; for them f64, as the target's part wants.
     for (int at = first; at < of.n && of.sorted[at] == label; at++) {
       const int i = of.order[at];
@@ -81,8 +81,8 @@ __device__ __forceinline__ void centre_gradient(const Step& of, int row, const T
       const double along = projected(w_norm, target[TARGET_COSINE]);
 #pragma unroll
       for (int k = 0; k < 4; k++) {
-        const double xu = d + k < of.dim ? (double)of.x[(long long)i * of.dim + d + k] * sx : 0.0;
-        gradient.v[k] -= (float)(pull * (xu - along * ((double)v.v[k] / length)));
+        const double xu = d + k < of.dim ? __dmul_rn((double)of.x[(long long)i * of.dim + d + k], sx) : 0.0;
+        gradient.v[k] -= (float)(pull * fma(-along, (double)v.v[k] / length, xu));
       }
     }
     use(d, gradient);

@@ -18,7 +18,7 @@ __device__ __forceinline__ void place_label(const unsigned* labels, int* order, 
 }
 
 // Before the products: a warp for each row of the batch, and the blocks behind them for the first tile of centres. The rows:
-// their targets and scales (find_target), their unit rows to `unit` [n], `width` values apart, and, unless `order` is null,
+// their targets and scales (find_target, write_target), their unit rows to `unit` [n], `width` values apart, and, unless `order` is null,
 // the labels' order.
 extern "C" __global__ void __launch_bounds__(256, 2)
     margin_prepare(const float* __restrict__ x, const void* __restrict__ w, const unsigned* __restrict__ labels,
@@ -33,9 +33,11 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     return;
   }
   if (warp >= n) return;
+  Found found;
   by_storage(w, storage, [&](auto* centres) {
-    find_target(x, centres, labels, margin, targets, row_scale, warp, dim, classes, subs);
+    found = find_target(x, centres, labels, warp, dim, classes, subs);
   });
+  write_target(found, margin, targets, row_scale, warp);
   const long long at = (long long)warp * width;
   const UnitRow to{high + at, low ? low + at : nullptr, again ? again + at : nullptr};
   write_unit(x + (long long)warp * dim, in_fours(x, dim), 1.0f, to, dim, padded);

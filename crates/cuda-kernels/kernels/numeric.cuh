@@ -42,6 +42,8 @@ inline bf16 to_bf16(float v) {
 }
 inline float exp2_fast(float x) { return exp2f(x); }
 inline float log2_fast(float x) { return log2f(x); }
+inline float largest_nan(float a, float b) { return a != a || b != b ? NAN : fmaxf(a, b); }
+inline float smallest_nan(float a, float b) { return a != a || b != b ? NAN : fminf(a, b); }
 
 #else
 
@@ -75,6 +77,17 @@ __device__ __forceinline__ float log2_fast(float x) {
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(v) : "f"(x));
   return v;
 }
+// The larger and the smaller; NaN where either is.
+__device__ __forceinline__ float largest_nan(float a, float b) {
+  float v;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(v) : "f"(a), "f"(b));
+  return v;
+}
+__device__ __forceinline__ float smallest_nan(float a, float b) {
+  float v;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(v) : "f"(a), "f"(b));
+  return v;
+}
 
 #endif
 
@@ -85,6 +98,10 @@ template <class T> __device__ __forceinline__ T from_f32(float v);
 template <> __device__ __forceinline__ float from_f32<float>(float v) { return v; }
 template <> __device__ __forceinline__ f16 from_f32<f16>(float v) { return to_f16(v); }
 template <> __device__ __forceinline__ bf16 from_f32<bf16>(float v) { return to_bf16(v); }
+
+// Where one expression stands in several kernels, or in several instances of a template, and all must give the same bits, what
+// is one rounding and what are two is written out: fmaf and fma, __fmul_rn and __dmul_rn. Left to itself the compiler
+// joins a product and a sum in one place and not in the other.
 
 constexpr unsigned ALL_LANES = 0xffffffffu;
 // The largest finite f32. Its negative stands for "no value" where infinity would make NaN of a difference.

@@ -10,13 +10,13 @@ struct SgdNumbers {
   int nesterov;
 };
 __device__ __forceinline__ void sgd_element(float g, float& w, float& buffer, bool buffered, const SgdNumbers& of) {
-  g += of.decay * w;
+  g = fmaf(of.decay, w, g);
   if (buffered) {
-    const float b = (of.keep == 0.0f ? 0.0f : of.keep * buffer) + of.take * g;
+    const float b = fmaf(of.take, g, of.keep == 0.0f ? 0.0f : __fmul_rn(of.keep, buffer));
     buffer = b;
-    g = of.nesterov ? g + of.momentum * b : b;
+    g = of.nesterov ? fmaf(of.momentum, b, g) : b;
   }
-  w -= of.rate * g;
+  w = fmaf(-of.rate, g, w);
 }
 
 // Adam (Kingma and Ba 2015, algorithm 1) with decay added to the gradient, and AdamW (Loshchilov and Hutter 2019,
@@ -26,10 +26,10 @@ __device__ __forceinline__ void sgd_element(float g, float& w, float& buffer, bo
 struct AdamNumbers { float size, root, eps, shrink, decay, take1, keep2, take2; };
 __device__ __forceinline__ void adam_element(float g, float& w, float& first, float& second, float& top, bool amsgrad,
                                              const AdamNumbers& of) {
-  const float value = w * of.shrink;
-  g += of.decay * value;
-  const float m = first + of.take1 * (g - first);
-  float v = of.keep2 * second + of.take2 * g * g;
+  const float value = __fmul_rn(w, of.shrink);
+  g = fmaf(of.decay, value, g);
+  const float m = fmaf(of.take1, g - first, first);
+  float v = fmaf(of.take2 * g, g, __fmul_rn(of.keep2, second));
   first = m;
   second = v;
   if (amsgrad) {

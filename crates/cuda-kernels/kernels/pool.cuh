@@ -3,9 +3,9 @@
 // GeM (Radenovic, Tolias and Chum 2019, equation 3) relative to the largest magnitude, so that no power overflows: with
 // magnitudes c_i and signs q_i of the values, top = max c_i and u_i = c_i / top, y = top f(S), S = mean(q_i u_i^p),
 // f(S) = S^(1/p); dy/dx_i = f'(S) p u_i^(p-1) / n, dy/dp = top (f'(S) mean(q_i u_i^p ln u_i) + df/dp).
-// Powers are u^p = 2^(p log2 u) with the fast instructions: relative error about p 2^-22, products for p = 1 to 4.
+// Powers are u^p = 2^(p log2 u) with the fast instructions: relative error about p 2^-22; products for whole p to 8.
 #pragma once
-#include "numeric.cuh"
+#include "vector.cuh"
 
 enum Pooling { GEM, AVERAGE, MAXIMUM };
 // What counts as the magnitude of a value: max(v, eps); v - min + eps; |v|, at least eps, with its sign.
@@ -15,6 +15,10 @@ enum Sign { CLAMP, SHIFT, SIGNED };
 constexpr float STRAIGHT = 1e-3f;
 constexpr int NOWHERE = 0x7fffffff;
 constexpr float LEAST_P = 0.1f;
+// The least u: its logarithm is finite where the fast instructions take subnormal numbers for 0.
+constexpr float LEAST_U = 1e-37f;
+// The largest magnitude from which on its inverse might not be a normal number.
+constexpr float HUGE_TOP = 1e37f;
 
 // What the forward pass leaves for the backward pass, a row. Mirrored by `pooling::SavedRow`.
 struct Saved {
@@ -24,7 +28,7 @@ struct Saved {
   float low;    // smallest value
   float scale;  // SHIFT: 1/2 where the spread leaves f32
   float slope;  // f'(S) p / n; AVERAGE: 1 / n
-  float extra;  // SIGNED: what the value at `place` receives beside its share
+  float extra;  // SIGNED: what the value at `place` receives beside its share; SHIFT: sum of the others' u^(p-1)
   int place;    // MAXIMUM: of the maximum; SHIFT: of the minimum; SIGNED: of the largest magnitude
 };
 
@@ -38,38 +42,64 @@ struct GemOptions {
 
 // A warp on one row. Everything is reduced to all lanes.
 struct Warp {
-  static __device__ __forceinline__ bool leads() { return (threadIdx.x & 31) == 0; }
-  static __device__ __forceinline__ float sum(float v) { return warp_sum(v); }
-  static __device__ __forceinline__ float largest(float v) { return warp_max(v); }
-  static __device__ __forceinline__ int any(int v) { return __ballot_sync(ALL_LANES, v) != 0; }
-  static __device__ __forceinline__ int first(int v) {
+  __device__ __forceinline__ bool leads() const { return (threadIdx.x & 31) == 0; }
+  __device__ __forceinline__ float sum(float v) const { return warp_sum(v); }
+  __device__ __forceinline__ float largest(float v) const { return warp_max(v); }
+  __device__ __forceinline__ int first(int v) const {
 #pragma unroll
     for (int step = 16; step > 0; step >>= 1) v = min(v, __shfl_xor_sync(ALL_LANES, v, step));
     return v;
   }
-  static __device__ __forceinline__ int count(int v) { return warp_sum(v); }
+  __device__ __forceinline__ int count(int v) const { return warp_sum(v); }
 };
 // A thread on one row.
 struct Alone {
-  static __device__ __forceinline__ bool leads() { return true; }
-  static __device__ __forceinline__ float sum(float v) { return v; }
-  static __device__ __forceinline__ float largest(float v) { return v; }
-  static __device__ __forceinline__ int any(int v) { return v; }
-  static __device__ __forceinline__ int first(int v) { return v; }
-  static __device__ __forceinline__ int count(int v) { return v; }
+  __device__ __forceinline__ bool leads() const { return true; }
+  __device__ __forceinline__ float sum(float v) const { return v; }
+  __device__ __forceinline__ float largest(float v) const { return v; }
+  __device__ __forceinline__ int first(int v) const { return v; }
+  __device__ __forceinline__ int count(int v) const { return v; }
 };
 
 __device__ __forceinline__ bool is_finite(float v) { return v - v == 0.0f; }
 __device__ __forceinline__ float within_f32(float v) { return v != v ? v : fminf(fmaxf(v, -LARGEST), LARGEST); }
 
-// u^p for u in [0, 1]; `log` is log2 u where it is needed.
-__device__ __forceinline__ bool is_whole(float p) { return p == 0.0f || p == 1.0f || p == 2.0f || p == 3.0f || p == 4.0f; }
-__device__ __forceinline__ float power(float u, float p, bool whole, float log) {
-  if (!whole) return exp2_fast(p * log);
-  if (p == 3.0f) return u * u * u;
-  if (p == 2.0f) return u * u;
-  if (p == 1.0f) return u;
-  return p == 0.0f ? 1.0f : (u * u) * (u * u);
+// How u^p is computed: as this power, as a whole one to 8, or by logarithm. The choice stands before the loops.
+template <int POWER> struct By { static constexpr int power = POWER; };
+constexpr int WHOLE = 0, ANY = -1;
+constexpr float LARGEST_WHOLE = 8.0f;
+__device__ __forceinline__ bool is_whole(float p) { return p >= 0.0f && p <= LARGEST_WHOLE && p == (float)(int)p; }
+template <class F> __device__ __forceinline__ void by_power(float p, F f) {
+  if (p == 3.0f) f(By<3>());
+  else if (p == 2.0f) f(By<2>());
+  else if (p == 1.0f) f(By<1>());
+  else if (is_whole(p)) f(By<WHOLE>());
+  else f(By<ANY>());
+}
+__device__ __forceinline__ float whole_power(float u, int p) {
+  const float squared = u * u, fourth = squared * squared;
+  const float low = (p & 1 ? u : 1.0f) * (p & 2 ? squared : 1.0f);
+  return p & 8 ? fourth * fourth : p & 4 ? fourth * low : low;
+}
+// u^p for u in [0, 1], with log2 u, which only ANY reads.
+template <int POWER> __device__ __forceinline__ float power(float u, float p, float log) {
+  if (POWER == 3) return u * u * u;
+  if (POWER == 2) return u * u;
+  if (POWER == 1) return u;
+  if (POWER == WHOLE) return whole_power(u, (int)p);
+  return exp2_fast(p * log);
+}
+// u^(p - 1).
+template <int POWER> __device__ __forceinline__ float power_below(float u, float p) {
+  if (POWER == 3) return u * u;
+  if (POWER == 2) return u;
+  if (POWER == 1) return 1.0f;
+  if (POWER == WHOLE) return whole_power(u, (int)p - 1);
+  return exp2_fast((p - 1.0f) * log2_fast(u));
+}
+// The same with the choice inside, where little code counts for more.
+__device__ __forceinline__ float any_power(float u, float p, bool whole, float log) {
+  return whole ? whole_power(u, (int)p) : exp2_fast(p * log);
 }
 
 // Magnitudes relative to the largest.
@@ -78,59 +108,91 @@ struct Relative {
   int sign;
   __device__ __forceinline__ Relative(const GemOptions& options, float top, float low, float scale)
       : eps(options.eps), low(low), scale(scale), sign(options.sign) {
-    shrink = top > 1e37f ? 1.0f / 64.0f : 1.0f;  // 1 / top stays a normal number
+    shrink = top > HUGE_TOP ? 1.0f / 64.0f : 1.0f;  // 1 / top stays a normal number
     inverse = 1.0f / (top * shrink);
   }
   __device__ __forceinline__ float magnitude(float v) const {
     if (sign == SHIFT) return (v * scale - low * scale) + eps * scale;
     return fmaxf(sign == SIGNED ? fabsf(v) : v, eps);
   }
-  __device__ __forceinline__ float of(float v) const { return (magnitude(v) * shrink) * inverse; }
+  __device__ __forceinline__ float of(float v) const { return fmaxf((magnitude(v) * shrink) * inverse, LEAST_U); }
 };
 
-// `row.each(f)` calls f(index, value) for each value, spread over the team.
-template <class Team, class Row>
-__device__ __forceinline__ Saved gem_forward(const Row& row, float p, const GemOptions& options) {
-  Saved saved{0.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, NOWHERE};
-  float low = LARGEST, high = -LARGEST;
-  int count = 0, odd = 0;
-  row.each([&](int, float v) {
-    low = fminf(low, v);
-    high = fmaxf(high, v);
-    odd |= !is_finite(v);
-    count++;
+// What is known of a row before its sums.
+struct Row {
+  float low, high, scale, top;
+  // `low` and `high` are the row's.
+  __device__ __forceinline__ Row(const GemOptions& options, float low, float high) : low(low), high(high), scale(1.0f) {
+    if (options.sign == SHIFT && !is_finite(high - low)) scale = 0.5f;
+    top = Relative(options, 1.0f, low, scale).magnitude(options.sign == SIGNED ? fmaxf(high, -low) : high);
+  }
+};
+
+// Sums over a row, or a part of one.
+struct Sums {
+  float sum = 0.0f;     // of q u^p
+  float logs = 0.0f;    // of q u^p log2 u, where wanted
+  float slopes = 0.0f;  // SHIFT: of u^(p - 1), without the smallest values
+  int place = NOWHERE;  // SHIFT: of the smallest value; SIGNED: of the largest magnitude
+  int ties = 0;         // SHIFT: how many are the smallest
+  template <int POWER, bool LOGS> __device__ __forceinline__ void add(float u, float p) {
+    const float log = LOGS || POWER == ANY ? log2_fast(u) : 0.0f, share = power<POWER>(u, p, log);
+    sum += share;
+    if (LOGS) logs = fmaf(share, log, logs);
+  }
+  template <class Team> __device__ __forceinline__ void reduce(const Team& team, const GemOptions& options) {
+    sum = team.sum(sum);
+    if (options.want_d_p) logs = team.sum(logs);
+    if (options.sign == CLAMP) return;
+    slopes = team.sum(slopes);
+    place = team.first(place);
+    ties = team.count(ties);
+  }
+};
+
+// Adds a row's values, with any sign. `values.each(f)` calls f(index, value) for each value of this thread.
+template <class Values>
+__device__ __forceinline__ void gem_add(const Values& values, float p, const GemOptions& options, const Row& row,
+                                        Sums& sums) {
+  const Relative relative(options, row.top, row.low, row.scale);
+  const float by_eps = 1.0f / options.eps;
+  const bool whole = is_whole(p);
+  values.each([&](int i, float v) {
+    const float u = relative.of(v), log = log2_fast(u);
+    float share = any_power(u, p, whole, log);
+    // Below eps the signed power is a straight line: its slope at 0 is infinite for p < 1.
+    if (options.sign == SIGNED) {
+      share *= fabsf(v) < options.eps ? v * by_eps : (v < 0.0f ? -1.0f : 1.0f);
+      if (fabsf(v) == row.top) sums.place = min(sums.place, i);
+    }
+    sums.sum += share;
+    sums.logs = fmaf(share, log, sums.logs);
+    if (options.sign != SHIFT) return;
+    if (v == row.low) {
+      sums.place = min(sums.place, i);
+      sums.ties++;
+    } else {
+      sums.slopes += any_power(u, p - 1.0f, is_whole(p - 1.0f), log);
+    }
   });
-  count = Team::count(count);
-  if (count == 0) return saved;
-  if (Team::any(odd) || !is_finite(p)) {
+}
+
+__device__ __forceinline__ Saved nothing_saved() { return {0.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, NOWHERE}; }
+
+// The value and what the backward pass needs, from a whole row's sums over `count` values, not none.
+__device__ __forceinline__ Saved gem_finish(float p, const GemOptions& options, int count, const Row& row,
+                                            const Sums& sums) {
+  Saved saved = nothing_saved();
+  if (!is_finite(row.low) || !is_finite(row.high) || !is_finite(p)) {
     const float nan = __int_as_float(0x7fc00000);
     saved.value = saved.d_p = saved.slope = nan;
     return saved;
   }
-  low = -Team::largest(-low);
-  high = Team::largest(high);
-  p = fmaxf(p, LEAST_P);
   const bool shift = options.sign == SHIFT, is_signed = options.sign == SIGNED;
-  saved.scale = shift && !is_finite(high - low) ? 0.5f : 1.0f;
-  saved.low = low;
-  const float wide = is_signed ? fmaxf(high, -low) : high;
-  saved.top = Relative(options, 1.0f, low, saved.scale).magnitude(wide);
-  const Relative relative(options, saved.top, low, saved.scale);
-  const bool whole = is_whole(p), logs = options.want_d_p || !whole;
-  const float by_eps = 1.0f / options.eps;
-  float sum = 0.0f, sum_logs = 0.0f;
-  int place = NOWHERE;
-  row.each([&](int i, float v) {
-    const float u = relative.of(v), log = logs ? log2_fast(u) : 0.0f;
-    float share = power(u, p, whole, log);
-    // Below eps the signed power is a straight line: its slope at 0 is infinite for p < 1.
-    if (is_signed) share *= fabsf(v) < options.eps ? v * by_eps : (v < 0.0f ? -1.0f : 1.0f);
-    sum += share;
-    sum_logs = fmaf(share, log, sum_logs);
-    if (shift ? v == low : is_signed && fabsf(v) == saved.top) place = min(place, i);
-  });
-  const float n = (float)count, mean = Team::sum(sum) / n, mean_log = Team::sum(sum_logs) * 0.693147181f / n;
-  place = Team::first(place);
+  saved.low = row.low;
+  saved.scale = row.scale;
+  saved.top = row.top;
+  const float n = (float)count, mean = sums.sum / n, mean_log = sums.logs * 0.693147181f / n;
   float root, d_root, root_d_p, extra = 0.0f;
   const float size = fabsf(mean);
   if (is_signed && size < STRAIGHT) {
@@ -149,51 +211,97 @@ __device__ __forceinline__ Saved gem_forward(const Row& row, float p, const GemO
   saved.value = within_f32(top * root);
   saved.d_p = options.want_d_p ? within_f32(top * fmaf(d_root, mean_log, root_d_p)) : 0.0f;
   saved.slope = within_f32(d_root * p / n);
-  if (shift) saved.value = within_f32(fmaf(top, root, low - options.eps));
-  if (shift) saved.place = place;
-  if (extra != 0.0f && place != NOWHERE) {
+  if (shift) {
+    saved.value = within_f32(fmaf(top, root, row.low - options.eps));
+    saved.place = sums.place;
+    saved.extra = sums.slopes;
+    if (sums.ties > 1) {
+      const float least = Relative(options, row.top, row.low, row.scale).of(row.low);
+      saved.extra += (float)(sums.ties - 1) * any_power(least, p - 1.0f, is_whole(p - 1.0f), log2_fast(least));
+    }
+    saved.extra = within_f32(saved.extra);
+  }
+  if (extra != 0.0f && sums.place != NOWHERE) {
     // The straight part moves with the largest magnitude (unless that is eps).
-    saved.place = place;
+    saved.place = sums.place;
     saved.extra = extra;
   }
   return saved;
 }
 
-// Writes upstream * dy/dx. `row.map(out, f)` writes f(index, value) for each value.
-template <class Team, class Row, class T>
-__device__ __forceinline__ void gem_backward(const Row& row, float p, const GemOptions& options, const Saved& saved,
-                                             float upstream, T* dx) {
-  p = fmaxf(p, LEAST_P);
-  const bool shift = options.sign == SHIFT, is_signed = options.sign == SIGNED, whole = is_whole(p - 1.0f);
-  const Relative relative(options, saved.top, saved.low, saved.scale);
-  const float factor = within_f32(saved.slope * upstream);
-  const float below = shift ? factor : is_signed ? factor / p : factor * 0.0f;  // NaN stays NaN
-  float others = 0.0f;
-  auto slope = [&](int i, float v) {
-    const float u = relative.of(v), share = power(u, p - 1.0f, whole, whole ? 0.0f : log2_fast(u));
-    float d = within_f32(((is_signed ? fabsf(v) : v) < options.eps ? below : factor) * share);
-    if (is_signed && i == saved.place) d += (v < 0.0f ? -saved.extra : saved.extra) * upstream;
-    return d;
-  };
-  // SHIFT's minimum is subtracted everywhere and added back: it gets what the others leave.
-  if (shift) {
-    row.each([&](int i, float v) { others += i == saved.place ? 0.0f : slope(i, v); });
-    others = Team::sum(others);
+// The gradient of one row's values.
+struct Slope {
+  float p, eps, inverse, factor, below, upstream;
+  int sign, place;
+  float extra;
+  bool is_clamped;  // CLAMP, with a largest magnitude that is not huge
+  static constexpr float MOST = 3.4028e38f;
+  Relative relative;
+  __device__ __forceinline__ Slope(float power, const GemOptions& options, const Saved& saved, float upstream)
+      : p(fmaxf(power, LEAST_P)), eps(options.eps), upstream(upstream), sign(options.sign), place(saved.place),
+        extra(saved.extra), relative(options, saved.top, saved.low, saved.scale) {
+    // A share may be 1 and a rounding: the product stays below infinity.
+    factor = saved.slope * upstream;
+    if (factor == factor) factor = fminf(fmaxf(factor, -MOST), MOST);
+    below = sign == SHIFT ? factor : sign == SIGNED ? factor / p : factor * 0.0f;  // NaN stays NaN
+    inverse = relative.inverse;
+    is_clamped = sign == CLAMP && saved.top <= HUGE_TOP;
   }
-  row.map(dx, [&](int i, float v) { return shift && i == saved.place ? upstream - others : slope(i, v); });
+  // Where `is_clamped`. The share is at most 1 where p is at least 1.
+  template <int POWER> __device__ __forceinline__ float clamped(float v) const {
+    const float u = v * inverse, share = power_below<POWER>(POWER == ANY ? fmaxf(u, LEAST_U) : u, p);
+    return v < eps ? below : POWER == ANY ? within_f32(factor * share) : factor * share;
+  }
+  __device__ __forceinline__ float of(int i, float v) const {
+    // SHIFT's minimum is subtracted everywhere and added back: it gets what the others leave.
+    if (sign == SHIFT && i == place) return upstream - within_f32(factor * extra);
+    const float u = relative.of(v), share = any_power(u, p - 1.0f, is_whole(p - 1.0f), log2_fast(u));
+    float d = within_f32(((sign == SIGNED ? fabsf(v) : v) < eps ? below : factor) * share);
+    if (sign == SIGNED && i == place) d += (v < 0.0f ? -extra : extra) * upstream;
+    return d;
+  }
+};
+
+// A whole row by one thread, which reads its values twice.
+template <class Values>
+__device__ __forceinline__ Saved gem_forward(const Values& values, float p, const GemOptions& options) {
+  float low = LARGEST, high = -LARGEST;
+  int count = 0;
+  values.each([&](int, float v) {
+    low = smallest_nan(low, v);
+    high = largest_nan(high, v);
+    count++;
+  });
+  if (count == 0) return nothing_saved();
+  p = is_finite(p) ? fmaxf(p, LEAST_P) : p;
+  const Row row(options, low, high);
+  Sums sums;
+  if (options.sign == CLAMP && row.top <= HUGE_TOP) {
+    const float floor = fmaxf(options.eps, row.top * LEAST_U), inverse = 1.0f / row.top;
+    by_power(p, [&](auto by) {
+      constexpr int POWER = decltype(by)::power;
+      if (options.want_d_p)
+        values.each([&](int, float v) { sums.template add<POWER, true>(fmaxf(v, floor) * inverse, p); });
+      else
+        values.each([&](int, float v) { sums.template add<POWER, false>(fmaxf(v, floor) * inverse, p); });
+    });
+  } else {
+    gem_add(values, p, options, row, sums);
+  }
+  return gem_finish(p, options, count, row, sums);
 }
 
-template <class Team, class Row>
-__device__ __forceinline__ Saved average_forward(const Row& row) {
-  Saved saved{0.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, NOWHERE};
+template <class Team, class Values>
+__device__ __forceinline__ Saved average_forward(const Team& team, const Values& row) {
+  Saved saved = nothing_saved();
   float sum = 0.0f;
   int count = 0;
   row.each([&](int, float v) {
     sum += v;
     count++;
   });
-  count = Team::count(count);
-  sum = Team::sum(sum);
+  count = team.count(count);
+  sum = team.sum(sum);
   if (count == 0) return saved;
   saved.slope = 1.0f / (float)count;
   saved.value = sum / (float)count;
@@ -201,9 +309,9 @@ __device__ __forceinline__ Saved average_forward(const Row& row) {
 }
 
 // The first of equal maxima; the first NaN, if there is one.
-template <class Team, class Row>
-__device__ __forceinline__ Saved maximum_forward(const Row& row) {
-  Saved saved{0.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, NOWHERE};
+template <class Team, class Values>
+__device__ __forceinline__ Saved maximum_forward(const Team& team, const Values& row) {
+  Saved saved = nothing_saved();
   const float infinity = __int_as_float(0x7f800000);
   float high = -infinity;
   int at = NOWHERE, odd = NOWHERE;
@@ -212,30 +320,11 @@ __device__ __forceinline__ Saved maximum_forward(const Row& row) {
     // A team's member sees its values in ascending order of place.
     if (v > high || (v == high && i < at)) high = v, at = i;
   });
-  odd = Team::first(odd);
-  const float highest = Team::largest(high);
-  at = Team::first(high == highest ? at : NOWHERE);
+  odd = team.first(odd);
+  const float highest = team.largest(high);
+  at = team.first(high == highest ? at : NOWHERE);
   saved.place = odd != NOWHERE ? odd : at;
   saved.value = odd != NOWHERE ? __int_as_float(0x7fc00000) : at != NOWHERE ? highest : 0.0f;
   return saved;
 }
 
-template <Pooling KIND, class Team, class Row>
-__device__ __forceinline__ Saved pool_forward(const Row& row, float p, const GemOptions& options) {
-  if (KIND == GEM) return gem_forward<Team>(row, p, options);
-  if (KIND == AVERAGE) return average_forward<Team>(row);
-  return maximum_forward<Team>(row);
-}
-
-template <Pooling KIND, class Team, class Row, class T>
-__device__ __forceinline__ void pool_backward(const Row& row, float p, const GemOptions& options, const Saved& saved,
-                                              float upstream, T* dx) {
-  if (KIND == GEM) {
-    gem_backward<Team>(row, p, options, saved, upstream, dx);
-  } else if (KIND == AVERAGE) {
-    const float each = saved.slope * upstream;
-    row.map(dx, [&](int, float) { return each; });
-  } else {
-    row.map(dx, [&](int i, float) { return i == saved.place ? upstream : 0.0f; });
-  }
-}

@@ -1,9 +1,9 @@
-// Pooling of feature maps [rows, length] (rows = batch x channels), a warp a row, values by 16 bytes.
+// Average and maximum of feature maps [rows, length] (rows = batch x channels), a warp a row, values by 16 bytes; and the
+// sums of the powers' gradient. GeM is in pool_gem.cu.
 #include "pool.cuh"
 
-// 16 bytes of values.
 template <class T> struct Vector {
-  static constexpr int size = 16 / sizeof(T);
+  static constexpr int size = IN_VECTOR<T>;
   union {
     uint4 all;
     T of[size];
@@ -47,34 +47,36 @@ template <class T> struct MapRow {
   }
 };
 
-// x, dx [rows, length], 16-byte aligned; y, dy, saved [rows]; p [options.powers], read by GeM only.
-#define POOL_MAPS(name, KIND, T)                                                                                    \
-  extern "C" __global__ void __launch_bounds__(256)                                                                 \
-      pool_maps_##name(const T* __restrict__ x, const float* __restrict__ p, GemOptions options, T* __restrict__ y, \
-                       Saved* __restrict__ saved, int rows, int length) {                                           \
-    const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5);                                            \
-    if (row >= rows) return;                                                                                        \
-    const float power = KIND == GEM ? p[row % options.powers] : 1.0f;                                               \
-    const Saved pooled = pool_forward<KIND, Warp>(MapRow<T>(x, row, length), power, options);                       \
-    if (Warp::leads()) {                                                                                            \
-      saved[row] = pooled;                                                                                          \
-      y[row] = from_f32<T>(pooled.value);                                                                           \
-    }                                                                                                               \
-  }                                                                                                                 \
-  EXPORT_KERNEL(pool_maps_##name)                                                                                   \
-  extern "C" __global__ void __launch_bounds__(256) pool_maps_backward_##name(                                      \
-      const T* __restrict__ x, const float* __restrict__ p, GemOptions options, const Saved* __restrict__ saved,    \
-      const T* __restrict__ dy, T* __restrict__ dx, int rows, int length) {                                         \
-    const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5);                                            \
-    if (row >= rows) return;                                                                                        \
-    const float power = KIND == GEM ? p[row % options.powers] : 1.0f;                                               \
-    pool_backward<KIND, Warp>(MapRow<T>(x, row, length), power, options, saved[row], to_f32(dy[row]),               \
-                              dx + (long long)row * length);                                                        \
-  }                                                                                                                 \
+template <Pooling KIND, class T> __device__ __forceinline__ Saved forward(const MapRow<T>& row) {
+  return KIND == AVERAGE ? average_forward(Warp(), row) : maximum_forward(Warp(), row);
+}
+template <Pooling KIND, class T>
+__device__ __forceinline__ void backward(const MapRow<T>& row, const Saved& saved, float upstream, T* dx) {
+  const float each = saved.slope * upstream;
+  row.map(dx, [&](int i, float) { return KIND == AVERAGE ? each : i == saved.place ? upstream : 0.0f; });
+}
+
+// x, dx [rows, length], 16-byte aligned; y, dy, saved [rows].
+#define POOL_MAPS(name, KIND, T)                                                                                      \
+  extern "C" __global__ void __launch_bounds__(256) pool_maps_##name(                                                 \
+      const T* __restrict__ x, T* __restrict__ y, Saved* __restrict__ saved, int rows, int length) {                  \
+    const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5);                                              \
+    if (row >= rows) return;                                                                                          \
+    const Saved pooled = forward<KIND>(MapRow<T>(x, row, length));                                                    \
+    if (Warp().leads()) {                                                                                             \
+      saved[row] = pooled;                                                                                            \
+      y[row] = from_f32<T>(pooled.value);                                                                             \
+    }                                                                                                                 \
+  }                                                                                                                   \
+  EXPORT_KERNEL(pool_maps_##name)                                                                                     \
+  extern "C" __global__ void __launch_bounds__(256)                                                                   \
+      pool_maps_backward_##name(const T* __restrict__ x, const Saved* __restrict__ saved, const T* __restrict__ dy,   \
+                                T* __restrict__ dx, int rows, int length) {                                           \
+    const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5);                                              \
+    if (row >= rows) return;                                                                                          \
+    backward<KIND>(MapRow<T>(x, row, length), saved[row], to_f32(dy[row]), dx + (long long)row * length);             \
+  }                                                                                                                   \
   EXPORT_KERNEL(pool_maps_backward_##name)
-POOL_MAPS(gem_f32, GEM, float)
-POOL_MAPS(gem_f16, GEM, f16)
-POOL_MAPS(gem_bf16, GEM, bf16)
 POOL_MAPS(average_f32, AVERAGE, float)
 POOL_MAPS(average_f16, AVERAGE, f16)
 POOL_MAPS(average_bf16, AVERAGE, bf16)

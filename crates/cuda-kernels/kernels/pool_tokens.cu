@@ -22,6 +22,30 @@ template <class T> struct TokenRow {
   }
 };
 
+template <Pooling KIND, class T>
+__device__ __forceinline__ Saved forward(const TokenRow<T>& row, float p, const GemOptions& options) {
+  if (KIND == GEM) return gem_forward(row, p, options);
+  return KIND == AVERAGE ? average_forward(Alone(), row) : maximum_forward(Alone(), row);
+}
+template <Pooling KIND, class T>
+__device__ __forceinline__ void backward(const TokenRow<T>& row, float p, const GemOptions& options, const Saved& saved,
+                                         float upstream, T* dx) {
+  if (KIND != GEM) {
+    const float each = saved.slope * upstream;
+    row.map(dx, [&](int i, float) { return KIND == AVERAGE ? each : i == saved.place ? upstream : 0.0f; });
+    return;
+  }
+  const Slope slope(p, options, saved, upstream);
+  if (slope.is_clamped) {
+    by_power(slope.p, [&](auto by) {
+      constexpr int POWER = decltype(by)::power;
+      row.map(dx, [&](int, float v) { return slope.template clamped<POWER>(v); });
+    });
+  } else {
+    row.map(dx, [&](int i, float v) { return slope.of(i, v); });
+  }
+}
+
 // x, dx [batch, tokens, dim]; mask [batch, tokens] bytes or null; y, dy, saved [batch, dim]; p [options.powers], read by
 // GeM only. grid: (batch, dim / 128 rounded up).
 #define POOL_TOKENS(name, KIND, T)                                                                                  \
@@ -35,7 +59,7 @@ template <class T> struct TokenRow {
     const float power = KIND == GEM ? p[channel % options.powers] : 1.0f;                                           \
     const TokenRow<T> values{x + (long long)item * tokens * dim + channel,                                          \
                              mask ? mask + (long long)item * tokens : nullptr, tokens, dim};                        \
-    const Saved pooled = pool_forward<KIND, Alone>(values, power, options);                                         \
+    const Saved pooled = forward<KIND>(values, power, options);                                         \
     saved[row] = pooled;                                                                                            \
     y[row] = from_f32<T>(pooled.value);                                                                             \
   }                                                                                                                 \
@@ -49,7 +73,7 @@ template <class T> struct TokenRow {
     const long long row = (long long)item * dim + channel, start = (long long)item * tokens * dim + channel;        \
     const float power = KIND == GEM ? p[channel % options.powers] : 1.0f;                                           \
     const TokenRow<T> values{x + start, mask ? mask + (long long)item * tokens : nullptr, tokens, dim};             \
-    pool_backward<KIND, Alone>(values, power, options, saved[row], to_f32(dy[row]), dx + start);                    \
+    backward<KIND>(values, power, options, saved[row], to_f32(dy[row]), dx + start);                    \
   }                                                                                                                 \
   EXPORT_KERNEL(pool_tokens_backward_##name)
 POOL_TOKENS(gem_f32, GEM, float)

@@ -106,7 +106,7 @@ __device__ __forceinline__ float write_unit(const T* values, bool fours, float f
     f16 high[4], low[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      const float v = of.v[i] * inverse * scale;
+      const float v = __fmul_rn(of.v[i] * inverse, scale);
       high[i] = to_f16(v);
       low[i] = to_f16(v - to_f32(high[i]));
     }

@@ -32,13 +32,17 @@ __device__ __forceinline__ void apply_margin(const Margin& margin, double c, dou
   }
 }
 
-// Fills targets [n, TARGET_FIELDS] and row_scale [n] (scale [* |x|] * log2 e, for products of unit rows) for a row. x is
-// [n, dim], w [classes * subs, dim]; the nearest of a class's centres counts. Where the label is not below `classes` the
-// row's target stays at zero and its TARGET_SUB is -1.
+// A row and the nearest of its class's centres.
+struct Found {
+  double cosine, sine, x_norm, w_norm;
+  int nearest;
+  bool valid;  // the label is a class
+};
+
+// x is [n, dim], w [classes * subs, dim].
 template <class T>
-__device__ __forceinline__ void find_target(const float* x, const T* w, const unsigned* labels, const Margin& margin,
-                                            double* targets, float* row_scale, int row, int dim, int classes,
-                                            int subs) {
+__device__ __forceinline__ Found find_target(const float* x, const T* w, const unsigned* labels, int row, int dim,
+                                             int classes, int subs) {
   const int lane = threadIdx.x & 31;
   const bool x_fours = in_fours(x, dim), w_fours = in_fours(w, dim);
   const unsigned label = labels[row];
@@ -82,25 +86,33 @@ __device__ __forceinline__ void find_target(const float* x, const T* w, const un
     const Four xs = load_four(xr, d, dim, x_fours), ws = load_four(wr, d, dim, w_fours);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      const double t = (double)ws.v[i] * sw - cosine * (double)xs.v[i] * sx;
+      const double t = fma(-__dmul_rn(cosine, (double)xs.v[i]), sx, __dmul_rn((double)ws.v[i], sw));
       squares = fma(t, t, squares);
     }
   }
   const double clamped = fmin(fmax(cosine, -1.0), 1.0);
-  const double sine = sqrt(floored ? 1.0 - clamped * clamped : warp_sum(squares));
-  if (lane == 0) {
+  const double sine = sqrt(floored ? fma(-clamped, clamped, 1.0) : warp_sum(squares));
+  return {cosine, sine, x_norm, w_norm, nearest, valid};
+}
+
+// Fills targets [n, TARGET_FIELDS] and row_scale [n] (scale [* |x|] * log2 e, for products of unit rows) for a row. Where
+// the label is no class the row's target stays at zero and its TARGET_SUB is -1.
+__device__ __forceinline__ void write_target(const Found& found, const Margin& margin, double* targets,
+                                             float* row_scale, int row) {
+  if ((threadIdx.x & 31) == 0) {
+    const bool valid = found.valid;
     double value = 0.0, slope = 0.0, along = 0.0;
-    if (valid) apply_margin(margin, cosine, sine, x_norm, value, slope, along);
+    if (valid) apply_margin(margin, found.cosine, found.sine, found.x_norm, value, slope, along);
     double* out = targets + (long long)row * TARGET_FIELDS;
-    out[TARGET_COSINE] = valid ? cosine : 0.0;
-    out[TARGET_SINE] = valid ? sine : 0.0;
+    out[TARGET_COSINE] = valid ? found.cosine : 0.0;
+    out[TARGET_SINE] = valid ? found.sine : 0.0;
     out[TARGET_SLOPE] = slope;
     out[TARGET_ALONG] = along;
     out[TARGET_LOGIT] = margin.scale * value;
-    out[TARGET_X_NORM] = x_norm;
-    out[TARGET_W_NORM] = w_norm;
-    out[TARGET_SUB] = valid ? nearest : -1;
-    row_scale[row] = (float)(margin.scale * (margin.kind == SPHERE ? x_norm : 1.0)) * (LOG2_E * COSINE);
+    out[TARGET_X_NORM] = found.x_norm;
+    out[TARGET_W_NORM] = found.w_norm;
+    out[TARGET_SUB] = valid ? found.nearest : -1;
+    row_scale[row] = (float)(margin.scale * (margin.kind == SPHERE ? found.x_norm : 1.0)) * (LOG2_E * COSINE);
   }
 }
 
@@ -140,8 +152,8 @@ __device__ __forceinline__ void target_gradient(const Weighting& of, const T* w,
     Four gradient = of.accumulate ? load_four(out, d, of.dim, fours) : Four{};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      const double xu = (double)xs.v[i] * sx, wu = (double)ws.v[i] * sw;
-      const double pull = tangent * (wu - cosine * xu) + target[TARGET_ALONG] * xu;
+      const double xu = __dmul_rn((double)xs.v[i], sx), wu = __dmul_rn((double)ws.v[i], sw);
+      const double pull = fma(tangent, fma(-cosine, xu, wu), __dmul_rn(target[TARGET_ALONG], xu));
       gradient.v[i] -= (float)(strength * pull);
     }
     store_four(out, d, of.dim, fours, gradient);

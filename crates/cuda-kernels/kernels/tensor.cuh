@@ -59,7 +59,11 @@ inline void multiply_add(float (&sum)[4], const unsigned (&a)[4], unsigned b0, u
   });
   std::memcpy(sum, result.v, sizeof sum);
 }
-inline void copy_16(void* shared, const void* global, bool copy) { emulator::copy_async(shared, global, copy); }
+inline void copy_16(void* shared, const void* global, bool copy) { emulator::copy_async(shared, global, copy ? 16 : 0); }
+using SharedAt = unsigned char*;
+inline SharedAt shared_at(unsigned char* at) { return at; }
+inline void copy_whole(SharedAt shared, const void* global) { emulator::copy_async(shared, global, 16); }
+inline void copy_part(SharedAt shared, const void* global, int bytes) { emulator::copy_async(shared, global, bytes); }
 inline void copy_commit() { emulator::copy_commit(); }
 template <int PENDING> inline void copy_wait() { emulator::copy_wait(PENDING); }
 
@@ -90,6 +94,16 @@ __device__ __forceinline__ void copy_16(void* shared, const void* global, bool c
   const int bytes = copy ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
                : "memory");
+}
+// The same with the place in shared memory as a number, which is added to more easily than a pointer.
+using SharedAt = unsigned;
+__device__ __forceinline__ SharedAt shared_at(const void* at) { return shared_address(at); }
+__device__ __forceinline__ void copy_whole(SharedAt shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
+}
+// The first `bytes` of 16, and zeros.
+__device__ __forceinline__ void copy_part(SharedAt shared, const void* global, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
 }
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int PENDING> __device__ __forceinline__ void copy_wait() {

@@ -70,6 +70,34 @@ pub fn driver_with(folder: &Path, flags: &[&str]) -> Result<PathBuf> {
     Ok(library)
 }
 
+/// Makes the `n`-th allocation of device memory from now on fail (from 0), none with `None`: to test what becomes of it.
+/// False, and nothing else, where this process computes on another driver than the stand-in.
+pub fn fail_allocation(n: Option<u32>) -> bool {
+    fail(b"emulated_fail_allocation\0", n)
+}
+
+/// The same for the `n`-th launch of a kernel, which then computes nothing.
+pub fn fail_launch(n: Option<u32>) -> bool {
+    fail(b"emulated_fail_launch\0", n)
+}
+
+fn fail(symbol: &[u8], n: Option<u32>) -> bool {
+    // SAFETY: the driver's library, or its stand-in: what computing has loaded, or what it will load.
+    #[expect(unsafe_code, reason = "the stand-in is loaded under the driver's name")]
+    let Ok(library) = (unsafe { libloading::Library::new("libcuda.so.1") }) else { return false };
+    // SAFETY: as `driver.cpp` declares it; the driver itself has no such function.
+    #[expect(unsafe_code, reason = "a function of the stand-in")]
+    let Ok(fail) = (unsafe { library.get::<unsafe extern "C" fn(std::ffi::c_long)>(symbol) }) else {
+        return false;
+    };
+    // SAFETY: it takes any number.
+    #[expect(unsafe_code, reason = "a function of the stand-in")]
+    unsafe {
+        fail(n.map_or(-1, std::ffi::c_long::from))
+    };
+    true
+}
+
 /// Builds cuBLAS's stand-in into a folder of its own below `folder`, and returns the library's path: for processes that
 /// have it in `LD_LIBRARY_PATH` beside the driver's.
 ///

@@ -13,11 +13,11 @@ use cudarc::nvrtc::Ptx;
 use crate::cublas::Cublas;
 use crate::margin::jobs::{Bulk, Gradients, Step, UnitTile, Weighting};
 use crate::margin::{Choices, MarginArgument};
-use crate::pooling::GemArgument;
+use crate::pooling::{GemArgument, Staging};
 use crate::{Error, Result};
 
 /// The PTX of every source in `kernels/`, by name; `build-kernels.sh` writes it.
-const MODULES: [(&str, &str); 15] = [
+const MODULES: [(&str, &str); 16] = [
     ("rows", include_str!("../ptx/rows.ptx")),
     ("margin_forward", include_str!("../ptx/margin_forward.ptx")),
     ("margin_loss", include_str!("../ptx/margin_loss.ptx")),
@@ -31,6 +31,7 @@ const MODULES: [(&str, &str); 15] = [
     ("triplet_count", include_str!("../ptx/triplet_count.ptx")),
     ("triplet_pairs", include_str!("../ptx/triplet_pairs.ptx")),
     ("triplet_hardest", include_str!("../ptx/triplet_hardest.ptx")),
+    ("pool_gem", include_str!("../ptx/pool_gem.ptx")),
     ("pool_maps", include_str!("../ptx/pool_maps.ptx")),
     ("pool_tokens", include_str!("../ptx/pool_tokens.ptx")),
 ];
@@ -67,6 +68,7 @@ pub(crate) enum Arg {
     Double(f64),
     Margin(MarginArgument),
     Gem(GemArgument),
+    Staging(Staging),
     Unit(UnitTile),
     Weighting(Weighting),
     Bulk(Bulk),
@@ -86,6 +88,7 @@ impl Arg {
             Self::Double(_) => "f64".to_owned(),
             Self::Margin(value) => structure(value),
             Self::Gem(value) => structure(value),
+            Self::Staging(value) => structure(value),
             Self::Unit(value) => structure(value),
             Self::Weighting(value) => structure(value),
             Self::Bulk(value) => structure(value),
@@ -259,6 +262,7 @@ impl Kernels {
                 Arg::Double(v) => builder.arg(v),
                 Arg::Margin(v) => builder.arg(v),
                 Arg::Gem(v) => builder.arg(v),
+                Arg::Staging(v) => builder.arg(v),
                 Arg::Unit(v) => builder.arg(v),
                 Arg::Weighting(v) => builder.arg(v),
                 Arg::Bulk(v) => builder.arg(v),

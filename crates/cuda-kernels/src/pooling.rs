@@ -154,6 +154,92 @@ impl Pooling<'_> {
     }
 }
 
+/// `Staging` of `kernels/pool_gem.cu`: how a warp lays rows of maps out in shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Staging {
+    team: i32,
+    vectors: i32,
+    stride: i32,
+    chunk: i32,
+    steps: i32,
+}
+
+// SAFETY: plain numbers, laid out as the kernels declare them.
+#[expect(unsafe_code, reason = "what says that a structure may be a kernel's argument")]
+unsafe impl DeviceRepr for Staging {}
+
+/// Warps of a block of GeM's forward pass over maps, and vectors of 16 bytes that one has in shared memory at most: seven
+/// blocks on a multiprocessor with 227 KiB.
+const GEM_WARPS: usize = 4;
+const GEM_VECTORS: usize = 448;
+/// Warps that a launch should have where there are rows enough, before a warp takes more of them one after another.
+const GEM_LAUNCH: usize = 132 * 28;
+/// Threads of a block of its backward pass.
+const GEM_THREADS: usize = 256;
+
+impl Staging {
+    /// For rows of `length` values, `in_vector` of them in 16 bytes.
+    fn of(rows: usize, length: usize, in_vector: usize) -> Self {
+        let vectors = covering(length, in_vector);
+        let laid = |team: usize| -> (usize, usize) {
+            // Rows so far apart that eight lanes read eight different groups of banks.
+            let stride = match team {
+                1 => vectors | 1,
+                2 => (vectors + 1) / 4 * 4 + 2,
+                4 => (vectors + 3) / 8 * 8 + 4,
+                _ => vectors,
+            };
+            (stride, 32 / team * stride)
+        };
+        let team = [1, 2, 4, 8, 16].into_iter().find(|&team| laid(team).1 <= GEM_VECTORS).unwrap_or(32);
+        let stride = laid(team).0.min(GEM_VECTORS);
+        let chunk = vectors.min(stride);
+        let in_warp = 32 / team;
+        let mut steps = team;
+        while steps > 1 && rows.div_ceil(in_warp * steps) < GEM_LAUNCH {
+            steps /= 2;
+        }
+        let int = check::int;
+        Self {
+            team: int(team),
+            vectors: int(vectors),
+            stride: int(stride),
+            chunk: int(chunk),
+            steps: int(steps),
+        }
+    }
+
+    fn shape(self, rows: usize) -> Shape {
+        let [team, stride, steps] = [self.team, self.stride, self.steps].map(|v| v as usize);
+        let in_block = 32 / team * steps * GEM_WARPS;
+        let shared = GEM_WARPS * (32 / team) * stride * check::ALIGNMENT;
+        Shape {
+            shared: u32::try_from(shared).unwrap_or(u32::MAX),
+            ..Shape::blocks([rows.div_ceil(in_block), 1, 1], (GEM_WARPS * 32) as u32)
+        }
+    }
+}
+
+/// Vectors of 16 bytes, `in_vector` values each, that a row of `length` values touches at most, wherever it starts; at
+/// least one.
+fn covering(length: usize, in_vector: usize) -> usize {
+    // Rows start at multiples of what `length` and a vector have in common: its power of two.
+    let common = 1 << length.trailing_zeros().min(in_vector.trailing_zeros());
+    (length + in_vector - common).div_ceil(in_vector).max(1)
+}
+
+/// Lanes of a row in GeM's backward pass: fewer leave fewer of them without a vector at the row's end, and more rows to a
+/// warp that share what is computed once a row; more read more of it at once.
+fn lanes(vectors: usize) -> usize {
+    match vectors {
+        0..=2 => 2,
+        3..=32 => 4,
+        33..=128 => 8,
+        _ => 32,
+    }
+}
+
 /// Threads of a token kernel's block, and of a sum's.
 const TOKEN_THREADS: usize = 128;
 const SUM_THREADS: u32 = 256;
@@ -191,11 +277,8 @@ pub fn forward<T: Storage>(
         }
         Layout::Tokens { mask, .. } => args.optional(mask, stream),
     };
-    let args = args
-        .optional(pooling.powers(), stream)
-        .arg(Arg::Gem(argument))
-        .write(y, stream)
-        .write(&mut saved.rows, stream);
+    let args = with_powers(args, stream, layout, &pooling, argument);
+    let args = args.write(y, stream).write(&mut saved.rows, stream);
     launch::<T>(kernels, stream, "", layout, pooling, args)?;
     Ok(saved)
 }
@@ -247,13 +330,23 @@ pub fn backward<T: Storage>(
         }
         Layout::Tokens { mask, .. } => args.optional(mask, stream),
     };
-    let args = args
-        .optional(pooling.powers(), stream)
-        .arg(Arg::Gem(argument))
-        .read(&saved.rows, stream)
-        .read(dy, stream)
-        .write(dx, stream);
+    let args = with_powers(args, stream, layout, &pooling, argument);
+    let args = args.read(&saved.rows, stream).read(dy, stream).write(dx, stream);
     launch::<T>(kernels, stream, "backward_", layout, pooling, args)
+}
+
+/// The powers and GeM's options, for the kernels that take them.
+fn with_powers<'a>(
+    args: Args<'a>,
+    stream: &'a Arc<CudaStream>,
+    layout: Layout<'_>,
+    pooling: &'a Pooling<'_>,
+    argument: GemArgument,
+) -> Args<'a> {
+    match (layout, pooling.powers()) {
+        (Layout::Maps { .. }, None) => args,
+        (_, powers) => args.optional(powers, stream).arg(Arg::Gem(argument)),
+    }
 }
 
 fn launch<T: Storage>(
@@ -269,7 +362,23 @@ fn launch<T: Storage>(
         Layout::Maps { batch, channels, length } => {
             let rows = batch * channels;
             let name = format!("pool_maps_{direction}{kind}_{suffix}");
-            kernels.launch(stream, &name, Shape::warps(rows), args.int(rows).int(length))
+            let args = args.int(rows).int(length);
+            let in_vector = check::ALIGNMENT / size_of::<T>();
+            match pooling {
+                Pooling::Gem { .. } if direction.is_empty() => {
+                    let staging = Staging::of(rows, length, in_vector);
+                    kernels.launch(stream, &name, staging.shape(rows), args.arg(Arg::Staging(staging)))
+                }
+                Pooling::Gem { .. } => {
+                    let lanes = lanes(covering(length, in_vector));
+                    let blocks = rows.div_ceil(GEM_THREADS / lanes);
+                    let shape = Shape::blocks([blocks, 1, 1], GEM_THREADS as u32);
+                    kernels.launch(stream, &name, shape, args.int(lanes))
+                }
+                Pooling::Average | Pooling::Maximum => {
+                    kernels.launch(stream, &name, Shape::warps(rows), args)
+                }
+            }
         }
         Layout::Tokens { batch, tokens, dim, .. } => {
             let shape = Shape::blocks([batch, dim.div_ceil(TOKEN_THREADS), 1], TOKEN_THREADS as u32);

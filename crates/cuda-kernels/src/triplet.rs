@@ -131,6 +131,29 @@ const PULL_ANCHORS: i32 = 0;
 const PULL_COLUMNS: i32 = 1;
 const PULL_BOTH: i32 = 2;
 
+/// A step that the device has been given: see [`TripletMargin::enqueue`].
+#[must_use = "whether the step went well is known once it has been waited for"]
+pub struct PendingTriplets {
+    /// Nothing of an empty batch.
+    totals: Option<CudaSlice<f64>>,
+    stream: Arc<CudaStream>,
+}
+
+impl PendingTriplets {
+    /// Waits for the device, and reads what the step reports.
+    ///
+    /// # Errors
+    /// What the driver says of the work so far.
+    pub fn wait(self) -> Result<TripletStats> {
+        let Some(totals) = self.totals else {
+            return Ok(TripletStats { value: 0.0, triplets: 0, active: 0 });
+        };
+        let totals = self.stream.clone_dtoh(&totals).map_err(Error::launch("triplet margin"))?;
+        self.stream.synchronize().map_err(Error::launch("triplet margin"))?;
+        Ok(TripletStats { value: totals[0], triplets: totals[1] as u64, active: totals[2] as u64 })
+    }
+}
+
 impl TripletMargin {
     /// Checks the options.
     ///
@@ -183,8 +206,25 @@ impl TripletMargin {
         labels: &CudaView<'_, u32>,
         dim: usize,
         upstream: f64,
-        mut gradient: Option<&mut CudaViewMut<'_, f32>>,
+        gradient: Option<&mut CudaViewMut<'_, f32>>,
     ) -> Result<TripletStats> {
+        self.enqueue(stream, embeddings, labels, dim, upstream, gradient)?.wait()
+    }
+
+    /// [`forward_backward`](Self::forward_backward) without waiting: the host may go on, and give the device more, before
+    /// [`PendingTriplets::wait`] tells what came of it.
+    ///
+    /// # Errors
+    /// As [`forward_backward`](Self::forward_backward), but for what shows only when the device has come so far.
+    pub fn enqueue(
+        &self,
+        stream: &Arc<CudaStream>,
+        embeddings: &CudaView<'_, f32>,
+        labels: &CudaView<'_, u32>,
+        dim: usize,
+        upstream: f64,
+        mut gradient: Option<&mut CudaViewMut<'_, f32>>,
+    ) -> Result<PendingTriplets> {
         let n = labels.len();
         let values = check::size("embeddings [batch, dim]", &[n, dim])?;
         check::length("the embeddings", embeddings.len(), values)?;
@@ -192,7 +232,7 @@ impl TripletMargin {
             check::length("the embeddings' gradient", out.len(), values)?;
         }
         if n == 0 || dim == 0 {
-            return Ok(TripletStats { value: 0.0, triplets: 0, active: 0 });
+            return Ok(PendingTriplets { totals: None, stream: stream.clone() });
         }
         if self.options.swap && self.block(n) < n {
             let reason =
@@ -255,9 +295,7 @@ impl TripletMargin {
                 .int(dim);
             kernels.launch(stream, "triplet_unit_rows_backward", Shape::warps(n), args)?;
         }
-        let totals = stream.clone_dtoh(&totals).map_err(Error::launch("triplet margin"))?;
-        stream.synchronize().map_err(Error::launch("triplet margin"))?;
-        Ok(TripletStats { value: totals[0], triplets: totals[1] as u64, active: totals[2] as u64 })
+        Ok(PendingTriplets { totals: Some(totals), stream: stream.clone() })
     }
 
     /// Every anchor, block by block; `gradient` gets the unscaled sum of differences.

@@ -20,6 +20,6 @@ pub(crate) use options::MarginArgument;
 pub use options::{Edge, Margin, MarginOptions, Precision};
 pub(crate) use products::Choices;
 pub use products::Products;
-pub use run::{Batch, Centres, MarginSoftmax, MarginStats};
+pub use run::{Batch, Centres, MarginSoftmax, MarginStats, Pending};
 
 pub use crate::optimizer::{Adam, Sgd};

@@ -53,15 +53,24 @@ enum Choice {
 #[derive(Default)]
 pub(crate) struct Choices(Mutex<HashMap<Key, Choice>>);
 
-/// A call's products, and the start of its time if that is to be known.
+/// A call's products, and when the device started and ended it if that is to be known.
 pub(super) struct Turn {
     pub(super) products: Products,
     started: Option<CudaEvent>,
+    ended: Option<CudaEvent>,
 }
 
 impl Turn {
     pub(super) fn forced(products: Products) -> Self {
-        Self { products, started: None }
+        Self { products, started: None, ended: None }
+    }
+
+    /// All of the call's work has been given to the device.
+    pub(super) fn stop(&mut self, stream: &CudaStream) -> Result<()> {
+        if self.started.is_some() {
+            self.ended = Some(event(stream)?);
+        }
+        Ok(())
     }
 }
 
@@ -88,16 +97,15 @@ impl Choices {
             Err(products) => Ok(Turn::forced(products)),
             Ok(call) => {
                 let products = if call % 2 == 1 { Products::Own } else { Products::Cublas };
-                Ok(Turn { products, started: (call > 2).then(|| event(stream)).transpose()? })
+                Ok(Turn { products, started: (call > 2).then(|| event(stream)).transpose()?, ended: None })
             }
         }
     }
 
     /// After a call whose work the device has finished.
-    pub(super) fn end(&self, key: Key, turn: &Turn, stream: &CudaStream) -> Result<()> {
-        let Some(started) = &turn.started else { return Ok(()) };
-        let ended = event(stream)?;
-        let ms = started.elapsed_ms(&ended).map_err(Error::driver("taking the time"))?;
+    pub(super) fn end(&self, key: Key, turn: &Turn) -> Result<()> {
+        let (Some(started), Some(ended)) = (&turn.started, &turn.ended) else { return Ok(()) };
+        let ms = started.elapsed_ms(ended).map_err(Error::driver("taking the time"))?;
         self.with(key, |choice| {
             if let Choice::Trying { own, .. } = choice {
                 match (turn.products, *own) {

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use cudarc::driver::{CudaStream, CudaView, CudaViewMut};
+use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
 
 use super::Products;
 use super::buffers::{Pieces, STATS, TARGET_FIELDS, Work};
@@ -69,6 +69,48 @@ pub struct MarginStats {
     pub products: Products,
 }
 
+/// A step that the device has been given: see [`MarginSoftmax::enqueue`].
+#[must_use = "whether the step went well is known once it has been waited for"]
+pub struct Pending {
+    /// Nothing of an empty batch.
+    stats: Option<CudaSlice<f64>>,
+    stream: Arc<CudaStream>,
+    kernels: Arc<Kernels>,
+    n: usize,
+    classes: usize,
+    turn: Turn,
+    key: Key,
+}
+
+impl Pending {
+    /// Waits for the device, and reads what the step reports.
+    ///
+    /// # Errors
+    /// [`Error::Label`]; what the driver says of the work so far.
+    pub fn wait(self) -> Result<MarginStats> {
+        let Self { stats, stream, kernels, n, classes, turn, key } = self;
+        let Some(stats) = stats else {
+            let products = turn.products;
+            return Ok(MarginStats { value: 0.0, accuracy: 0.0, active_fraction: 0.0, products });
+        };
+        let stats = stream.clone_dtoh(&stats).map_err(Error::launch("margin softmax"))?;
+        stream.synchronize().map_err(Error::launch("margin softmax"))?;
+        kernels.choices.end(key, &turn)?;
+        // A number above any row where no label is bad.
+        let bad = stats[4] as usize;
+        if bad < n {
+            return Err(Error::Label { row: bad, classes });
+        }
+        let share = |count: f64| count / n as f64;
+        Ok(MarginStats {
+            value: stats[0],
+            accuracy: share(stats[2]),
+            active_fraction: share(stats[3]),
+            products: turn.products,
+        })
+    }
+}
+
 /// What the forward pass leaves, by whoever made its products.
 enum Prepared<'a> {
     Own(Box<Own>),
@@ -95,6 +137,12 @@ impl MarginSoftmax {
             Products::Cublas => Tiles::cublas(batch, self.dim, self.classes, &self.options),
             Products::Own | Products::Faster => Tiles::new(batch, self.dim, self.classes, &self.options),
         }
+    }
+
+    /// Classes of a tile, forward and backward, with whose products ([`Products::Faster`] stands for our own).
+    pub fn tile_classes(&self, batch: usize, products: Products) -> [usize; 2] {
+        let tiles = self.tiles(batch, products);
+        [tiles.forward, tiles.backward]
     }
 
     /// Device memory that a call holds beside its arguments; [`Products::Faster`] holds the more of the two. Not counted:
@@ -163,18 +211,43 @@ impl MarginSoftmax {
         gradient: Option<(&mut CudaViewMut<'_, f32>, Write)>,
         per_sample: Option<&mut CudaViewMut<'_, f32>>,
     ) -> Result<MarginStats> {
+        self.enqueue(stream, batch, centres, gradient, per_sample)?.wait()
+    }
+
+    /// [`forward_backward`](Self::forward_backward) without waiting: the host may go on, and give the device more, before
+    /// [`Pending::wait`] tells what came of it. The buffers may be used on the same stream meanwhile.
+    ///
+    /// # Errors
+    /// As [`forward_backward`](Self::forward_backward), but for [`Error::Label`] and what shows only when the device
+    /// has come so far.
+    pub fn enqueue<W: Storage>(
+        &self,
+        stream: &Arc<CudaStream>,
+        batch: Batch<'_>,
+        centres: Centres<'_, '_, W>,
+        gradient: Option<(&mut CudaViewMut<'_, f32>, Write)>,
+        per_sample: Option<&mut CudaViewMut<'_, f32>>,
+    ) -> Result<Pending> {
         let n = batch.labels.len();
         self.check(n, &batch, &centres, gradient.as_ref().map(|(dx, _)| dx.len()), per_sample.as_deref())?;
-        if n == 0 {
-            let products = Products::Own;
-            return Ok(MarginStats { value: 0.0, accuracy: 0.0, active_fraction: 0.0, products });
-        }
         let moves = !matches!(centres, Centres::Frozen(_));
         let key = Key {
             sizes: [n, self.dim, self.classes, self.options.sub_centers, self.options.tile_bytes],
             precision: self.options.precision,
             outputs: [moves, gradient.is_some()],
         };
+        let pending = |stats, turn| Pending {
+            stats,
+            stream: stream.clone(),
+            kernels: self.kernels.clone(),
+            n,
+            classes: self.classes,
+            turn,
+            key,
+        };
+        if n == 0 {
+            return Ok(pending(None, Turn::forced(Products::Own)));
+        }
         let mut turn = match self.options.products {
             Products::Faster => self.kernels.choices.begin(key, stream)?,
             products => Turn::forced(products),
@@ -206,21 +279,8 @@ impl MarginSoftmax {
         if let Some(out) = per_sample {
             stream.memcpy_dtod(&work.losses.slice(..n), out).map_err(Error::driver("copying the losses"))?;
         }
-        let stats = stream.clone_dtoh(&work.stats).map_err(Error::launch("margin softmax"))?;
-        stream.synchronize().map_err(Error::launch("margin softmax"))?;
-        self.kernels.choices.end(key, &turn, stream)?;
-        // A number above any row where no label is bad.
-        let bad = stats[4] as usize;
-        if bad < n {
-            return Err(Error::Label { row: bad, classes: self.classes });
-        }
-        let share = |count: f64| count / n as f64;
-        Ok(MarginStats {
-            value: stats[0],
-            accuracy: share(stats[2]),
-            active_fraction: share(stats[3]),
-            products: turn.products,
-        })
+        turn.stop(stream)?;
+        Ok(pending(Some(work.stats), turn))
     }
 
     /// The losses, and what the backward pass goes on with.

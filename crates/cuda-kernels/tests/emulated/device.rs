@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, OnceLock};
 
-use embedtune_cuda_kernels::Kernels;
 use embedtune_cuda_kernels::cudarc::driver::{
     CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits,
 };
+use embedtune_cuda_kernels::{Kernels, emulator};
 use libloading::Library;
 
 pub(crate) struct Device {
@@ -66,14 +66,9 @@ fn set_schedule(schedule: u32) {
     }
 }
 
-/// Makes the n-th allocation from now on fail. False on a GPU, where nothing does.
+/// Makes the n-th allocation from now on fail, none below 0. False on a GPU, where nothing does.
 pub(crate) fn fail_allocation(n: i64) -> bool {
-    let Some(library) = stand_in() else { return false };
-    // SAFETY: as `driver.cpp` declares it.
-    let fail = unsafe { library.get::<unsafe extern "C" fn(i64)>(b"emulated_fail_allocation\0") }.unwrap();
-    // SAFETY: it takes any number.
-    unsafe { fail(n) };
-    true
+    emulator::fail_allocation(u32::try_from(n).ok())
 }
 
 /// A number that the stand-in driver tells; `None` on a GPU.

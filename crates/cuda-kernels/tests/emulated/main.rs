@@ -9,7 +9,9 @@ mod build;
 mod cublas;
 mod device;
 mod errors;
+mod failures;
 mod faults;
+mod gpu_check;
 #[path = "../../examples/gpu_times.rs"]
 #[expect(dead_code, reason = "its `main` is the example's")]
 mod gpu_times;
@@ -87,6 +89,13 @@ fn pooling_on_the_emulated_device() {
 }
 
 #[test]
+fn failures_on_the_emulated_device() {
+    on_the_emulated_device("failures::");
+    let environment = [("EMBEDTUNE_REQUIRE_GPU", "1"), ("EMBEDTUNE_TEST_PRODUCTS", "cublas")];
+    all_passed(with_cublas(&["--ignored", "--test-threads=1", "failures::margin"], &environment));
+}
+
+#[test]
 fn the_times_are_taken_on_the_emulated_device() {
     on_the_emulated_device("a_table_of_times");
     let arguments = ["--ignored", "--exact", "a_table_of_times"];
@@ -96,5 +105,11 @@ fn the_times_are_taken_on_the_emulated_device() {
 #[test]
 #[ignore = "needs the emulated device or a GPU"]
 fn a_table_of_times() {
-    assert!(gpu_times::run(true).unwrap().len() >= 9);
+    let file = std::env::temp_dir().join(format!("embedtune-times-{}.json", std::process::id()));
+    let rows = gpu_times::run(true, Some(&file)).unwrap().len();
+    assert!(rows >= 13, "{rows}");
+    let written = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(written.matches("\"case\"").count(), rows, "{written}");
+    assert!(written.contains("\"tile\": ["), "{written}");
 }

@@ -111,7 +111,7 @@ fn options(margin: Margin, precision: Precision) -> MarginOptions {
 }
 
 /// Our own, unless the process says otherwise.
-fn products() -> Products {
+pub(crate) fn products() -> Products {
     match std::env::var("EMBEDTUNE_TEST_PRODUCTS").as_deref() {
         Ok("cublas") => Products::Cublas,
         _ => Products::Own,
@@ -560,4 +560,20 @@ fn a_step_takes_three_launches_a_tile_and_three_more() {
         case.run(&device, &case.w, Write::Overwrite);
         assert_eq!(launches(), Some(3 + 3 * tiles), "{classes} classes");
     }
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn more_blocks_than_a_gpu_has_multiprocessors() {
+    // The blocks behind the first 132 do their small tasks after the products: 3 x 64 of them forward. One schedule suffices:
+    // blocks share nothing.
+    let device = Device::new();
+    let mut case = Case::new(options(ARC, Precision::F16), 300, 20, 64 * 128);
+    case.options.tile_bytes = 64 << 20;
+    let answer = case.answer();
+    let (stats, results) = case.run(&device, &case.w, Write::Overwrite);
+    assert!((stats.value / answer.value - 1.0).abs() < 2e-3, "{} instead of {}", stats.value, answer.value);
+    assert_near("losses", &results[0], &answer.losses, 2e-3);
+    assert_near("dx", &results[1], &answer.dx, 2e-3);
+    assert_near("dw", &results[2], &answer.dw, 2e-3);
 }

@@ -3,7 +3,7 @@ use embedtune_cuda_kernels::pooling::{self, Layout, Pooling, Sign};
 use embedtune_cuda_kernels::{Error, Storage, narrow, widen};
 
 use crate::device::{Device, assert_near_of, under_all_schedules};
-use crate::pooling_reference::{Pooled, average, gem, maximum};
+use crate::pooling_reference::{Pooled, average, gem, gem_clamped, maximum};
 use crate::random::Random;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -76,12 +76,24 @@ struct Results {
 }
 
 fn pool<T: Half>(device: &Device, x: &[T], layout: Layout<'_>, kind: Kind, p: &[f32], dy: &[T]) -> Results {
+    pool_with(device, x, layout, kind, p, dy, true)
+}
+
+fn pool_with<T: Half>(
+    device: &Device,
+    x: &[T],
+    layout: Layout<'_>,
+    kind: Kind,
+    p: &[f32],
+    dy: &[T],
+    learnable: bool,
+) -> Results {
     let (x, p, dy) = (device.upload(x), device.upload(p), device.upload(dy));
     let (mut y, mut dx) = (device.zeros::<T>(dy.len()), device.zeros::<T>(x.len()));
     let mut d_p = device.poisoned(p.len());
     let p = p.as_view();
     let pooling = match kind {
-        Kind::Gem(sign) => Pooling::Gem { p: &p, eps: 1e-3, sign, learnable: true },
+        Kind::Gem(sign) => Pooling::Gem { p: &p, eps: 1e-3, sign, learnable },
         Kind::Average => Pooling::Average,
         Kind::Maximum => Pooling::Maximum,
     };
@@ -89,7 +101,7 @@ fn pool<T: Half>(device: &Device, x: &[T], layout: Layout<'_>, kind: Kind, p: &[
     let saved =
         pooling::forward(kernels, stream, &x.as_view(), layout, pooling, &mut y.as_view_mut()).unwrap();
     let mut d_p_view = d_p.as_view_mut();
-    let d_p_view = matches!(kind, Kind::Gem(_)).then_some(&mut d_p_view);
+    let d_p_view = (learnable && matches!(kind, Kind::Gem(_))).then_some(&mut d_p_view);
     let (dy, mut dx_view) = (dy.as_view(), dx.as_view_mut());
     pooling::backward(
         kernels,
@@ -150,7 +162,8 @@ fn check<T: Half>(device: &Device, layout: Layout<'_>, mask: Option<&[u8]>, kind
         }
     }
     let near = |part: &str, got: &[f32], expected: &[f64], tolerance| {
-        assert_near_of(&format!("{what}, {part}"), got, expected, tolerance, 1e-2);
+        let least = if part == "dp" { 0.3 } else { 1e-2 };
+        assert_near_of(&format!("{what}, {part}"), got, expected, tolerance, least);
     };
     near("y", &got[0], &y, 4e-6 + T::ROUNDING);
     near("dx", &got[1], &dx, 2e-5 + T::ROUNDING);
@@ -195,6 +208,114 @@ fn maps_of_other_sizes_and_powers() {
     check::<f32>(&device, layout, None, Kind::Gem(Sign::Clamp), &[3.0]);
     let layout = Layout::Tokens { batch: 2, tokens: 3, dim: 200, mask: None };
     check::<f32>(&device, layout, None, Kind::Gem(Sign::Clamp), &[3.0]);
+}
+
+/// Rows against the formulas: value, gradient, and the gradient of the power where it is learnable.
+fn check_clamped<T: Half>(device: &Device, layout: Layout<'_>, p: &[f32], learnable: bool) {
+    let rows = rows(&layout, None);
+    let values: usize = rows.iter().map(Vec::len).sum();
+    let mut random = Random(values as u64 + 7);
+    // Three of four values above eps, and rows of different sizes.
+    let x: Vec<T> = random
+        .normals(values)
+        .into_iter()
+        .enumerate()
+        .map(|(at, v)| T::round((v + 0.7) * (1 + at % 5) as f32))
+        .collect();
+    let dy: Vec<T> = random.normals(rows.len()).into_iter().map(T::round).collect();
+    let what =
+        format!("{layout_name} p = {p:?}, {}, d_p {learnable}", T::SUFFIX, layout_name = name(&layout));
+    let got = under_all_schedules(&what, || {
+        let results = pool_with(device, &x, layout, Kind::Gem(Sign::Clamp), p, &dy, learnable);
+        let d_p = if learnable { results.d_p } else { Vec::new() };
+        vec![results.y, results.dx, d_p]
+    });
+    let (mut y, mut dx, mut d_p) = (Vec::new(), vec![0.0; values], vec![0.0; p.len()]);
+    for (row, places) in rows.iter().enumerate() {
+        let of: Vec<f32> = places.iter().map(|&at| x[at].wide()).collect();
+        let Pooled { value, d_p: of_p, dx: slopes } = gem_clamped(&of, p[row % p.len()], 1e-3);
+        let upstream = f64::from(dy[row].wide());
+        y.push(value);
+        d_p[row % p.len()] += of_p * upstream;
+        for (&at, slope) in places.iter().zip(slopes) {
+            dx[at] = slope * upstream;
+        }
+    }
+    // A rounding of u counts p times in u^p, and 1 / p times of that in the root.
+    let power = f64::from(p.iter().copied().fold(0.0f32, f32::max));
+    let near = |part: &str, got: &[f32], expected: &[f64], tolerance| {
+        let least = if part == "dp" { 0.3 } else { 1e-2 };
+        assert_near_of(&format!("{what}, {part}"), got, expected, tolerance, least);
+    };
+    near("y", &got[0], &y, 4e-6 + T::ROUNDING);
+    near("dx", &got[1], &dx, 1e-5 + 5e-7 * power + T::ROUNDING);
+    if learnable {
+        near("dp", &got[2], &d_p, 3e-5 + 1e-7 * power);
+    }
+}
+
+fn name(layout: &Layout<'_>) -> String {
+    match *layout {
+        Layout::Maps { batch, channels, length } => format!("maps {batch} x {channels} x {length}"),
+        Layout::Tokens { batch, tokens, dim, .. } => format!("tokens {batch} x {tokens} x {dim}"),
+        _ => "?".to_owned(),
+    }
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn gem_of_every_length_and_power() {
+    let device = Device::new();
+    // One vector and less, teams of 1 to 32 lanes, rows in several parts.
+    for (channels, length) in
+        [(40, 1), (37, 2), (37, 7), (35, 49), (33, 50), (17, 196), (5, 1000), (3, 1797), (3, 4097)]
+    {
+        let layout = Layout::Maps { batch: 1, channels, length };
+        for (at, p) in [1.0, 2.0, 3.0, 2.9, 6.0, 6.5, 64.0, 1000.0].into_iter().enumerate() {
+            check_clamped::<f32>(&device, layout, &[p], at % 2 == 0);
+            check_clamped::<bf16>(&device, layout, &[p], at % 2 != 0);
+        }
+        check_clamped::<f16>(&device, layout, &[3.0], true);
+        check_clamped::<f16>(&device, layout, &[2.9], false);
+        // Rows of one warp that take different ways.
+        let of_channel: Vec<f32> = (0..channels).map(|c| [3.0, 2.5, 1.0, 4.0, 2.0][c % 5]).collect();
+        check_clamped::<bf16>(&device, layout, &of_channel, true);
+    }
+    for p in [1.0, 2.0, 3.0, 2.9, 8.0, 64.0, 1000.0] {
+        let layout = Layout::Tokens { batch: 2, tokens: 50, dim: 9, mask: None };
+        check_clamped::<f32>(&device, layout, &[p], true);
+        check_clamped::<bf16>(&device, layout, &[p], false);
+    }
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn long_maps_with_other_signs_and_huge_values() {
+    let device = Device::new();
+    for sign in [Sign::Shift, Sign::Signed] {
+        check::<f32>(
+            &device,
+            Layout::Maps { batch: 1, channels: 2, length: 1900 },
+            None,
+            Kind::Gem(sign),
+            &[2.5],
+        );
+    }
+    // Largest magnitudes that grow from part to part, past where an inverse is a normal number.
+    let layout = Layout::Maps { batch: 1, channels: 2, length: 4096 };
+    for scale in [1.0f64, 1e35] {
+        let x: Vec<f32> = (0..8192).map(|at| ((1 + at % 4096) as f64 * scale / 40.0) as f32).collect();
+        for p in [3.0, 2.5, 40.0] {
+            let got = pool(&device, &x, layout, Kind::Gem(Sign::Clamp), &[p], &[1.0, 1.0]);
+            let expected = gem_clamped(&x[..4096], p, 1e-3);
+            let near = |got: f32, expected: f64| {
+                assert!((f64::from(got) / expected - 1.0).abs() < 4e-5, "{got}, {expected}")
+            };
+            got.y.iter().for_each(|&y| near(y, expected.value));
+            near(got.dx[4095], expected.dx[4095]);
+            near(got.d_p[0], 2.0 * expected.d_p);
+        }
+    }
 }
 
 #[test]

@@ -60,6 +60,20 @@ pub(crate) fn gem(x: &[f32], p: f32, eps: f32, sign: Sign) -> Pooled {
     Pooled { value: center, d_p, dx }
 }
 
+/// The same for [`Sign::Clamp`] with gradients by the formulas, for rows that are long, and powers that are large.
+pub(crate) fn gem_clamped(x: &[f32], p: f32, eps: f32) -> Pooled {
+    let (p, eps, n) = (f64::from(p), f64::from(eps), x.len() as f64);
+    let magnitudes: Vec<f64> = x.iter().map(|&v| f64::from(v).max(eps)).collect();
+    let top = magnitudes.iter().copied().fold(eps, f64::max);
+    let powers: Vec<f64> = magnitudes.iter().map(|c| (c / top).powf(p)).collect();
+    let mean = powers.iter().sum::<f64>() / n;
+    let logs = magnitudes.iter().zip(&powers).map(|(c, power)| power * (c / top).ln()).sum::<f64>() / n;
+    let root = mean.powf(1.0 / p);
+    let d_p = top * root * (logs / (p * mean) - mean.ln() / (p * p));
+    let slope = |(c, power): (&f64, &f64)| if *c <= eps { 0.0 } else { root / mean * power * top / c / n };
+    Pooled { value: top * root, d_p, dx: magnitudes.iter().zip(&powers).map(slope).collect() }
+}
+
 pub(crate) fn average(x: &[f32]) -> Pooled {
     let n = x.len().max(1) as f64;
     Pooled { value: x.iter().map(|&v| f64::from(v)).sum::<f64>() / n, d_p: 0.0, dx: vec![1.0 / n; x.len()] }
