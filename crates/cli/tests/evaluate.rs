@@ -174,7 +174,7 @@ fn wrong_calls_say_what_to_write() {
         (
             1,
             "evaluate --vectors v.npy --labels own.npy",
-            "v.npy: retrieval cannot be measured: none of the 24 queries",
+            "v.npy: retrieval cannot be measured: no query (24 in all) has another item",
         ),
         (1, "evaluate --vectors v.npy --labels few.npy", "few.npy: has 2 labels for the 24 vectors of v.npy"),
     ] {

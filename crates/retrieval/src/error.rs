@@ -40,7 +40,7 @@ pub enum Error {
     },
     /// Nothing to measure: no query has a relevant item.
     #[error(
-        "none of the {queries} queries has another item of its class among the {items} items searched, so nothing \
+        "no query ({queries} in all) has another item of its class among the {items} items searched, so nothing \
          can be measured; give at least two items of a class"
     )]
     NoMatches {
