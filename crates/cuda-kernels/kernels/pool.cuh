@@ -262,6 +262,28 @@ struct Slope {
   }
 };
 
+// CLAMP's sums over a row that comes in parts, relative to the largest magnitude so far. What is not the row's may be 0 in a
+// part's extremes, which start there.
+struct Growing {
+  float low = 0.0f, high = 0.0f, top = 0.0f, inverse = 0.0f, least = 0.0f;
+  Sums sums;
+  // The extremes with the next part's; scales what was summed so far to the new largest magnitude.
+  __device__ __forceinline__ void grow(float part_low, float part_high, float p, float eps) {
+    low = smallest_nan(low, part_low);
+    high = largest_nan(high, part_high);
+    const float now = fmaxf(high, eps);
+    if (now == top) return;
+    if (top > 0.0f) {
+      const float log = log2_fast(fmaxf(top / now, LEAST_U)), share = exp2_fast(p * log);
+      sums.sum *= share;
+      sums.logs = fmaf(log, sums.sum, sums.logs * share);
+    }
+    top = now;
+    inverse = 1.0f / top;
+    least = fmaxf(eps, top * LEAST_U);
+  }
+};
+
 // A whole row by one thread, which reads its values twice.
 template <class Values>
 __device__ __forceinline__ Saved gem_forward(const Values& values, float p, const GemOptions& options) {
@@ -273,21 +295,9 @@ __device__ __forceinline__ Saved gem_forward(const Values& values, float p, cons
     count++;
   });
   if (count == 0) return nothing_saved();
-  p = is_finite(p) ? fmaxf(p, LEAST_P) : p;
   const Row row(options, low, high);
   Sums sums;
-  if (options.sign == CLAMP && row.top <= HUGE_TOP) {
-    const float floor = fmaxf(options.eps, row.top * LEAST_U), inverse = 1.0f / row.top;
-    by_power(p, [&](auto by) {
-      constexpr int POWER = decltype(by)::power;
-      if (options.want_d_p)
-        values.each([&](int, float v) { sums.template add<POWER, true>(fmaxf(v, floor) * inverse, p); });
-      else
-        values.each([&](int, float v) { sums.template add<POWER, false>(fmaxf(v, floor) * inverse, p); });
-    });
-  } else {
-    gem_add(values, p, options, row, sums);
-  }
+  gem_add(values, p, options, row, sums);
   return gem_finish(p, options, count, row, sums);
 }
 

@@ -128,10 +128,8 @@ __device__ __forceinline__ void stage(unsigned char* shared, const T* x, const S
 constexpr float PLAIN = 100.0f;
 
 // CLAMP, one row's share of a lane. `top` grows from chunk to chunk.
-template <class T> struct Clamped {
+template <class T> struct Clamped : Growing {
   float p, eps;
-  float low = 0.0f, high = 0.0f, top = 0.0f;
-  Sums sums;
   __device__ __forceinline__ Clamped(float p, float eps) : p(p), eps(eps) {}
 
   // The extremes of a chunk, and with POWER also the sum of its powers as they are, in one pass.
@@ -149,20 +147,8 @@ template <class T> struct Clamped {
     });
     return fmaf(-part.zeros(), power<POWER>(eps, p, 0.0f), one + other);
   }
-  // The extremes of all lanes; scales what was summed so far to the new largest magnitude.
-  __device__ __forceinline__ void reduce(const Extremes<T>& extremes, const Lanes& lanes) {
-    low = smallest_nan(low, lanes.all(extremes.smallest(), smallest_nan));
-    high = largest_nan(high, lanes.all(extremes.largest(), largest_nan));
-    const float now = fmaxf(high, eps);
-    if (top > 0.0f && now > top) {
-      const float log = log2_fast(fmaxf(top / now, LEAST_U)), share = exp2_fast(p * log);
-      sums.sum *= share;
-      sums.logs = fmaf(log, sums.sum, sums.logs * share);
-    }
-    top = now;
-  }
   template <int POWER, bool LOGS> __device__ __forceinline__ void add(const Part<T>& part) {
-    const float least = fmaxf(eps, top * LEAST_U), inverse = 1.0f / top, power = p;
+    const float least = this->least, inverse = this->inverse, power = p;
     Sums one, other;
     part.vectors([&](const uint4& vector) {
       float of[IN_VECTOR<T>];
@@ -192,12 +178,13 @@ template <class T> struct Clamped {
     } else {
       part.vectors([&](const uint4& vector) { extremes.take(vector); });
     }
-    reduce(extremes, part.lanes);
+    const Lanes& lanes = part.lanes;
+    grow(lanes.all(extremes.smallest(), smallest_nan), lanes.all(extremes.largest(), largest_nan), p, eps);
     if (top > HUGE_TOP) {
       // 1 / top is not a normal number: the general way.
       gem_add(part, p, options, Row(options, low, high), sums);
     } else if (in_one_pass && p * fabsf(log2_fast(top)) <= PLAIN) {
-      sums.sum = fmaf(sum, whole_power(1.0f / top, (int)p), sums.sum);
+      sums.sum = fmaf(sum, whole_power(inverse, (int)p), sums.sum);
     } else {
       by_power(p, [&](auto by) {
         constexpr int POWER = decltype(by)::power;
@@ -229,13 +216,15 @@ __device__ __forceinline__ void gem_maps(const T* __restrict__ x, const float* _
     auto part = [&](int first) {
       return Part<T>{slot, lanes, first, max(min(place.vectors - first, staging.chunk), 0), place.past, length};
     };
-      // The lane that takes the first vector clears what is not the row's; the others never look there.
+      // CLAMP takes whole vectors: what in the first one is not the row's is cleared.
     auto load = [&](int first) {
       stage(shared, x, staging, first_row, rows, length, first);
-      if (first == 0 && lanes.lane == 0 && place.vectors > 0 && place.past > 0) {
+      if (first > 0 || options.sign != CLAMP) return;
+      if (lanes.lane == 0 && place.vectors > 0 && place.past > 0) {
         uint4* head = reinterpret_cast<uint4*>(shared + team * staging.stride * SLOT);
         *head = without_first<T>(*head, place.past);
       }
+      __syncwarp();
     };
     Sums sums;
     Row of(options, 0.0f, 0.0f);

@@ -22,9 +22,53 @@ template <class T> struct TokenRow {
   }
 };
 
+// Tokens that a thread holds at a time.
+constexpr int HELD = 8;
+
+// GeM with CLAMP, every value read once: HELD tokens at a time, whose loads wait for memory together.
+template <class T>
+__device__ __forceinline__ Saved gem_once(const TokenRow<T>& row, float p, const GemOptions& options) {
+  Growing growing;
+  int count = 0;
+  for (int start = 0; start < row.tokens; start += HELD) {
+    float of[HELD], low = 0.0f, high = 0.0f;
+    bool counts[HELD];
+#pragma unroll
+    for (int k = 0; k < HELD; k++) {
+      counts[k] = start + k < row.tokens && row.counts(start + k);
+      of[k] = counts[k] ? to_f32(row.values[(long long)(start + k) * row.dim]) : 0.0f;
+    }
+#pragma unroll
+    for (int k = 0; k < HELD; k++) {
+      count += counts[k];
+      low = smallest_nan(low, of[k]);
+      high = largest_nan(high, of[k]);
+    }
+    growing.grow(low, high, p, options.eps);
+    by_power(p, [&](auto by) {
+      constexpr int POWER = decltype(by)::power;
+      auto add = [&](auto logs) {
+#pragma unroll
+        for (int k = 0; k < HELD; k++)
+          if (counts[k])
+            growing.sums.template add<POWER, decltype(logs)::power == 1>(fmaxf(of[k], growing.least) * growing.inverse, p);
+      };
+      if (options.want_d_p) add(By<1>());
+      else add(By<0>());
+    });
+  }
+  if (count == 0) return nothing_saved();
+  // 1 / top was not a normal number: the general way, from the start.
+  if (growing.top > HUGE_TOP) return gem_forward(row, p, options);
+  return gem_finish(p, options, count, Row(options, growing.low, growing.high), growing.sums);
+}
+
 template <Pooling KIND, class T>
 __device__ __forceinline__ Saved forward(const TokenRow<T>& row, float p, const GemOptions& options) {
-  if (KIND == GEM) return gem_forward(row, p, options);
+  if (KIND == GEM) {
+    const float power = is_finite(p) ? fmaxf(p, LEAST_P) : p;
+    return options.sign == CLAMP ? gem_once(row, power, options) : gem_forward(row, power, options);
+  }
   return KIND == AVERAGE ? average_forward(Alone(), row) : maximum_forward(Alone(), row);
 }
 template <Pooling KIND, class T>

@@ -1,3 +1,4 @@
+use embedtune_cuda_kernels::emulator::{fail_allocation, fail_launch};
 use embedtune_losses::{
     CentreInit, Distance, Edge, Input, Margin, MarginGradient, MarginOptions, MarginSoftmax, Miner, Stats,
     TripletKind, TripletMargin,
@@ -387,4 +388,47 @@ fn a_batch_that_does_not_fit_is_refused_and_moves_nothing() {
     assert!(error.to_string().contains("the embeddings' gradient has shape [3, 20]"), "{error}");
     assert_eq!(head.loss().name(), "ArcFaceLoss");
     assert!(!head.gpu().name().is_empty());
+}
+
+#[test]
+#[ignore = "needs the emulated device"]
+fn a_step_that_fails_leaves_the_head_to_be_used_again() {
+    if !fail_allocation(None) || !fail_launch(None) {
+        return; // A GPU, where nothing can be made to fail.
+    }
+    let (x, labels) = batch(0);
+    for update in [Update::Apply, Update::Accumulate] {
+        let fresh = || gpu(margin(MarginOptions::arcface()), OptimizerKind::Adam, &adam());
+        let mut expected = fresh();
+        let good = step(&mut expected, 0, update);
+        let expected = expected.state().unwrap();
+        for (what, fail) in
+            [("allocation", fail_allocation as fn(Option<u32>) -> bool), ("launch", fail_launch)]
+        {
+            let mut failures = 0;
+            for n in 0.. {
+                let mut head = fresh();
+                let before = head.state().unwrap();
+                let mut dx = Array2::from_elem((x.nrows(), DIM), -7.0);
+                fail(Some(n));
+                let result = head.step(Input::new(x.view(), &labels), Some(dx.view_mut()), update);
+                fail(None);
+                let Err(error) = result else { break };
+                let told = error.to_string();
+                let named = match what {
+                    "allocation" => told.contains(" bytes for ") || told.contains("copying a number"),
+                    _ => told.contains("margin_") && told.contains("CUDA_ERROR_LAUNCH_FAILED"),
+                };
+                assert!(named, "{what} {n}: {told}");
+                assert!(dx.iter().all(|&v| v == -7.0), "{what} {n}");
+                // All classes are one tile, which moves in the last launch.
+                assert_eq!(head.state().unwrap(), before, "{what} {n}: {told}");
+                let again = step(&mut head, 0, update);
+                assert_eq!((again.0.value, again.1), (good.0.value, good.1.clone()), "{what} {n}");
+                assert_eq!(head.state().unwrap(), expected, "{what} {n}");
+                failures += 1;
+            }
+            assert!(failures >= 5, "{failures} of {what}");
+        }
+    }
 }
