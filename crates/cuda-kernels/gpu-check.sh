@@ -127,7 +127,7 @@ script)
     write_run "$2"
     exit
     ;;
-*) sed -n '2,13p' "$0"; exit 2 ;;
+*) sed -n '2,11p' "$0"; exit 2 ;;
 esac
 root=$(cd "$here/../.." && pwd)
 out=${2:-$root/target/gpu-check}

@@ -215,7 +215,8 @@ impl MarginSoftmax {
     }
 
     /// [`forward_backward`](Self::forward_backward) without waiting: the host may go on, and give the device more, before
-    /// [`Pending::wait`] tells what came of it. The buffers may be used on the same stream meanwhile.
+    /// [`Pending::wait`] tells what came of it. The buffers may be used on the same stream meanwhile. The time of a call counts
+    /// for [`Products::Faster`] once it has been waited for: until then the two keep taking turns.
     ///
     /// # Errors
     /// As [`forward_backward`](Self::forward_backward), but for [`Error::Label`] and what shows only when the device
