@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Fit, quiet: bool, progress: Progress, stop: &Stop) -> R
     if let Some(folder) = source.folder() {
         builder = builder.data_folder(folder);
     }
-    let trainer = builder.build(&split)?;
+    let trainer = builder.build(&split).map_err(|error| of_folder(&source, error))?;
     train(trainer, &new.out, &split, args.json, quiet, progress, stop)
 }
 
@@ -88,7 +88,7 @@ fn continue_run(folder: &Path, json: bool, quiet: bool, progress: Progress, stop
             Some(files) => Error::Changed(format!("{what}: {files}")),
             None => Error::Changed(what),
         },
-        other => other,
+        other => of_folder(&source, other),
     });
     match resumed? {
         Resumed::Finished(report) => {
@@ -105,6 +105,14 @@ fn continue_run(folder: &Path, json: bool, quiet: bool, progress: Progress, stop
             tell(&report, folder, None, None, json)
         }
         Resumed::Ready(trainer) => train(trainer, folder, &split, json, quiet, progress, stop),
+    }
+}
+
+/// What is wrong with data that could be read, with where they are.
+fn of_folder(source: &Source, error: Error) -> Error {
+    match (error, source.folder()) {
+        (Error::Unsuitable(what), Some(folder)) => Error::Unsuitable(format!("{}: {what}", folder.display())),
+        (other, _) => other,
     }
 }
 

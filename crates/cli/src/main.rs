@@ -1,9 +1,11 @@
 //! The `embedtune` program: compare losses, fine-tune, evaluate, embed and search.
-#![forbid(unsafe_code)]
+// But for one call of the C library's: `allocator`.
+#![deny(unsafe_code)]
 // They panic where the reader has gone away (`2>&1 | head`) or the disk is full.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod advice;
+mod allocator;
 mod apply;
 mod args;
 mod claims;
@@ -39,6 +41,7 @@ use args::{Arguments, Command};
 use work::Work;
 
 fn main() -> ExitCode {
+    allocator::settle();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         // clap would list every option of a new run.

@@ -76,9 +76,13 @@ fn sets_that_cannot_be_learnt_from_or_measured() {
         (
             "train-images-idx3-ubyte",
             small,
-            "the training items are images of [1, 2, 2], but the evaluation items",
+            "data: the training items are images of [1, 2, 2], but the evaluation items",
         ),
-        ("train-labels-idx1-ubyte", idx(&[48], &[3; 48]), "telling classes apart needs at least 2"),
+        (
+            "train-labels-idx1-ubyte",
+            idx(&[48], &[3; 48]),
+            "data: the training data hold 48 items of 1 class(es); telling classes apart needs at least 2",
+        ),
         ("train-labels-idx1-ubyte", idx(&[48], &each), "needs a class with two items"),
         (
             "t10k-labels-idx1-ubyte",

@@ -12,7 +12,9 @@ use embedtune_train::data::{DataOptions, Split, Stream};
 use embedtune_train::run::{Model, Resumed, RunFolder, RunOptions, resume};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::{TEST, TRAIN, files, gzip, idx, images, label_npy, labels, run, vector_folder, vectors};
+use support::{
+    TEST, TRAIN, files, gzip, idx, images, label_npy, labels, run, sequence_folder, vector_folder, vectors,
+};
 
 /// Damaged versions of each file.
 const VERSIONS: u64 = 28;
@@ -51,22 +53,6 @@ fn npz_folder(at: &Path) {
     }
 }
 
-fn tensor_folder(at: &Path) {
-    std::fs::create_dir_all(at).unwrap();
-    for (part, count) in [("train", TRAIN), ("test", TEST)] {
-        let rows: Vec<u8> = vectors(count).iter().flat_map(|v| v.to_le_bytes()).collect();
-        let mask: Vec<u8> = (0..count * 3).map(|i| u8::from(i % 6 != 4)).collect();
-        let (a, b) = (rows.len(), rows.len() + mask.len());
-        let header = format!(
-            r#"{{"tokens":{{"dtype":"F32","shape":[{count},3,2],"data_offsets":[0,{a}]}},"mask":{{"dtype":"BOOL","shape":[{count},3],"data_offsets":[{a},{b}]}},"labels":{{"dtype":"U8","shape":[{count}],"data_offsets":[{b},{}]}}}}"#,
-            b + count
-        );
-        let bytes =
-            [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &rows, &mask, &labels(count)].concat();
-        std::fs::write(at.join(format!("{part}.safetensors")), bytes).unwrap();
-    }
-}
-
 fn csv_folder(at: &Path) {
     std::fs::create_dir_all(at).unwrap();
     let text = "text,label\n\"where, is my card\",card\nmy card is lost,card\ntop up,top\n\"top \"\"it\"\" up\",top\n";
@@ -102,7 +88,7 @@ const DATA: [Case; 8] = [
     ("classes", class_folder, &["classes.tsv", "x-labels-idx1-ubyte"]),
     ("npy", vector_folder, &["train.npy", "train_labels.npy", "test.npy"]),
     ("npz", npz_folder, &["train.npz", "test.npz"]),
-    ("tensors", tensor_folder, &["train.safetensors", "test.safetensors"]),
+    ("tensors", sequence_folder, &["train.safetensors", "test.safetensors"]),
     ("csv", csv_folder, &["train.csv", "test.csv"]),
     ("pairs", pair_folder, &["train.csv"]),
     ("photos", photo_folder, &["train/a/0.png", "train/b/1.jpg"]),
@@ -245,7 +231,7 @@ fn damaged_streams_end_in_an_error_or_in_items() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     embedtune_train::io::write_npy(&at.join("x.npy"), vectors(TRAIN).view()).unwrap();
-    tensor_folder(&at.join("t"));
+    sequence_folder(&at.join("t"));
     std::fs::rename(at.join("t/train.safetensors"), at.join("x.safetensors")).unwrap();
     std::fs::write(at.join("x.csv"), "id,text\n1,\"a, b\"\n2,c\n3,d\n").unwrap();
     std::fs::write(at.join("x.txt"), "one\ntwo\nthr\u{e9}e\n").unwrap();

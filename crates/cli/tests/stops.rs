@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use support::{FINISHED_FILES, RUN_FILES, Said, files, program, run, signal, vector_folder};
+use support::{FINISHED_FILES, RUN_FILES, Said, files, program, run, sequence_folder, signal, vector_folder};
 
 /// Enough that a signal after the first epoch meets a run under way.
 const FIT: &str = "fit --data data --batch-size 16 --epochs 80 --seed 3";
@@ -55,19 +55,49 @@ fn an_interrupted_fit_continues_to_the_same_bits() {
 fn killed_at_random_moments_it_ends_in_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    vector_folder(&at.join("data"));
-    let fit = |out: &str, loss: &str| {
-        format!("fit -q --data data --batch-size 16 --epochs 60 --seed 3 {loss} --out {out}")
-    };
-    for (loss, out) in [
-        ("--loss ArcFaceLoss --centers unit_sphere --best-model --wise-ft-alpha 0.7 --save-steps 2", "arc"),
+    vector_folder(&at.join("vectors"));
+    sequence_folder(&at.join("sequences"));
+    std::fs::create_dir(at.join("texts")).unwrap();
+    for (part, count) in [("train", 48), ("test", 16)] {
+        let line = |row| format!("word{} again{},topic{}\n", row % 4, row % 7, row % 4);
+        let text: String = (0..count).map(line).collect();
+        std::fs::write(at.join(format!("texts/{part}.csv")), format!("text,label\n{text}")).unwrap();
+    }
+    let fit = |out: &str, options: &str| format!("fit -q --data {options} --seed 3 --out {out}");
+    for (options, out, least) in [
         (
-            "--loss TripletMarginLoss --memory-size 40 --optimizer NAdam --last-k-epochs 3 --tensorboard",
+            "vectors --batch-size 16 --epochs 60 --loss ArcFaceLoss --centers unit_sphere --best-model \
+             --wise-ft-alpha 0.7 --save-steps 2",
+            "arc",
+            5,
+        ),
+        (
+            "vectors --batch-size 16 --epochs 60 --loss TripletMarginLoss --memory-size 40 --optimizer NAdam \
+             --last-k-epochs 3 --tensorboard",
             "triplet",
+            5,
+        ),
+        (
+            "vectors --batch-size 20 --epochs 12 --loss CosFaceLoss --optimizer LBFGS --learning-rate 0.5 \
+             --set optimizer_options.max_iter=3 --save-steps 1 --scheduler cosine",
+            "lbfgs",
+            2,
+        ),
+        (
+            "sequences --batch-size 16 --epochs 12 --pooler GeM --memory-size 40 --max-grad-norm 0.5 \
+             --gradient-accumulation-steps 2 --save-steps 1 --val-split 0.25",
+            "queue",
+            2,
+        ),
+        (
+            "texts --batch-size 16 --epochs 4 --loss SubCenterArcFaceLoss --optimizer SparseAdam --save-steps 1 \
+             --layer-wise-lr-decay 0.9",
+            "table",
+            2,
         ),
     ] {
-        run(at, &fit(&format!("{out}-whole"), loss)).done();
-        let mut line = fit(out, loss);
+        run(at, &fit(&format!("{out}-whole"), options)).done();
+        let mut line = fit(out, options);
         let (mut kills, mut random) = (0, 12_345u64);
         let killed = loop {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -88,14 +118,14 @@ fn killed_at_random_moments_it_ends_in_the_same_bits() {
             // Before the run file is there, nothing can be resumed and nothing is lost.
             line = match at.join(out).join("run.toml").exists() {
                 true => format!("fit -q --resume {out}"),
-                false => format!("{} --overwrite", fit(out, loss)),
+                false => format!("{} --overwrite", fit(out, options)),
             };
             if kills >= 40 {
                 run(at, &line).done();
                 break kills;
             }
         };
-        assert!(killed >= 5, "{killed} kills are too few to say anything");
+        assert!(killed >= least, "{out}: {killed} kills are too few to say anything");
         let model = |run: &str| std::fs::read(at.join(run).join("model.safetensors")).unwrap();
         assert!(model(out) == model(&format!("{out}-whole")), "{out} after {killed} kills");
         assert!(files(&at.join(out)).iter().all(|name| !name.starts_with('.')), "{:?}", files(&at.join(out)));

@@ -168,3 +168,20 @@ pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
+
+/// Token sequences with masks, in safetensors files.
+pub(crate) fn sequence_folder(at: &Path) {
+    std::fs::create_dir_all(at).unwrap();
+    for (part, count) in [("train", TRAIN), ("test", TEST)] {
+        let rows: Vec<u8> = vectors(count).iter().flat_map(|v| v.to_le_bytes()).collect();
+        let mask: Vec<u8> = (0..count * 3).map(|i| u8::from(i % 6 != 4)).collect();
+        let (a, b) = (rows.len(), rows.len() + mask.len());
+        let header = format!(
+            r#"{{"tokens":{{"dtype":"F32","shape":[{count},3,2],"data_offsets":[0,{a}]}},"mask":{{"dtype":"BOOL","shape":[{count},3],"data_offsets":[{a},{b}]}},"labels":{{"dtype":"U8","shape":[{count}],"data_offsets":[{b},{}]}}}}"#,
+            b + count
+        );
+        let bytes =
+            [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &rows, &mask, &labels(count)].concat();
+        std::fs::write(at.join(format!("{part}.safetensors")), bytes).unwrap();
+    }
+}

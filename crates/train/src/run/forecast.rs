@@ -32,14 +32,15 @@ const RANKS: usize = 96 << 20;
 /// itself: its stack, its arena, the panels of matrix products.
 const HOLES: f64 = 0.01;
 const THREAD: usize = 3 << 20;
+/// The same where all threads share one arena; what is large enough to leave holes is then given back.
+const THREAD_WITHOUT_ARENA: usize = 3 << 19;
 /// What a thread takes where little is computed, and the share of all else that it takes more.
 const IDLE_THREAD: usize = 1 << 19;
 const THREAD_SHARE: usize = 8;
+/// Share of its most that each further block takes when one does.
+const OVERLAP: f64 = 0.6;
 /// Batches of items in files that lie ready beside the one trained on.
 const READ_AHEAD: f64 = 2.0;
-/// Larger arrays go back to the system when they are dropped (glibc's largest threshold for `mmap`); smaller ones stay in the
-/// arena of the thread that took them, where another thread's do not find room.
-const KEPT: usize = 32 << 20;
 /// Steps that LBFGS remembers where nothing is said.
 pub(super) const LBFGS_HISTORY: usize = 100;
 /// The program itself, where the system does not say how much it holds.
@@ -188,15 +189,23 @@ impl Costs {
     /// last, smaller batch stand beside the others.
     pub(super) fn at(&self, sizes: &[usize], loss: &dyn Loss, on: &OnDevice<'_>) -> Forecast {
         let of = &self.parts;
-        let own = |&batch: &usize| {
+        let input = |&batch: &usize| {
             let more = batch as f64 - TRIALS[0] as f64;
             let [input, at_second] = [&self.trials[0], &self.trials[1]].map(|trial| trial.input as f64);
             let input = input + more * (at_second - input) / (TRIALS[1] - TRIALS[0]) as f64;
-            (input.max(0.0) as usize)
-                .saturating_add(bytes(batch, 2 * of.dim))
-                .saturating_add(if self.on_gpu { 0 } else { loss.workspace_bytes(batch, of.bank, of.dim) })
+            input.max(0.0) as usize
         };
+        let own = |&batch: &usize| {
+            let workspace = if self.on_gpu { 0 } else { loss.workspace_bytes(batch, of.bank, of.dim) };
+            bytes(batch, 2 * of.dim).saturating_add(workspace)
+        };
+        // One batch's items are gone when another's come, unless each thread's arena keeps them.
+        let one_arena = memory::one_arena();
+        let inputs = sizes.iter().map(input);
+        let inputs =
+            if one_arena { inputs.max().unwrap_or(0) } else { inputs.fold(0, usize::saturating_add) };
         let step = sizes.iter().map(own).fold(pooled(&self.trials, sizes), usize::saturating_add);
+        let step = step.saturating_add(inputs);
         let encoder = of.gradients + of.waiting + of.optimizer + of.initial;
         let watched = telemetry::bytes(of.classes, of.dim, of.centres);
         // A GPU's centres are drawn here alone.
@@ -211,8 +220,9 @@ impl Costs {
         let threads = rayon::current_num_threads();
         // While a memory fills, the loss needs more for it in every step, and what it had stays too.
         let left = if threads > 1 { self.left.saturating_add(bytes(of.bank, of.dim)) } else { 0 };
-        let lost = times(taken, HOLES)
-            .saturating_add(threads * THREAD.min(IDLE_THREAD + taken / THREAD_SHARE))
+        let (holes, thread) = if one_arena { (0.0, THREAD_WITHOUT_ARENA) } else { (HOLES, THREAD) };
+        let lost = times(taken, holes)
+            .saturating_add(threads * thread.min(IDLE_THREAD + taken / THREAD_SHARE))
             .saturating_add(left);
         Forecast {
             held: self.held,
@@ -421,7 +431,12 @@ fn measuring(encoder: &Encoder, split: &Split, held_out: usize) -> Result<[usize
     let relevant: usize = split.queries.labels.iter().filter_map(|label| counts.get(label)).sum();
     let ranks = relevant.saturating_mul(RANK).min(RANKS);
     let blocks = rayon::current_num_threads().min(items.div_ceil(EMBEDDED));
-    let pass = alone(|| embedding(encoder, &split.queries))?.saturating_mul(blocks);
+    let pass = alone(|| embedding(encoder, &split.queries))?;
+    let others = pass.saturating_mul(blocks.saturating_sub(1));
+    // A block's memory grows layer by layer and is then given back, where no arena keeps it: several are seldom at their
+    // most at once.
+    let others = if memory::one_arena() { times(others, OVERLAP) } else { others };
+    let pass = pass.saturating_add(others);
     let vectors = |items: usize, dim: usize| bytes(items.saturating_mul(3), dim);
     // Held-out items are a copy of their own.
     let share = held_out as f64 / split.train.items.len().max(1) as f64;
@@ -429,8 +444,9 @@ fn measuring(encoder: &Encoder, split: &Split, held_out: usize) -> Result<[usize
     let (tuned_dim, raw_dim) = (encoder.output_dim(), raw_dim(&split.queries.items));
     let tuned = vectors(items, tuned_dim) + ranks;
     let raw = vectors(items, raw_dim) + ranks;
-    let left = [tuned_dim, raw_dim].into_iter().filter(|&dim| bytes(items, dim) <= KEPT);
-    // Of the three that are there at once two are taken again where they were.
+    let left = [tuned_dim, raw_dim].into_iter().filter(|&dim| bytes(items, dim) < memory::returned_from());
+    // Smaller arrays stay in the arena of the thread that took them, where another thread's do not find room. Of the three
+    // that are there at once two are taken again where they were.
     let left = left.map(|dim| bytes(items, dim)).max().unwrap_or(0);
     Ok([tuned.max(validation) + pass, raw, left])
 }

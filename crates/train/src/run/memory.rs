@@ -1,6 +1,34 @@
 //! What the system says of this process's memory; `None` where it does not say (other systems than Linux).
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// glibc raises the size by itself, up to this one.
+const LARGEST: usize = 32 << 20;
+static RETURNED_FROM: AtomicUsize = AtomicUsize::new(LARGEST);
+
+/// Tells the forecasts of memory that arrays of `bytes` and more go back to the system when they are dropped, that smaller
+/// ones stay with the allocator, and that all threads share one arena. For programs that fix these, as the program
+/// `embedtune` does on Linux with glibc: `mallopt` with `M_MMAP_THRESHOLD` 524288, `M_ARENA_MAX` 1 and `M_TRIM_THRESHOLD`
+/// 2097152 at the start of `main`. Without that glibc's arenas make a run's peak on several threads vary by up to a quarter
+/// from run to run, more than a forecast can follow; the environment variables `MALLOC_MMAP_THRESHOLD_`, `MALLOC_ARENA_MAX`
+/// and `MALLOC_TRIM_THRESHOLD_` do the same.
+///
+/// Of this process, once, before runs are built. Where nothing is said, or 32 MiB and more, forecasts are for glibc's
+/// defaults.
+pub fn assume_returned_from(bytes: usize) {
+    RETURNED_FROM.store(bytes, Ordering::Relaxed);
+}
+
+/// Bytes from which arrays go back to the system.
+pub(super) fn returned_from() -> usize {
+    RETURNED_FROM.load(Ordering::Relaxed)
+}
+
+/// Whether all threads share one arena.
+pub(super) fn one_arena() -> bool {
+    returned_from() < LARGEST
+}
 
 /// Bytes in memory now.
 pub(super) fn resident() -> Option<usize> {

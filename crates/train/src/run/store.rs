@@ -38,6 +38,9 @@ struct Header {
     /// The options of the run, as TOML, where the file continues one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     options: Option<String>,
+    /// Over the options' text. Checkpoints of before there was one have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    options_crc32: Option<u32>,
 }
 
 /// A tensor or a counter whose bytes are made when they are written: a checkpoint takes no second copy of itself.
@@ -88,6 +91,7 @@ pub(crate) fn encode(path: &Path, kind: Kind, state: &State, options: Option<Str
         version: env!("CARGO_PKG_VERSION").to_owned(),
         kind,
         crc32: crc(entries.iter().map(|(name, entry)| (*name, entry.data()))),
+        options_crc32: options.as_deref().map(text_crc),
         options,
     };
     let header = serde_json::to_string(&header).map_err(|e| Error::data(path, e.to_string()))?;
@@ -131,6 +135,10 @@ pub(crate) fn read_with_options(path: &Path, kind: Kind) -> Result<(State, Optio
     if crc(views.iter().map(|(name, view)| (name.as_str(), Cow::Borrowed(view.data())))) != header.crc32 {
         return Err(broken("its contents do not match their checksum".into()));
     }
+    let held = header.options.as_deref().map(text_crc);
+    if header.options_crc32.is_some() && held != header.options_crc32 {
+        return Err(broken("the options that it holds do not match their checksum".into()));
+    }
     let mut state = State::default();
     for (name, view) in views {
         match view.dtype() {
@@ -162,6 +170,12 @@ fn crc<'a>(entries: impl Iterator<Item = (&'a str, Cow<'a, [u8]>)>) -> u32 {
     crc.sum()
 }
 
+fn text_crc(text: &str) -> u32 {
+    let mut crc = Crc::new();
+    crc.update(text.as_bytes());
+    crc.sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +200,28 @@ mod tests {
         write(&b, Kind::Model, &state()).unwrap();
         assert_eq!(read(&a, Kind::Model).unwrap(), state());
         assert_eq!(std::fs::read(a).unwrap(), std::fs::read(b).unwrap());
+    }
+
+    #[test]
+    fn damaged_options_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint.safetensors");
+        let options = "epochs = 3\nlearning_rate = 0.001\n".to_owned();
+        let good = encode(&path, Kind::Checkpoint, &state(), Some(options.clone())).unwrap();
+        let read = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            read_with_options(&path, Kind::Checkpoint)
+        };
+        assert_eq!(read(&good).unwrap(), (state(), Some(options)));
+        let at = |text: &[u8]| good.windows(text.len()).position(|window| window == text).unwrap();
+        // One digit for another, and the options' own name.
+        for (at, with) in [(at(b"epochs = 3") + 9, b'2'), (at(b"options") + 1, b'q')] {
+            let mut damaged = good.clone();
+            damaged[at] = with;
+            let message = read(&damaged).unwrap_err().to_string();
+            assert!(message.contains("the options that it holds do not match their checksum"), "{message}");
+            assert!(message.contains("checkpoint.safetensors"), "{message}");
+        }
     }
 
     #[test]
