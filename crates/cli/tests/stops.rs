@@ -120,7 +120,7 @@ fn killed_at_random_moments_it_ends_in_the_same_bits() {
                 true => format!("fit -q --resume {out}"),
                 false => format!("{} --overwrite", fit(out, options)),
             };
-            if kills >= 40 {
+            if kills >= 8 * least {
                 run(at, &line).done();
                 break kills;
             }
