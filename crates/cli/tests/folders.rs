@@ -80,6 +80,14 @@ fn a_runs_file_does_it_all_again() {
     let text = std::fs::read_to_string(at.join("R/run.toml")).unwrap();
     std::fs::write(at.join("bad.toml"), text.replace("\nepochs = 2\n", "\nepochs = \"two\"\n")).unwrap();
     run(at, "fit --config bad.toml --out U").refused(1, &["bad.toml: ", "epochs", "restore the file"]);
+    let line = text.lines().find(|line| line.starts_with("learning_rate = ")).unwrap();
+    std::fs::write(at.join("R/run.toml"), text.replace(line, "learning_rate = 256.0")).unwrap();
+    run(at, "report R").refused(1, &["R/run.toml: options.learning_rate = 256: write a number above 0"]);
+    std::fs::remove_file(at.join("R/model.safetensors")).unwrap();
+    run(at, "fit --resume R")
+        .refused(1, &["R/run.toml: options.learning_rate = 256: write a number above 0"]);
+    std::fs::write(at.join("R/run.toml"), &text).unwrap();
+    std::fs::write(at.join("R/model.safetensors"), model("S")).unwrap();
     for (file, damage) in [("run.toml", "format = ["), ("metrics.jsonl", "{\"epoch\": ")] {
         let path = at.join("R").join(file);
         let whole = std::fs::read(&path).unwrap();

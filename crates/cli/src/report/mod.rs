@@ -173,7 +173,7 @@ fn render(
         Ok(vectors) => add(summary::before(init_from), before.and_then(|record| record.metrics), &vectors)?,
         // The run that this one started from may be gone; the rest of the page does without it.
         Err(_) if init_from.is_some() => {}
-        Err(error) => return Err(error),
+        Err(error) => return Err(RunFolder::new(&first.folder).of_options(error)),
     }
     for run in runs {
         let name = if runs.len() == 1 { "tuned" } else { run.loss() };

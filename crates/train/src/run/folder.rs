@@ -258,6 +258,14 @@ impl RunFolder {
         toml::from_str(&text).map_err(wrong)
     }
 
+    /// What is wrong with the options of a run that has begun, with the file that holds them; other errors as they are.
+    pub fn of_options(&self, error: Error) -> Error {
+        match error {
+            Error::Option { .. } => Error::data(&self.run_file(), format!("options.{error}")),
+            other => other,
+        }
+    }
+
     /// Writes all lines of `metrics.jsonl`.
     ///
     /// # Errors

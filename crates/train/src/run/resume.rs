@@ -75,7 +75,7 @@ pub fn resume<'a>(
         classes: run.classes,
         checkpointed: folder.checkpoint().exists(),
     });
-    let mut trainer = builder.build(split)?;
+    let mut trainer = builder.build(split).map_err(|error| folder.of_options(error))?;
     if *trainer.encoder().spec() != run.encoder {
         return Err(Error::data(
             &folder.run_file(),
