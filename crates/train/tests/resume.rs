@@ -123,7 +123,7 @@ fn damaged_and_foreign_files_are_refused_by_name() {
     spoil(&run.run_file(), &halved, "");
     spoil(
         &run.run_file(),
-        &|text| replace(text, "epochs = 3", "epochs = 3\nepoch = 4"),
+        &|text| replace(text, "\nepochs = 3\n", "\nepochs = 3\nepoch = 4\n"),
         "unknown field `epoch`",
     );
     spoil(&run.run_file(), &|text| replace(text, "format = 1", "format = 9"), "this program reads format 1");
