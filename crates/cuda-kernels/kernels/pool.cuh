@@ -62,6 +62,8 @@ struct Alone {
 };
 
 __device__ __forceinline__ bool is_finite(float v) { return v - v == 0.0f; }
+// The power that is taken for p; one that is not finite shows in what is pooled.
+__device__ __forceinline__ float power_of(float p) { return is_finite(p) ? fmaxf(p, LEAST_P) : p; }
 __device__ __forceinline__ float within_f32(float v) { return v != v ? v : fminf(fmaxf(v, -LARGEST), LARGEST); }
 
 // How u^p is computed: as this power, as a whole one to 8, or by logarithm. The choice stands before the loops.

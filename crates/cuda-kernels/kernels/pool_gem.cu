@@ -211,12 +211,11 @@ __device__ __forceinline__ void gem_maps(const T* __restrict__ x, const float* _
     const long long first_row = start + step * in_warp, row = first_row + team;
     if (first_row >= rows) break;
     const Place<T> place(x, row, length, row < rows);
-    float power = row < rows ? p[row % options.powers] : 1.0f;
-    power = is_finite(power) ? fmaxf(power, LEAST_P) : power;
+    const float power = power_of(row < rows ? p[row % options.powers] : 1.0f);
     auto part = [&](int first) {
       return Part<T>{slot, lanes, first, max(min(place.vectors - first, staging.chunk), 0), place.past, length};
     };
-      // CLAMP takes whole vectors: what in the first one is not the row's is cleared.
+    // CLAMP takes whole vectors: what in the first one is not the row's is cleared.
     auto load = [&](int first) {
       stage(shared, x, staging, first_row, rows, length, first);
       if (first > 0 || options.sign != CLAMP) return;
@@ -259,8 +258,7 @@ __device__ __forceinline__ void gem_maps(const T* __restrict__ x, const float* _
   }
   const long long row = start + lanes.lane * in_warp + team;
   if (lanes.lane >= staging.steps || row >= rows) return;
-  float power = p[row % options.powers];
-  power = is_finite(power) ? fmaxf(power, LEAST_P) : power;
+  const float power = power_of(p[row % options.powers]);
   const Saved pooled = length > 0 ? gem_finish(power, options, length, mine_of, mine) : nothing_saved();
   saved[row] = pooled;
   y[row] = from_f32<T>(pooled.value);

@@ -66,7 +66,7 @@ __device__ __forceinline__ Saved gem_once(const TokenRow<T>& row, float p, const
 template <Pooling KIND, class T>
 __device__ __forceinline__ Saved forward(const TokenRow<T>& row, float p, const GemOptions& options) {
   if (KIND == GEM) {
-    const float power = is_finite(p) ? fmaxf(p, LEAST_P) : p;
+    const float power = power_of(p);
     return options.sign == CLAMP ? gem_once(row, power, options) : gem_forward(row, power, options);
   }
   return KIND == AVERAGE ? average_forward(Alone(), row) : maximum_forward(Alone(), row);

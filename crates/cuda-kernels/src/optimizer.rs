@@ -48,6 +48,11 @@ pub struct Adam {
 }
 
 impl Sgd {
+    /// The first step at a learning rate, without momentum and weight decay.
+    pub fn new(rate: f64) -> Self {
+        Self { rate, weight_decay: 0.0, momentum: 0.0, dampening: 0.0, nesterov: false, first_step: true }
+    }
+
     /// The rate, the decay, the momentum, and what of the buffer and of the gradient a new buffer takes.
     pub(crate) fn numbers(&self) -> [f32; 5] {
         let (keep, take) = if self.first_step { (0.0, 1.0) } else { (self.momentum, 1.0 - self.dampening) };

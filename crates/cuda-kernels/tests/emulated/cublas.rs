@@ -7,7 +7,7 @@ use embedtune_cuda_kernels::margin::{
 };
 
 use crate::device::{Device, memory_used};
-use crate::errors::{fails_until_it_succeeds, succeeded};
+use crate::errors::succeeded;
 use crate::random::Random;
 use crate::{with_cublas, with_the_driver};
 
@@ -29,14 +29,7 @@ fn step(device: &Device, products: Products) -> Result<(MarginStats, Vec<f32>), 
         class_weights: None,
         upstream: 1.0,
     };
-    let sgd = Sgd {
-        rate: 0.5,
-        weight_decay: 0.0,
-        momentum: 0.0,
-        dampening: 0.0,
-        nesterov: false,
-        first_step: true,
-    };
+    let sgd = Sgd::new(0.5);
     let centres: Centres<'_, '_, f32> = Centres::Sgd(&mut w.as_view_mut(), None, sgd);
     let gradient = Some((&mut dx.as_view_mut(), Default::default()));
     let stats = loss.forward_backward(&device.stream, batch, centres, gradient, None)?;
@@ -192,49 +185,6 @@ fn ours_take_over() {
     let device = Device::new();
     let own = step(&device, Products::Own).unwrap();
     assert!((0..6).all(|_| step(&device, Products::Faster).unwrap() == own));
-}
-
-#[test]
-fn memory_that_runs_out_beside_cublas() {
-    with("every_allocation_fails_cleanly", &[]);
-}
-
-#[test]
-#[ignore = "run by memory_that_runs_out_beside_cublas"]
-fn every_allocation_fails_cleanly() {
-    if !task("every_allocation_fails_cleanly") {
-        return;
-    }
-    let device = Device::new();
-    device.kernels.cublas().unwrap();
-    let before = memory_used();
-    let failures = fails_until_it_succeeds(&mut || step_of(&device), before);
-    assert!(failures >= 18, "{failures} allocations");
-}
-
-/// A step whose own buffers are left out of what may fail.
-fn step_of(device: &Device) -> Result<(), Error> {
-    let [n, dim, classes] = SIZES;
-    let options = MarginOptions { products: Products::Cublas, ..MarginOptions::new(COS) };
-    let loss = MarginSoftmax::new(device.kernels.clone(), classes, dim, options)?;
-    let stream = &device.stream;
-    let zeros = |len: usize, what: &str| {
-        let action = format!("allocating {len} bytes for {what}");
-        stream.alloc_zeros::<f32>(len).map_err(Error::driver(&action))
-    };
-    let (x, w) = (zeros(n * dim, "x")?, zeros(classes * dim, "w")?);
-    let (mut dx, mut dw) = (zeros(n * dim, "dx")?, zeros(classes * dim, "dw")?);
-    let labels = stream.alloc_zeros::<u32>(n).map_err(Error::driver("allocating 24 bytes for labels"))?;
-    let batch = Batch {
-        embeddings: &x.as_view(),
-        labels: &labels.as_view(),
-        weights: None,
-        class_weights: None,
-        upstream: 1.0,
-    };
-    let centres = Centres::Gradient(&w.as_view(), &mut dw.as_view_mut(), Default::default());
-    let gradient = Some((&mut dx.as_view_mut(), Default::default()));
-    loss.forward_backward(stream, batch, centres, gradient, None).map(drop)
 }
 
 /// For `gpu-check.sh`, which asks before it tests cuBLAS's products.

@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, OnceLock};
 
+use embedtune_cuda_kernels::Kernels;
 use embedtune_cuda_kernels::cudarc::driver::{
     CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits,
 };
-use embedtune_cuda_kernels::{Kernels, emulator};
 use libloading::Library;
 
 pub(crate) struct Device {
@@ -64,11 +64,6 @@ fn set_schedule(schedule: u32) {
         // SAFETY: it takes any number.
         unsafe { set(schedule) };
     }
-}
-
-/// Makes the n-th allocation from now on fail, none below 0. False on a GPU, where nothing does.
-pub(crate) fn fail_allocation(n: i64) -> bool {
-    emulator::fail_allocation(u32::try_from(n).ok())
 }
 
 /// A number that the stand-in driver tells; `None` on a GPU.

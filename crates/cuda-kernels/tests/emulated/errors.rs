@@ -4,12 +4,12 @@ use std::process::Output;
 use std::sync::Arc;
 
 use embedtune_cuda_kernels::cudarc::driver::CudaContext;
-use embedtune_cuda_kernels::margin::{Batch, Centres, Margin, MarginOptions, MarginSoftmax, Products};
+use embedtune_cuda_kernels::margin::{Batch, Centres, Margin, MarginOptions, MarginSoftmax};
 use embedtune_cuda_kernels::pooling::{self, Layout, Pooling};
 use embedtune_cuda_kernels::triplet::{Distance, TripletMargin, TripletOptions};
-use embedtune_cuda_kernels::{Error, Kernels, Write, devices};
+use embedtune_cuda_kernels::{Error, Kernels, devices};
 
-use crate::device::{Device, fail_allocation, memory_used};
+use crate::device::Device;
 use crate::with_the_driver;
 
 /// Runs the ignored test of that name with these settings of the stand-in driver.
@@ -75,80 +75,6 @@ fn the_device_is_too_old() {
     let error = Kernels::new(&context).err().unwrap();
     assert_eq!(error, Error::DeviceTooOld { capability: (7, 5), needs: (8, 0) });
     assert!(error.to_string().contains("compute capability 7.5"), "{error}");
-}
-
-#[test]
-fn memory_that_runs_out_at_every_allocation() {
-    in_a_process("errors::every_allocation_fails_cleanly", &[]);
-}
-
-#[test]
-#[ignore = "run by memory_that_runs_out_at_every_allocation"]
-fn every_allocation_fails_cleanly() {
-    let device = Device::new();
-    if !fail_allocation(-1) {
-        return;
-    }
-    let (n, dim, classes) = (6, 16, 140);
-    let (x, w) = (device.zeros::<f32>(n * dim), device.zeros::<f32>(classes * dim));
-    let labels = device.upload(&[0u32, 1, 0, 1, 2, 2]);
-    let (mut dx, mut dw) = (device.zeros::<f32>(n * dim), device.zeros::<f32>(classes * dim));
-    let loss = MarginSoftmax::new(
-        device.kernels.clone(),
-        classes,
-        dim,
-        MarginOptions { products: Products::Own, ..MarginOptions::new(Margin::Cos { cosine: 0.1 }) },
-    )
-    .unwrap();
-    let triplet = TripletMargin::new(device.kernels.clone(), TripletOptions::default()).unwrap();
-    let before = memory_used();
-    let mut margin = || {
-        let batch = Batch {
-            embeddings: &x.as_view(),
-            labels: &labels.as_view(),
-            weights: None,
-            class_weights: None,
-            upstream: 1.0,
-        };
-        let centres = Centres::Gradient(&w.as_view(), &mut dw.as_view_mut(), Write::Overwrite);
-        let gradient = Some((&mut dx.as_view_mut(), Write::Overwrite));
-        loss.forward_backward(&device.stream, batch, centres, gradient, None).map(drop)
-    };
-    let failures = fails_until_it_succeeds(&mut margin, before);
-    assert!(failures >= 15, "{failures} allocations");
-    let mut out = device.zeros::<f32>(n * dim);
-    let before = memory_used();
-    let mut triplets = || {
-        let (x, labels, mut out) = (x.as_view(), labels.as_view(), out.as_view_mut());
-        triplet.forward_backward(&device.stream, &x, &labels, dim, 1.0, Some(&mut out)).map(drop)
-    };
-    let failures = fails_until_it_succeeds(&mut triplets, before);
-    assert!(failures >= 9, "{failures} allocations");
-}
-
-/// Lets the first allocation fail, then the second, and so on. Each time the error must name bytes and nothing may stay
-/// allocated.
-pub(crate) fn fails_until_it_succeeds(
-    call: &mut dyn FnMut() -> Result<(), Error>,
-    before: Option<usize>,
-) -> i64 {
-    for n in 0..100 {
-        fail_allocation(n);
-        let result = call();
-        fail_allocation(-1);
-        assert_eq!(memory_used(), before, "allocation {n} leaves memory behind");
-        match result {
-            Ok(()) => return n,
-            Err(error @ Error::OutOfMemory { .. }) => {
-                let message = error.to_string();
-                // The one copy that allocates has no size to tell.
-                let told = message.contains(" bytes for ") || message.contains("copying a number");
-                assert!(told, "{message}");
-            }
-            Err(error) => panic!("allocation {n}: {error}"),
-        }
-    }
-    panic!("a hundred allocations")
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use embedtune_cuda_kernels::cudarc::driver::CudaSlice;
 use embedtune_cuda_kernels::half::f16;
-use embedtune_cuda_kernels::margin::{Batch, Centres, Margin, MarginOptions, MarginSoftmax, Sgd};
+use embedtune_cuda_kernels::margin::{Batch, Centres, Margin, MarginOptions, MarginSoftmax, Products, Sgd};
 use embedtune_cuda_kernels::optimizer::{self, Adam};
 use embedtune_cuda_kernels::pooling::{self, Layout, Pooling, Sign};
 use embedtune_cuda_kernels::triplet::{Miner, TripletMargin, TripletOptions};
@@ -29,33 +29,37 @@ impl What {
     }
 }
 
-/// Lets the first allocation fail, then the second, and so on until the call succeeds; then the launches of kernels, whose names
-/// start in one of these ways. Returns how many of each there are.
-fn fail_each(kernels: &[&str], call: &mut dyn FnMut() -> Result<(), Error>) -> [u32; 2] {
-    [What::Allocation, What::Launch].map(|what| {
-        // What is loaded and chosen once is.
-        call().unwrap();
-        let before = memory_used();
-        for n in 0..200 {
-            what.fail(Some(n));
-            let result = call();
-            what.fail(None);
-            assert_eq!(memory_used(), before, "{what:?} {n} leaves memory behind");
-            match (what, result) {
-                (_, Ok(())) => return n,
-                (What::Allocation, Err(error @ Error::OutOfMemory { .. })) => {
-                    let told = error.to_string();
-                    assert!(told.contains(" bytes for ") || told.contains("copying a number"), "{told}");
-                }
-                (What::Launch, Err(Error::Launch { kernel, reason })) => {
-                    assert!(kernels.iter().any(|name| kernel.starts_with(name)), "{kernel}");
-                    assert!(reason.contains("CUDA_ERROR_LAUNCH_FAILED"), "{reason}");
-                }
-                (_, Err(error)) => panic!("{what:?} {n}: {error}"),
+/// Lets the first allocation or launch fail, then the second, and so on until the call succeeds; returns how many failed. The
+/// names of kernels start in one of these ways.
+fn fail_every(what: What, kernels: &[&str], call: &mut dyn FnMut() -> Result<(), Error>) -> u32 {
+    // What is loaded and chosen once is.
+    call().unwrap();
+    let before = memory_used();
+    for n in 0..200 {
+        what.fail(Some(n));
+        let result = call();
+        what.fail(None);
+        assert_eq!(memory_used(), before, "{what:?} {n} leaves memory behind");
+        match (what, result) {
+            (_, Ok(())) => return n,
+            (What::Allocation, Err(error @ Error::OutOfMemory { .. })) => {
+                let told = error.to_string();
+                // The one copy that allocates has no size to tell.
+                assert!(told.contains(" bytes for ") || told.contains("copying a number"), "{told}");
             }
+            (What::Launch, Err(Error::Launch { kernel, reason })) => {
+                assert!(kernels.iter().any(|name| kernel.starts_with(name)), "{kernel}");
+                assert!(reason.contains("CUDA_ERROR_LAUNCH_FAILED"), "{reason}");
+            }
+            (_, Err(error)) => panic!("{what:?} {n}: {error}"),
         }
-        panic!("two hundred times {what:?}")
-    })
+    }
+    panic!("two hundred times {what:?}")
+}
+
+/// Allocations, then launches: how many of each there are.
+fn fail_each(kernels: &[&str], call: &mut dyn FnMut() -> Result<(), Error>) -> [u32; 2] {
+    [What::Allocation, What::Launch].map(|what| fail_every(what, kernels, call))
 }
 
 /// On a GPU nothing can be made to fail.
@@ -149,14 +153,7 @@ fn optimizers_that_fail_move_nothing() {
     });
     assert_eq!(counts, [1, 1]);
 
-    let sgd = Sgd {
-        rate: 0.1,
-        weight_decay: 0.0,
-        momentum: 0.9,
-        dampening: 0.0,
-        nesterov: false,
-        first_step: true,
-    };
+    let sgd = Sgd { momentum: 0.9, ..Sgd::new(0.1) };
     let adam =
         Adam { rate: 0.1, weight_decay: 0.0, betas: (0.9, 0.999), eps: 1e-8, decoupled: true, step: 1 };
     emulator::fail_launch(Some(0));
@@ -212,14 +209,7 @@ fn margin_losses_that_fail_move_no_centre_for_want_of_memory() {
         ..MarginOptions::new(Margin::Cos { cosine: 0.1 })
     };
     let loss = MarginSoftmax::new(device.kernels.clone(), classes, dim, options).unwrap();
-    let sgd = Sgd {
-        rate: 0.1,
-        weight_decay: 0.0,
-        momentum: 0.0,
-        dampening: 0.0,
-        nesterov: false,
-        first_step: true,
-    };
+    let sgd = Sgd::new(0.1);
     let centres = std::cell::RefCell::new(device.upload(&w));
     let mut dx = device.zeros::<f32>(n * dim);
     let mut values = Vec::new();
@@ -272,6 +262,37 @@ fn margin_losses_that_fail_move_no_centre_for_want_of_memory() {
         assert_eq!(device.download(&centres.borrow()), good);
     }
     assert!(values.iter().all(|value| *value == values[0]));
+}
+
+#[test]
+#[ignore = "needs the emulated device"]
+fn margin_gradients_that_fail_can_be_asked_again() {
+    let Some(device) = device() else { return };
+    let (n, dim, classes) = (6, 16, 140);
+    let mut random = Random(6);
+    let x = device.upload(&random.normals(n * dim));
+    let w = device.upload(&random.normals(classes * dim));
+    let labels = device.upload(&[0u32, 1, 0, 1, 2, 2]);
+    let (mut dx, mut dw) = (device.zeros::<f32>(n * dim), device.zeros::<f32>(classes * dim));
+    let options = MarginOptions { products: products(), ..MarginOptions::new(Margin::Cos { cosine: 0.1 }) };
+    let loss = MarginSoftmax::new(device.kernels.clone(), classes, dim, options).unwrap();
+    let mut all = Vec::new();
+    let counts = fail_each(&["margin_", "centres_"], &mut || {
+        let batch = Batch {
+            embeddings: &x.as_view(),
+            labels: &labels.as_view(),
+            weights: None,
+            class_weights: None,
+            upstream: 1.0,
+        };
+        let centres = Centres::Gradient(&w.as_view(), &mut dw.as_view_mut(), Write::Overwrite);
+        let gradient = Some((&mut dx.as_view_mut(), Write::Overwrite));
+        all.push(loss.forward_backward(&device.stream, batch, centres, gradient, None)?);
+        Ok(())
+    });
+    let least = if products() == Products::Cublas { 13 } else { 15 };
+    assert!(counts[0] >= least && counts[1] >= 6, "{counts:?}");
+    assert!(all.len() >= 4 && all.iter().all(|stats| *stats == all[0]));
 }
 
 #[test]

@@ -331,14 +331,7 @@ fn a_label_that_is_no_class_is_named_and_moves_nothing() {
         class_weights: None,
         upstream: 1.0,
     };
-    let sgd = Sgd {
-        rate: 0.1,
-        weight_decay: 0.1,
-        momentum: 0.0,
-        dampening: 0.0,
-        nesterov: false,
-        first_step: true,
-    };
+    let sgd = Sgd { weight_decay: 0.1, ..Sgd::new(0.1) };
     let centres: Centres<'_, '_, f32> = Centres::Sgd(&mut w.as_view_mut(), None, sgd);
     let refused = case.loss(&device).forward_backward(&device.stream, batch, centres, None, None);
     assert_eq!(refused, Err(Error::Label { row: 4, classes: 140 }));

@@ -145,14 +145,7 @@ fn buffers_of_other_lengths_are_refused() {
     let device = Device::new();
     let (kernels, stream) = (&device.kernels, &device.stream);
     let (g, mut w, mut short) = (device.zeros::<f32>(4), device.zeros::<f32>(4), device.zeros::<f32>(3));
-    let sgd = Sgd {
-        rate: 0.1,
-        weight_decay: 0.0,
-        momentum: 0.9,
-        dampening: 0.0,
-        nesterov: false,
-        first_step: true,
-    };
+    let sgd = Sgd { momentum: 0.9, ..Sgd::new(0.1) };
     let (g, mut w, mut short) = (g.as_view(), w.as_view_mut(), short.as_view_mut());
     let missing = optimizer::sgd(kernels, stream, &g, 1.0, &mut w, None, sgd).unwrap_err().to_string();
     assert!(missing.starts_with("momentum = 0.9: needs a momentum buffer"), "{missing}");

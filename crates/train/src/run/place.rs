@@ -4,7 +4,9 @@ use embedtune_losses::{Loss, LossKind, LossOptions};
 
 use super::plan::{Purpose, derive_seed, under};
 use super::scale::{default_scale, too_small};
-use super::{DEFAULT_CENTRE_RATE, Device, DeviceOptions, DevicePrecision, DeviceProducts, RunOptions};
+use super::{DEFAULT_CENTRE_RATE, Device, RunOptions};
+#[cfg(feature = "cuda")]
+use super::{DeviceOptions, DevicePrecision, DeviceProducts};
 use crate::head::{self, CentreInit, CentreSpace, HostHead, LossHead};
 use crate::optim::{self, Optimizer, OptimizerKind};
 use crate::{Error, Result};
@@ -106,11 +108,15 @@ impl CentreOptimizer {
 pub(super) enum Place {
     Cpu,
     #[cfg(feature = "cuda")]
-    Gpu(Box<crate::head::CudaPlan>),
+    Gpu {
+        plan: Box<crate::head::CudaPlan>,
+        /// What is told once the centres are there.
+        notice: String,
+    },
 }
 
 impl Place {
-    /// The device that is asked for or, with `auto`, that is there; a notice says which.
+    /// The device that is asked for or, with `auto`, that is there; a notice says where it is not.
     pub(super) fn new(
         options: &RunOptions,
         plan: &LossPlan,
@@ -120,24 +126,7 @@ impl Place {
         if options.device == Device::Cpu {
             return Ok(Self::Cpu);
         }
-        match on_gpu(options, plan, optimizer.kind()) {
-            Ok((place, gpu)) => {
-                let (device, loss) = (options.device.name(), plan.loss.name());
-                let DeviceOptions { precision, products } = options.device_options;
-                let mut how = String::new();
-                if precision != DevicePrecision::default() {
-                    how += &format!(" in {}", precision.name());
-                }
-                if products != DeviceProducts::default() {
-                    how += &format!(" with products = {}", products.name());
-                }
-                notices.push(format!(
-                    "device = {device}: {loss} on the GPU ({gpu}){how}, the encoder on the CPU"
-                ));
-                Ok(place)
-            }
-            Err(error) => fallen(options, error, notices),
-        }
+        on_gpu(options, plan, optimizer.kind()).or_else(|error| fallen(options, error, notices))
     }
 
     /// Bytes of the GPU's memory for batches of so many items: what lasts, and a step's. None on the CPU.
@@ -146,11 +135,11 @@ impl Place {
         match self {
             Self::Cpu => None,
             #[cfg(feature = "cuda")]
-            Self::Gpu(plan) => Some(plan.bytes(batch, dim, options.gradient_accumulation_steps > 1)),
+            Self::Gpu { plan, .. } => Some(plan.bytes(batch, dim, options.gradient_accumulation_steps > 1)),
         }
     }
 
-    /// The loss with its centres and their optimizer.
+    /// The loss with its centres and their optimizer; a notice says on which device, unless the CPU was asked for.
     #[cfg_attr(
         not(feature = "cuda"),
         expect(unused_variables, clippy::ptr_arg, reason = "only a GPU wants them")
@@ -165,11 +154,12 @@ impl Place {
         match self {
             Self::Cpu => {}
             #[cfg(feature = "cuda")]
-            Self::Gpu(on_gpu) => match on_gpu.head(init(options), seed(options)) {
-                Ok(head) => return Ok(Box::new(head)),
+            Self::Gpu { plan, notice } => match plan.head(init(options), seed(options)) {
+                Ok(head) => {
+                    notices.push(notice);
+                    return Ok(Box::new(head));
+                }
                 Err(error) => {
-                    // It was said that the loss would be there.
-                    notices.retain(|notice| !notice.starts_with("device = "));
                     fallen(options, error, notices)?;
                 }
             },
@@ -212,9 +202,9 @@ fn why_not(error: &Error) -> Option<String> {
     }
 }
 
-/// The loss on the GPU, and the GPU's name.
+/// The loss on the GPU.
 #[cfg(not(feature = "cuda"))]
-fn on_gpu(_: &RunOptions, _: &LossPlan, _: Option<OptimizerKind>) -> Result<(Place, String)> {
+fn on_gpu(_: &RunOptions, _: &LossPlan, _: Option<OptimizerKind>) -> Result<Place> {
     Err(Error::NoCudaSupport)
 }
 
@@ -243,9 +233,9 @@ pub(super) fn gpu_has(options: &RunOptions) -> Result<()> {
     Ok(())
 }
 
-/// The loss on the GPU, and the GPU's name.
+/// The loss on the GPU.
 #[cfg(feature = "cuda")]
-fn on_gpu(options: &RunOptions, plan: &LossPlan, kind: Option<OptimizerKind>) -> Result<(Place, String)> {
+fn on_gpu(options: &RunOptions, plan: &LossPlan, kind: Option<OptimizerKind>) -> Result<Place> {
     use embedtune_cuda_kernels::margin::{Precision, Products};
     use embedtune_losses::{MarginSoftmax, TripletMarginOptions, margin_options, miner_of, triplet_options};
 
@@ -275,6 +265,21 @@ fn on_gpu(options: &RunOptions, plan: &LossPlan, kind: Option<OptimizerKind>) ->
             DeviceProducts::Faster => Products::Faster,
         },
     };
-    let plan = CudaPlan::new(&gpu, loss, optimizer, how)?;
-    Ok((Place::Gpu(Box::new(plan)), gpu.name().to_owned()))
+    let notice = on_gpu_notice(options, plan, gpu.name());
+    let plan = Box::new(CudaPlan::new(&gpu, loss, optimizer, how)?);
+    Ok(Place::Gpu { plan, notice })
+}
+
+#[cfg(feature = "cuda")]
+fn on_gpu_notice(options: &RunOptions, plan: &LossPlan, gpu: &str) -> String {
+    let (device, loss) = (options.device.name(), plan.loss.name());
+    let DeviceOptions { precision, products } = options.device_options;
+    let mut how = String::new();
+    if precision != DevicePrecision::default() {
+        how += &format!(" in {}", precision.name());
+    }
+    if products != DeviceProducts::default() {
+        how += &format!(" with products = {}", products.name());
+    }
+    format!("device = {device}: {loss} on the GPU ({gpu}){how}, the encoder on the CPU")
 }
