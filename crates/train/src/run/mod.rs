@@ -4,67 +4,36 @@
 //! [`resume`] continues one to the same bits; [`Model`] loads, embeds and evaluates; [`compare`] trains several
 //! losses from the same start.
 
-mod alarms;
-mod begin;
-mod borrowed;
-mod builder;
-mod callbacks;
-mod check;
-mod checkpoint;
-mod checksum;
 mod compare;
-mod conclude;
-mod feed;
-mod files;
 mod folder;
-mod forecast;
-mod foreign;
-mod init;
-mod inspect;
-mod measured;
 mod memory;
 mod model;
-mod monitor;
-mod observer;
 mod options;
-mod overrides;
-mod place;
-mod plan;
-mod progress;
-mod quality;
 mod raw;
-mod remedy;
-mod resolved;
-mod resume;
-mod scale;
-mod schedule;
-mod step;
-mod store;
-mod summary;
-mod telemetry;
-mod tensorboard;
-mod trainer;
+mod setup;
+mod training;
+mod watch;
 
-pub use alarms::{Alarm, AlarmKind};
-pub use begin::initial_encoder;
-pub use builder::RunBuilder;
-pub use callbacks::CallbackOptions;
-pub use checksum::checksum;
 pub use compare::{CompareOptions, Comparison, Projection, Variant, compare};
+pub use folder::checksum::checksum;
+pub use folder::resume::{Resumed, changed_files, finished, resume};
 pub use folder::{DataRecord, RunFile, RunFolder, options_of_run};
-pub use forecast::Forecast;
-pub use memory::{assume_returned_from, peak_memory};
+pub use memory::forecast::Forecast;
+pub use memory::process::{assume_returned_from, peak_memory};
 pub use model::{Evaluation, Model};
-pub use monitor::Monitor;
-pub use observer::{BatchReport, EpochRecord, Measured, Observer, Report, Start};
+pub use options::callbacks::CallbackOptions;
+pub use options::resolved::Resolved;
 pub use options::{
     DEFAULT_CENTRE_RATE, Device, DeviceOptions, DevicePrecision, DeviceProducts, EncoderChoice, RunOptions,
     ValSplitBy,
 };
-pub use quality::Quality;
 pub use raw::raw_vectors;
-pub use resolved::Resolved;
-pub use resume::{Resumed, changed_files, finished, resume};
-pub use scale::{auto_scale, default_scale};
-pub use schedule::{Schedule, SchedulerKind, SchedulerOptions, SchedulerStep};
-pub use trainer::{Trained, Trainer};
+pub use setup::begin::initial_encoder;
+pub use setup::builder::RunBuilder;
+pub use setup::scale::{auto_scale, default_scale};
+pub use training::schedule::{Schedule, SchedulerKind, SchedulerOptions, SchedulerStep};
+pub use training::trainer::{Trained, Trainer};
+pub use watch::alarms::{Alarm, AlarmKind};
+pub use watch::monitor::Monitor;
+pub use watch::observer::{BatchReport, EpochRecord, Measured, Observer, Report, Start};
+pub use watch::quality::Quality;

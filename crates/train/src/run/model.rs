@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use ndarray::{Array2, ArrayView2, ArrayViewD};
 
-use super::{Monitor, Quality, RunFolder, RunOptions, quality, raw_vectors, store};
 use crate::data::{Dataset, Items, Split};
 use crate::encoder::Encoder;
+use crate::run::folder::store;
+use crate::run::watch::quality;
+use crate::run::{Monitor, Quality, RunFolder, RunOptions, raw_vectors};
 use crate::{Error, Result, State};
 
 /// A trained encoder with its class centres.

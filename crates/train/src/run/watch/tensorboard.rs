@@ -1,0 +1,149 @@
+//! TensorBoard event files.
+//!
+//! An event file is a sequence of TFRecords: length `u64`, masked CRC-32C of the length, bytes, masked CRC-32C of the bytes,
+//! little-endian (TensorFlow, `core/lib/io/record_writer.h`). Each holds an `Event` message of protocol buffers
+//! (`core/util/event.proto`): `wall_time` 1 (double), `step` 2 (int64), `file_version` 3 (string), `summary` 5, whose `value`
+//! 1 has `tag` 1 (string) and `simple_value` 2 (float).
+
+use std::path::Path;
+
+use crate::run::EpochRecord;
+use crate::{Result, io};
+
+/// Writes the records' figures, a step an epoch, all or nothing. `start` is the run's beginning in seconds since 1970; the
+/// events' times are it and the seconds trained.
+pub(in crate::run) fn write(path: &Path, start: f64, records: &[EpochRecord]) -> Result<()> {
+    let mut file = Vec::new();
+    record(&mut file, &event(start, 0, |event| bytes(event, 3, b"brain.Event:2")));
+    let mut time = start;
+    for epoch in records {
+        time += epoch.seconds;
+        for (tag, value) in scalars(epoch) {
+            let mut summary_value = Vec::new();
+            bytes(&mut summary_value, 1, tag.as_bytes());
+            key(&mut summary_value, 2, 5);
+            summary_value.extend_from_slice(&(value as f32).to_le_bytes());
+            let mut summary = Vec::new();
+            bytes(&mut summary, 1, &summary_value);
+            record(&mut file, &event(time, epoch.epoch as u64, |event| bytes(event, 5, &summary)));
+        }
+    }
+    io::write_atomically(path, &file)
+}
+
+/// The figures that an epoch has, by tag.
+fn scalars(epoch: &EpochRecord) -> Vec<(String, f64)> {
+    let recall = |quality: Option<crate::run::Quality>| quality.map(|quality| quality.recall_at_1);
+    let map = |quality: Option<crate::run::Quality>| quality.map(|quality| quality.map_at_r);
+    let trained = epoch.epoch > 0;
+    let all = [
+        ("train/loss", epoch.loss),
+        ("train/active_fraction", epoch.active_fraction),
+        ("train/accuracy", epoch.accuracy),
+        ("train/grad_norm", epoch.grad_norm),
+        ("train/zero_signal_batches", trained.then_some(epoch.zero_signal_batches as f64)),
+        ("train/items_per_second", trained.then_some(epoch.items_per_second)),
+        ("rate/model", epoch.learning_rate),
+        ("rate/centres", epoch.loss_learning_rate),
+        ("centres/turn_degrees", epoch.centre_turn_degrees),
+        ("centres/angle_degrees", epoch.centre_angle_degrees),
+        ("pooling/gem_p", epoch.gem_p),
+        ("evaluation/recall_at_1", recall(epoch.metrics)),
+        ("evaluation/map_at_r", map(epoch.metrics)),
+        ("validation/recall_at_1", recall(epoch.validation)),
+        ("validation/map_at_r", map(epoch.validation)),
+    ];
+    let all = all.into_iter().filter_map(|(tag, value)| Some((tag.to_owned(), value?)));
+    let part = if epoch.validation.is_some() { "validation" } else { "evaluation" };
+    // Two are there already.
+    let more = epoch.figures.iter().filter(|(name, _)| !["recall_at_1", "map_at_r"].contains(&name.as_str()));
+    all.chain(more.map(|(name, &value)| (format!("{part}/{name}"), value))).collect()
+}
+
+fn event(time: f64, step: u64, what: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+    let mut event = Vec::new();
+    key(&mut event, 1, 1);
+    event.extend_from_slice(&time.to_le_bytes());
+    key(&mut event, 2, 0);
+    varint(&mut event, step);
+    what(&mut event);
+    event
+}
+
+fn record(file: &mut Vec<u8>, data: &[u8]) {
+    let length = (data.len() as u64).to_le_bytes();
+    file.extend_from_slice(&length);
+    file.extend_from_slice(&masked(&length).to_le_bytes());
+    file.extend_from_slice(data);
+    file.extend_from_slice(&masked(data).to_le_bytes());
+}
+
+/// A field's number and wire type.
+fn key(message: &mut Vec<u8>, field: u64, wire: u64) {
+    varint(message, field << 3 | wire);
+}
+
+fn bytes(message: &mut Vec<u8>, field: u64, data: &[u8]) {
+    key(message, field, 2);
+    varint(message, data.len() as u64);
+    message.extend_from_slice(data);
+}
+
+fn varint(message: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        message.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    message.push(value as u8);
+}
+
+/// TensorFlow's mask: a checksum of data that hold checksums would be weak.
+fn masked(data: &[u8]) -> u32 {
+    crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+/// CRC-32C (Castagnoli), bit by bit: a run writes a few kilobytes an epoch.
+fn crc32c(data: &[u8]) -> u32 {
+    !data.iter().fold(!0u32, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_castagnolis() {
+        // RFC 3720, appendix B.4.
+        assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
+        assert_eq!(crc32c(&[0xff; 32]), 0x62a8_ab43);
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+    }
+
+    #[test]
+    fn records_can_be_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events");
+        let epoch = EpochRecord { epoch: 300, loss: Some(0.5), seconds: 2.0, ..EpochRecord::default() };
+        write(&path, 10.0, &[epoch]).unwrap();
+        let file = std::fs::read(path).unwrap();
+        let (mut rest, mut events) = (file.as_slice(), Vec::new());
+        while !rest.is_empty() {
+            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+            assert_eq!(u32::from_le_bytes(rest[8..12].try_into().unwrap()), masked(&rest[..8]));
+            let data = &rest[12..12 + length];
+            assert_eq!(rest[12 + length..16 + length], masked(data).to_le_bytes());
+            events.push(data);
+            rest = &rest[16 + length..];
+        }
+        assert!(events[0].ends_with(b"\x1a\x0dbrain.Event:2"));
+        // time 12 (double), step 300 (varint 0xac 0x02), a summary with one value.
+        let mut expected = vec![9];
+        expected.extend_from_slice(&12f64.to_le_bytes());
+        expected.extend_from_slice(b"\x10\xac\x02\x2a\x13\x0a\x11\x0a\x0atrain/loss\x15");
+        expected.extend_from_slice(&0.5f32.to_le_bytes());
+        assert_eq!(events[1], expected);
+        assert_eq!(events.len(), 4);
+    }
+}
