@@ -71,7 +71,7 @@ Data are a folder, recognised by its files' names:
            with an array vectors (or embeddings, x, data, arr_0) of float32 or float64,
            [items, dim], and an array labels (or y, targets, arr_1) of whole numbers, [items];
            or train.safetensors and test.safetensors with tensors of these names. Vectors in .npy and
-           .safetensors stay in their files and may be larger than memory (in_memory)
+           .safetensors stay in their files, and those trained on may be larger than memory (in_memory)
   vectors or text in Parquet files (where the program is built with the feature parquet)
            train.parquet and test.parquet with a column vector (or embedding: lists of float32 or float64
            of one length) or text, and a column label of whole numbers or names; or pairs as in CSV

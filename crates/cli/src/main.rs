@@ -34,6 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use embedtune_train::io::shell_word;
 use embedtune_train::run::RunFolder;
 use embedtune_train::{Error, Result, io};
 
@@ -120,11 +121,14 @@ fn what_is_there(run: &Mutex<Option<PathBuf>>, training: bool) -> String {
     match run {
         None => "; nothing is left half-written: give the command again".to_owned(),
         Some(folder) if RunFolder::new(&folder).checkpoint().exists() => {
-            format!("; continue from the last checkpoint with `embedtune fit --resume {}`", folder.display())
+            format!(
+                "; continue from the last checkpoint with `embedtune fit --resume {}`",
+                shell_word(&folder)
+            )
         }
         Some(folder) if RunFolder::new(&folder).run_file().exists() => {
             let when = if training { "before anything was saved" } else { "before the first batch" };
-            format!(" {when}; `embedtune fit --resume {}` starts this run over", folder.display())
+            format!(" {when}; `embedtune fit --resume {}` starts this run over", shell_word(&folder))
         }
         Some(_) => " before the first batch; nothing was written: give the command again".to_owned(),
     }

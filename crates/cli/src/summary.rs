@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::path::Path;
 
+use embedtune_train::io;
 use embedtune_train::run::{Comparison, EpochRecord, Quality, Report, RunOptions, Variant};
 
 use crate::columns::cell;
@@ -182,7 +183,7 @@ pub(crate) fn compare(
     lines.extend(confusion.map(confused));
     lines.extend(concluded);
     let out = folder.display();
-    let data = data.map_or(String::new(), |data| format!(" --data {}", word(data)));
+    let data = data.map_or(String::new(), |data| format!(" --data {}", io::shell_word(data)));
     text.push('\n');
     text += &paragraphs(
         style,
@@ -218,31 +219,23 @@ fn learnt(who: &str, tuned: &Quality, raw: &Quality) -> String {
     format!("{who}: Recall@1 {:.4}, {change} the raw vectors ({:.4})", tuned.recall_at_1, raw.recall_at_1)
 }
 
-/// A path as a shell takes it.
-fn word(path: &Path) -> String {
-    let text = path.display().to_string();
-    // Windows separates folders by what elsewhere takes the next character's meaning.
-    let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c) || (cfg!(windows) && c == '\\');
-    if !text.is_empty() && text.chars().all(plain) {
-        return text;
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
 /// One command, and why.
 fn next(report: &Report, records: &[EpochRecord], stopped: bool, folder: &Path) -> String {
-    let run = word(folder);
+    let run = io::shell_word(folder);
     let recall: Vec<f64> = records
         .iter()
         .filter(|record| record.epoch > 0)
         .filter_map(|record| Some(record.validation.or(record.metrics)?.recall_at_1))
         .collect();
-    let rising = recall.len() > 1 && recall[recall.len() - 1] > recall[recall.len() - 2] + RISING;
+    let (last, before) = recall.split_last().map_or((0.0, [].as_slice()), |(last, before)| (*last, before));
+    let rising = !before.is_empty() && before.iter().all(|before| last > before + RISING);
+    // Where the run chose its model, a better epoch than the last is no news.
+    let chosen = records.last().is_some_and(|record| record.kept.is_some());
     if report.tuned.recall_at_1 < report.raw.recall_at_1 {
         "the raw vectors retrieve better: try more --epochs, or a lower --learning-rate".to_owned()
     } else if rising && !stopped {
         format!("--epochs {}: Recall@1 was still rising", report.epochs * 2)
-    } else if report.best_epoch > 0 && report.best_epoch < report.epochs && !stopped {
+    } else if report.best_epoch > 0 && report.best_epoch < report.epochs && !stopped && !chosen {
         format!("--epochs {}: Recall@1 was best after that epoch", report.best_epoch)
     } else {
         format!("embedtune search --run {run} --query 0   what an item finds")
@@ -256,6 +249,8 @@ pub(crate) fn before(init_from: Option<&str>) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use embedtune_train::run::Kept;
+
     use super::*;
 
     fn quality(recall_at_1: f64) -> Quality {
@@ -275,15 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_can_be_pasted_and_confusions_read_well() {
-        for (path, expected) in [
-            ("runs/fit-1", "runs/fit-1"),
-            ("a\\b", if cfg!(windows) { "a\\b" } else { "'a\\b'" }),
-            ("my photos", "'my photos'"),
-            ("it's; $x", r"'it'\''s; $x'"),
-        ] {
-            assert_eq!(word(Path::new(path)), expected);
-        }
+    fn confusions_read_well() {
         let of = Confused { own: "Shirt\n".to_owned(), found: "x".repeat(100), times: 3, queries: 10 };
         let expected =
             format!("taken for another most often: Shirt  for {}…, 3 of 10 queries", "x".repeat(29));
@@ -303,8 +290,8 @@ mod tests {
 
     #[test]
     fn the_next_step_follows_from_the_figures() {
-        let advice = |raw: f64, recalls: &[f64]| {
-            let records: Vec<EpochRecord> = recalls
+        let of = |raw: f64, recalls: &[f64], kept: Option<f64>| {
+            let mut records: Vec<EpochRecord> = recalls
                 .iter()
                 .enumerate()
                 .map(|(i, &r)| EpochRecord {
@@ -313,6 +300,8 @@ mod tests {
                     ..EpochRecord::default()
                 })
                 .collect();
+            let kept = kept.map(|recall| Kept { metrics: quality(recall), validation: None, gem_p: None });
+            records.last_mut().unwrap().kept = kept.clone();
             let best = (0..recalls.len()).max_by(|&a, &b| recalls[a].total_cmp(&recalls[b])).unwrap() + 1;
             let report = Report {
                 loss: "ArcFaceLoss".to_owned(),
@@ -321,7 +310,7 @@ mod tests {
                 raw: quality(raw),
                 untrained: quality(0.1),
                 init_from: None,
-                tuned: quality(recalls[recalls.len() - 1]),
+                tuned: kept.map_or(quality(recalls[recalls.len() - 1]), |kept| kept.metrics),
                 best_epoch: best,
                 gem_p: None,
             };
@@ -329,9 +318,13 @@ mod tests {
             assert!(!next(true).contains("Recall@1 was"), "early stopping has decided that");
             next(false)
         };
+        let advice = |raw: f64, recalls: &[f64]| of(raw, recalls, None);
         assert!(advice(0.5, &[0.3, 0.4]).contains("raw vectors retrieve better"));
         assert_eq!(advice(0.2, &[0.3, 0.4]), "--epochs 4: Recall@1 was still rising");
         assert_eq!(advice(0.2, &[0.3, 0.4, 0.35]), "--epochs 2: Recall@1 was best after that epoch");
         assert!(advice(0.2, &[0.3, 0.4, 0.4005]).starts_with("embedtune search --run R"));
+        assert_eq!(advice(0.2, &[0.7, 0.5, 0.6]), "--epochs 1: Recall@1 was best after that epoch");
+        assert!(of(0.2, &[0.7, 0.5, 0.6], Some(0.7)).starts_with("embedtune search --run R"));
+        assert_eq!(of(0.2, &[0.5, 0.6], Some(0.6)), "--epochs 4: Recall@1 was still rising");
     }
 }

@@ -191,7 +191,7 @@ fn what_cannot_be_learnt_from_is_named() {
     let said = run(at, "fit --data D --loss ArcFaceLoss --epochs 1 --batch-size 4 --out R");
     assert!(said.err.contains("1 of 3 classes have a single training item"), "{}", said.err);
     said.done();
-    std::fs::write(at.join("D/train.csv"), csv(&[",x", ",x", ",y", ",y"])).unwrap();
+    std::fs::write(at.join("D/train.csv"), csv(&["!,x", "?,x", "!,y", "?,y"])).unwrap();
     let said = run(at, "fit --data D --loss ArcFaceLoss --epochs 1 --batch-size 4 --out S");
     assert!(said.err.contains("the gradient of every batch was zero"), "{}", said.err);
     vector_folder(&at.join("V"));

@@ -3,6 +3,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::io::shell_word;
+
 /// What can go wrong. Every message names the file, field or row, the value, and what to do.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -123,7 +125,7 @@ fn inspection(saved: Option<&Path>) -> String {
 fn continuation(folder: Option<&Path>) -> String {
     match folder {
         Some(folder) => {
-            format!("the run is saved: continue with `embedtune fit --resume {}`", folder.display())
+            format!("the run is saved: continue with `embedtune fit --resume {}`", shell_word(folder))
         }
         None => "the run has no folder, so nothing is saved".to_owned(),
     }

@@ -26,6 +26,17 @@ static WRITES: RwLock<()> = RwLock::new(());
 /// Temporary files that are being written.
 static PENDING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
+/// A path as one word of a shell's command, quoted where that is needed, for commands to paste.
+pub fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    // Windows separates folders by what elsewhere takes the next character's meaning.
+    let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c) || (cfg!(windows) && c == '\\');
+    if !text.is_empty() && text.chars().all(plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// Ends all writing: waits for the renames under way, lets no other begin while the guard lives, and removes the
 /// temporary files of writes that have not come to theirs, which will fail. A program that ends at once, for instance at
 /// a second Ctrl-C, does so behind this guard and leaves no temporary file.
@@ -199,6 +210,18 @@ pub(crate) fn npy_header(rows: usize, columns: usize, length: usize) -> Vec<u8> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_can_be_pasted() {
+        for (path, expected) in [
+            ("runs/fit-1", "runs/fit-1"),
+            ("a\\b", if cfg!(windows) { "a\\b" } else { "'a\\b'" }),
+            ("my photos", "'my photos'"),
+            ("it's; $x", r"'it'\''s; $x'"),
+        ] {
+            assert_eq!(shell_word(Path::new(path)), expected);
+        }
+    }
 
     /// The guard's test removes what others are writing: one at a time.
     static ALONE: Mutex<()> = Mutex::new(());

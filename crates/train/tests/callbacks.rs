@@ -174,6 +174,11 @@ fn early_stopping_the_best_model_and_the_last_checkpoints() {
     });
     let best = seen.epochs[best.unwrap().epoch].metrics.unwrap();
     assert_eq!(trained.report.tuned, best);
+    // What an epoch found stays beside what was kept.
+    let last = records.last().unwrap();
+    assert_eq!((last.epoch, last.metrics), (3, seen.epochs[3].metrics));
+    assert_eq!(last.kept.as_ref().map(|kept| kept.metrics), (last.metrics != Some(best)).then_some(best));
+    assert_eq!(last.model_metrics(), Some(best));
     assert_eq!(Model::load(&run).unwrap().evaluate(&split).unwrap().tuned, best);
     assert!(!run.epoch_checkpoint(1).exists() && run.epoch_checkpoint(2).exists());
     assert_eq!(std::fs::read(run.epoch_checkpoint(3)).unwrap(), std::fs::read(run.checkpoint()).unwrap());

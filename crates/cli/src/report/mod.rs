@@ -42,7 +42,7 @@ struct Run {
     folder: PathBuf,
     file: RunFile,
     records: Vec<EpochRecord>,
-    /// The options as given and the encoder, as `run.toml` has them.
+    /// The options as given and the encoder, as `run.toml` has them; what became of the options has a table of its own.
     options: String,
 }
 
@@ -50,16 +50,7 @@ impl Run {
     fn read(folder: &Path) -> Result<Self> {
         let run = RunFolder::new(folder);
         let file = run.read_run_file()?;
-        let path = run.run_file();
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "reading"))?;
-        let from = text.find("[options]").unwrap_or(text.len());
-        let mut options = text.get(from..).unwrap_or_default().to_owned();
-        // What became of them has a table of its own.
-        if let (Some(from), Some(to)) = (options.find("\n[resolved]"), options.find("\n[encoder"))
-            && from < to
-        {
-            options.replace_range(from..to, "");
-        }
+        let options = file.options_and_encoder()?;
         Ok(Self { folder: folder.to_owned(), file, records: run.read_metrics()?, options })
     }
 
@@ -73,7 +64,7 @@ impl Run {
     }
 
     fn tuned(&self) -> Option<Quality> {
-        self.records.iter().rev().filter(|record| record.epoch > 0).find_map(|record| record.metrics)
+        self.records.iter().rev().filter(|record| record.epoch > 0).find_map(EpochRecord::model_metrics)
     }
 }
 

@@ -6,7 +6,7 @@ use embedtune_losses::{
 };
 use serde::Serialize;
 
-use super::{Separation, Source, separation};
+use super::{Separation, Source, named, separation};
 use crate::run::default_scale;
 use crate::{Error, Result};
 
@@ -272,14 +272,6 @@ fn smallest_dim(classes: usize, enough: impl Fn(usize) -> bool) -> Option<usize>
         if enough(middle) { high = middle } else { low = middle }
     }
     Some(high)
-}
-
-/// A loss's error under the name that the option has here.
-fn named(error: embedtune_losses::Error) -> Error {
-    match error {
-        embedtune_losses::Error::Option { option, value, reason } => Error::option(option, value, reason),
-        other => other.into(),
-    }
 }
 
 /// Four significant digits at most.

@@ -7,6 +7,7 @@ use embedtune_losses::{
 use ndarray::arr2;
 use serde::Serialize;
 
+use super::named;
 use crate::{Error, Result};
 
 /// What [`explain`] says.
@@ -131,10 +132,7 @@ impl Computed {
             LossKind::TripletMarginLoss => triplet_options(&options).map(What::Triplets),
             _ => margin_options(loss, &options).map(What::Centres),
         });
-        let what = what.map_err(|e| match e {
-            embedtune_losses::Error::Option { option, value, reason } => Error::option(option, value, reason),
-            other => other.into(),
-        })?;
+        let what = what.map_err(named)?;
         Ok(Self { what, centres: options.centre_init() })
     }
 

@@ -10,3 +10,13 @@ mod sphere;
 pub use advise::{Advice, Question, advise};
 pub use explain::{Explanation, Parameter, Side, TableRow, explain};
 pub use sphere::{Separation, Source, separation};
+
+use crate::Error;
+
+/// A loss's error under the name that the option has here.
+fn named(error: embedtune_losses::Error) -> Error {
+    match error {
+        embedtune_losses::Error::Option { option, value, reason } => Error::option(option, value, reason),
+        other => other.into(),
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
 
 use ndarray::Array3;
 
@@ -15,12 +16,17 @@ const MOST: usize = 1024;
 /// Blocks that lie ready.
 const READY: usize = 1;
 
+/// What to do where the thread that reads broke off: a fault of the program that says more on standard error.
+const BROKEN_OFF: &str = "reading ended before the end of the file by a fault of the program; please report what it said before this";
+
 /// Takes a block; false where nobody wants more.
 pub(super) type Give<'a> = dyn FnMut(Items) -> bool + 'a;
 
 /// Blocks of items, one after another.
 pub(super) struct Ahead {
     blocks: Receiver<Result<Items>>,
+    /// The thread that reads, until its end was seen.
+    reading: Option<JoinHandle<()>>,
     block: Option<Items>,
     /// Items of the block that are given out.
     given: usize,
@@ -47,14 +53,14 @@ impl Ahead {
             }
         };
         let thread = std::thread::Builder::new().name("reading".to_owned()).spawn(work);
-        thread.map_err(Error::io(path, "starting a thread that reads it"))?;
-        Ok(Self { blocks, block: None, given: 0, len })
+        let thread = thread.map_err(Error::io(path, "starting a thread that reads it"))?;
+        Ok(Self { blocks, reading: Some(thread), block: None, given: 0, len })
     }
 
     /// The next items, `most` or fewer; none at the end.
     ///
     /// # Errors
-    /// What `read` ended with.
+    /// What `read` ended with; [`Error::Unsuitable`] where it panicked.
     pub(super) fn next(&mut self, most: usize) -> Result<Items> {
         loop {
             if let Some(block) = self.block.as_ref().filter(|block| self.given < block.len()) {
@@ -65,7 +71,11 @@ impl Ahead {
             }
             match self.blocks.recv() {
                 Ok(items) => (self.block, self.given) = (Some(items?), 0),
-                Err(_) => return Ok(Items::Text(Vec::new())),
+                // The thread has ended: at the end of the file, or not where it should.
+                Err(_) => match self.reading.take().map_or(Ok(()), JoinHandle::join) {
+                    Ok(()) => return Ok(Items::Text(Vec::new())),
+                    Err(_) => return Err(Error::Unsuitable(BROKEN_OFF.to_owned())),
+                },
             }
         }
     }
@@ -177,6 +187,18 @@ mod tests {
         // A stream that is given up in the middle.
         npz(&path, &[("vectors", npy("<f4", "(3000, 40)", &bytes(&rows())))]);
         drop(Stream::open(&path, &DataOptions::default()).unwrap().next(1));
+    }
+
+    #[test]
+    fn a_reader_that_breaks_off_is_no_end() {
+        let one = || Items::Text(vec!["a".to_owned()]);
+        let read = move |give: &mut Give<'_>| {
+            give(one());
+            panic!("a fault of the reader, for this test");
+        };
+        let mut ahead = Ahead::new(Path::new("x"), None, read).unwrap();
+        assert_eq!(ahead.next(9).unwrap(), one());
+        assert!(ahead.next(9).unwrap_err().to_string().contains("before the end of the file"));
     }
 
     fn safetensors(path: &Path, tokens: &[u8], mask: &[u8], [items, each, dim]: [usize; 3]) {

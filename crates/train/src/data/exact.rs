@@ -3,13 +3,13 @@
 use std::cmp::Ordering;
 use std::io::Read;
 
-/// More than any real set: a header that asks for more is damaged.
-const MOST_BYTES: u64 = 1 << 36;
+/// More than any file: a header that asks for more is damaged.
+const MOST_BYTES: u64 = 1 << 46;
 
 /// Bytes of an array of `sizes` with `width` bytes an element.
 ///
 /// # Errors
-/// In words, for more than 64 GiB.
+/// In words, for more than 64 TiB.
 pub(super) fn size(sizes: &[usize], width: usize) -> Result<u64, String> {
     sizes
         .iter()

@@ -90,7 +90,7 @@ impl Head {
             return format!("its shape is {:?}: vectors need at least one column", self.shape);
         }
         format!(
-            "expected vectors [items, dim] of type float32, float64 or float16; got {} of shape {:?}; convert them, e.g. with \
+            "expected vectors [items, dim] of type float32, float64 or little-endian float16; got {} of shape {:?}; convert them, e.g. with \
              .astype('float32')",
             self.descr, self.shape
         )
@@ -109,7 +109,7 @@ impl Head {
 
     fn no_tokens(&self) -> String {
         format!(
-            "expected tokens [items, tokens, dim] of type float32, float64 or float16; got {} of shape {:?}",
+            "expected tokens [items, tokens, dim] of type float32, float64 or little-endian float16; got {} of shape {:?}",
             self.descr, self.shape
         )
     }
@@ -343,6 +343,16 @@ mod tests {
             let npy = Npy::read(file(&header(descr, "False", "(2,)"), data).as_slice()).unwrap();
             assert_eq!(npy.labels().unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn files_of_any_real_size_are_read() {
+        let of = |shape: &str| Head::read(&mut file(&header("<f4", "False", shape), &[]).as_slice());
+        let head = of("(200000000, 512)").unwrap();
+        let bytes = head.start + 200_000_000 * 512 * 4;
+        assert_eq!(head.place(bytes), Ok((head.start, Number::F32)));
+        assert!(head.place(bytes - 1).unwrap_err().contains("promises 409600000000 bytes of data"));
+        assert!(of("(99999999999, 512)").err().unwrap().contains("the file is damaged"));
     }
 
     #[test]

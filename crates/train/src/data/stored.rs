@@ -14,8 +14,8 @@ use crate::{Error, Result};
 const BLOCK: usize = 1 << 16;
 
 /// Vectors in a `.npy` or safetensors file, or some of them. Rows are read when they are needed
-/// ([`FileRows`]: what a memory map would do, without the promise that nobody truncates the file), so that a data set may
-/// be larger than memory.
+/// ([`FileRows`]: what a memory map would do, without the promise that nobody truncates the file), so that what is
+/// trained on may be larger than memory. Evaluation items are read into memory to be measured.
 #[derive(Debug, Clone)]
 pub struct VectorFile {
     file: Arc<FileRows>,

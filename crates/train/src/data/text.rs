@@ -95,6 +95,12 @@ pub fn read_table(path: &Path) -> Result<Table> {
                 format!("line {line}: the label is empty; fill it in or remove the line"),
             ));
         }
+        if field(text).trim().is_empty() {
+            return Err(Error::data(
+                path,
+                format!("line {line}: the text is empty; fill it in or remove the line"),
+            ));
+        }
         lines.push(line);
         texts.push(field(text).to_owned());
         labels.push(field(label).trim().to_owned());
@@ -166,7 +172,13 @@ pub fn read_class_split(path: &Path) -> Result<BTreeMap<u32, (String, bool)>> {
         let line = record.position().map_or(0, csv::Position::line);
         let field = |column: usize| record.get(column).unwrap_or_default().trim();
         let number: u32 = field(class).parse().map_err(|_| {
-            Error::data(path, format!("line {line}: class `{}` is not a whole number", field(class)))
+            Error::data(
+                path,
+                format!(
+                    "line {line}: class `{}` is not a whole number: write the label that its items have",
+                    field(class)
+                ),
+            )
         })?;
         let evaluation = match field(split) {
             "background" => false,
@@ -174,7 +186,9 @@ pub fn read_class_split(path: &Path) -> Result<BTreeMap<u32, (String, bool)>> {
             other => {
                 return Err(Error::data(
                     path,
-                    format!("line {line}: split `{other}` is neither background nor evaluation"),
+                    format!(
+                        "line {line}: split `{other}` is neither background nor evaluation: write one of these"
+                    ),
                 ));
             }
         };

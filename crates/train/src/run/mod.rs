@@ -35,5 +35,5 @@ pub use training::schedule::{Schedule, SchedulerKind, SchedulerOptions, Schedule
 pub use training::trainer::{Trained, Trainer};
 pub use watch::alarms::{Alarm, AlarmKind};
 pub use watch::monitor::Monitor;
-pub use watch::observer::{BatchReport, EpochRecord, Measured, Observer, Report, Start};
+pub use watch::observer::{BatchReport, EpochRecord, Kept, Measured, Observer, Report, Start};
 pub use watch::quality::Quality;

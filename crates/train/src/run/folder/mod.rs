@@ -61,7 +61,23 @@ pub struct DataRecord {
     pub checksum: String,
 }
 
+/// What of a [`RunFile`] tells how a model was trained.
+#[derive(Serialize)]
+struct Given<'a> {
+    options: &'a RunOptions,
+    encoder: &'a EncoderSpec,
+}
+
 impl RunFile {
+    /// The options as given and the encoder, in TOML as in the file.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a value that TOML cannot hold.
+    pub fn options_and_encoder(&self) -> Result<String> {
+        let given = Given { options: &self.options, encoder: &self.encoder };
+        toml::to_string(&given).map_err(|e| Error::option("options", "?", e.to_string()))
+    }
+
     /// A run file of this version, without notices and without what the options resolve to.
     pub fn new(
         options: RunOptions,

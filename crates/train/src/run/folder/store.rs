@@ -43,7 +43,7 @@ struct Header {
     options_crc32: Option<u32>,
 }
 
-/// A tensor or a counter whose bytes are made when they are written: a checkpoint takes no second copy of itself.
+/// A tensor or a counter whose bytes are made as the file is laid out: beside the file in memory there is no other copy.
 enum Entry<'a> {
     Tensor(&'a ArrayD<f32>),
     Counter(u64),
@@ -122,7 +122,7 @@ pub(crate) fn read_with_options(path: &Path, kind: Kind) -> Result<(State, Optio
         .map_err(|e| broken(format!("its `embedtune` metadata is unreadable ({e})")))?;
     if header.format != FORMAT {
         let detail = format!(
-            "format {} (embedtune {}); this program reads format {FORMAT}",
+            "format {} (embedtune {}); this program reads format {FORMAT}: use that version, or train again",
             header.format, header.version
         );
         return Err(Error::data(path, detail));

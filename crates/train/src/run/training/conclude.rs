@@ -6,7 +6,7 @@ use ndarray::ArrayD;
 use crate::head::LossHead;
 use crate::run::folder::store;
 use crate::run::watch::inspect;
-use crate::run::{Alarm, AlarmKind, EpochRecord, Observer, Report, RunOptions, Trainer};
+use crate::run::{Alarm, AlarmKind, EpochRecord, Kept, Observer, Report, RunOptions, Trainer};
 use crate::{Error, Result};
 
 impl Trainer<'_> {
@@ -50,10 +50,17 @@ impl Trainer<'_> {
         }
         let outliers = self.outliers()?;
         let missing = self.records.last().is_some_and(|record| record.metrics.is_none());
-        if changed || missing {
+        if changed {
+            let mut record = EpochRecord { epoch, ..EpochRecord::default() };
+            self.measure(&mut record, true, observer)?;
+            let EpochRecord { metrics, validation, .. } = record;
+            let gem_p = self.encoder.gem_p();
+            if let Some(last) = self.records.last_mut() {
+                last.kept = metrics.map(|metrics| Kept { metrics, validation, gem_p });
+            }
+        } else if missing {
             let mut record = self.records.last().cloned().unwrap_or_default();
             self.measure(&mut record, true, observer)?;
-            record.gem_p = self.encoder.gem_p();
             if let Some(last) = self.records.last_mut() {
                 *last = record;
             }
@@ -123,8 +130,8 @@ pub(in crate::run) fn report(options: &RunOptions, records: &[EpochRecord]) -> R
         raw: first.raw.ok_or_else(missing)?,
         untrained: first.metrics.ok_or_else(missing)?,
         init_from: options.init_from.clone(),
-        tuned: last.metrics.ok_or_else(missing)?,
+        tuned: last.model_metrics().ok_or_else(missing)?,
         best_epoch: best.map_or(0, |best| best.0),
-        gem_p: last.gem_p,
+        gem_p: last.kept.as_ref().map_or(last.gem_p, |kept| kept.gem_p),
     })
 }

@@ -207,6 +207,28 @@ pub struct EpochRecord {
     pub figures: BTreeMap<String, f64>,
     /// Retrieval by the raw vectors on the same items as `metrics`; in epoch 0 only.
     pub raw: Option<Quality>,
+    /// The model that the run has kept, in the last epoch's record, where that is not the one this epoch left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
+}
+
+/// A model that `best_model` or `wise_ft_alpha` chose at the end of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kept {
+    /// Retrieval on the evaluation items.
+    pub metrics: Quality,
+    /// Retrieval among the items held out by `val_split`, each without itself.
+    pub validation: Option<Quality>,
+    /// GeM's power (the mean over channels), for encoders pooled by GeM.
+    pub gem_p: Option<f64>,
+}
+
+impl EpochRecord {
+    /// Retrieval on the evaluation items by the model that the run had after this epoch: the one that was kept, at the end.
+    pub fn model_metrics(&self) -> Option<Quality> {
+        self.kept.as_ref().map(|kept| kept.metrics).or(self.metrics)
+    }
 }
 
 /// A finished run.
