@@ -5,6 +5,7 @@ pub(in crate::run) mod checksum;
 pub(in crate::run) mod files;
 pub(in crate::run) mod resume;
 pub(in crate::run) mod store;
+pub(in crate::run) mod written;
 
 use std::path::{Path, PathBuf};
 
@@ -242,7 +243,7 @@ impl RunFolder {
     /// I/O.
     pub fn write_run_file(&self, run: &RunFile) -> Result<()> {
         let path = self.run_file();
-        let text = toml::to_string(run).map_err(|e| Error::data(&path, e.to_string()))?;
+        let text = written::to_toml(run).map_err(|e| Error::data(&path, e.to_string()))?;
         io::write_atomically(&path, text.as_bytes())
     }
 

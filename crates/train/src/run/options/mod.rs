@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::DataOptions;
 use crate::head::CentreSpace;
 use crate::optim::{OptimizerKind, OptimizerOptions, ParamGroup};
+use crate::run::folder::written::to_toml;
 use crate::run::{CallbackOptions, SchedulerKind, SchedulerOptions};
 use crate::{Error, Result};
 
@@ -327,6 +328,6 @@ impl RunOptions {
     /// # Errors
     /// [`Error::Option`] for a value that TOML cannot hold.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::option("options", "?", e.to_string()))
+        to_toml(self).map_err(|e| Error::option("options", "?", e.to_string()))
     }
 }

@@ -69,21 +69,20 @@ impl RunOptions {
             Err(_) => return Self::from_toml(text).and_then(|_| Self::from_toml_with("", set)),
         };
         known(&table, "")?;
-        let plain = Self::from_toml(text)?;
-        if set.is_empty() {
-            return Ok(plain);
-        }
+        let mut options = Self::from_toml(text)?;
         for (name, value) in set {
             replace(&mut table, name, value)?;
             known(&table, value)?;
             // After each, so that the error is about the one that is wrong.
-            table
-                .clone()
-                .try_into::<Self>()
-                .map_err(|e| Error::option(name.as_str(), value, one_line(&e)))?;
+            options = of_table(&table).map_err(|e| Error::option(name.as_str(), value, one_line(&e)))?;
         }
-        table.try_into().map_err(|e| Error::option("options", text, one_line(&e)))
+        Ok(options)
     }
+}
+
+/// By way of its text: what reads options is compiled for texts, and would be once more for tables.
+fn of_table(table: &Table) -> std::result::Result<RunOptions, toml::de::Error> {
+    toml::from_str(&table.to_string())
 }
 
 /// Refuses Finetuner's names that are no options, with what to write.
