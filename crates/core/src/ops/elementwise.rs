@@ -11,6 +11,20 @@ use crate::{Error, Grad, Pool, Result, Value, Var, simd};
 /// Elements of one task.
 pub(super) const BLOCK: usize = 1 << 14;
 
+/// `update(y, x)` for blocks of two slices of one length, in parallel. Compiled once, for all that is done with blocks.
+fn in_blocks(y: &mut [f32], x: &[f32], update: &(dyn Fn(&mut [f32], &[f32]) + Sync)) {
+    y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(y, x)| update(y, x));
+}
+
+/// What is done with a block of a value and the same blocks of two operands.
+type WithTwo<'u> = dyn Fn(&mut [f32], &[f32], &[f32]) + Sync + 'u;
+
+/// [`in_blocks`] for two operands.
+fn in_blocks_of_two(c: &mut [f32], a: &[f32], b: &[f32], update: &WithTwo<'_>) {
+    let operands = a.par_chunks(BLOCK).zip(b.par_chunks(BLOCK));
+    c.par_chunks_mut(BLOCK).zip(operands).for_each(|(c, (a, b))| update(c, a, b));
+}
+
 /// Replaces every element of `g` by `f` of it and the element of `other`, of the same shape.
 fn zip_in_place(
     op: &'static str,
@@ -19,8 +33,7 @@ fn zip_in_place(
     f: impl Fn(f32, f32) -> f32 + Sync,
 ) -> Result<ArrayD<f32>> {
     let mut g = contiguous(g);
-    let blocks = g.as_slice_mut().unwrap_or_default().par_chunks_mut(BLOCK);
-    blocks.zip(slice(op, other)?.par_chunks(BLOCK)).for_each(|(g, other)| {
+    in_blocks(g.as_slice_mut().unwrap_or_default(), slice(op, other)?, &|g, other| {
         simd::dispatch(
             #[inline(always)]
             || g.iter_mut().zip(other).for_each(|(g, &other)| *g = f(*g, other)),
@@ -51,8 +64,7 @@ fn zip(
 ) -> Result<ArrayD<f32>> {
     let (a, b) = (standard(a), standard(b));
     let mut c = pool.take(a.len());
-    let operands = slice(op, &a)?.par_chunks(BLOCK).zip(slice(op, &b)?.par_chunks(BLOCK));
-    c.par_chunks_mut(BLOCK).zip(operands).for_each(|(c, (a, b))| {
+    in_blocks_of_two(&mut c, slice(op, &a)?, slice(op, &b)?, &|c, a, b| {
         simd::dispatch(
             #[inline(always)]
             || c.iter_mut().zip(a.iter().zip(b)).for_each(|(c, (&a, &b))| *c = f(a, b)),
@@ -88,8 +100,7 @@ impl<'t> Var<'t> {
     fn map(self, op: &'static str, f: impl Fn(f32) -> f32 + Sync) -> Result<ArrayD<f32>> {
         let x = standard(&self.value());
         let mut y = self.tape().pool().take(x.len());
-        let blocks = y.par_chunks_mut(BLOCK).zip(slice(op, &x)?.par_chunks(BLOCK));
-        blocks.for_each(|(y, x)| {
+        in_blocks(&mut y, slice(op, &x)?, &|y, x| {
             simd::dispatch(
                 #[inline(always)]
                 || y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)),

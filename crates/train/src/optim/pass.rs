@@ -21,7 +21,8 @@ pub(super) fn fused<const S: usize>(
     idle: bool,
     update: impl Fn(f32, f32, [f32; S]) -> (f32, [f32; S]) + Sync,
 ) -> Result<()> {
-    pass(value, grad, slot, if idle { Others::OnceSeen } else { Others::All }, update)
+    let others = if idle { Others::OnceSeen } else { Others::All };
+    pass(value, grad, slot, others, &|values, grad, state| elements(values, grad, state, &update))
 }
 
 /// As [`fused`], but of a row-sparse gradient's table only the rows that it names.
@@ -31,8 +32,12 @@ pub(super) fn named_rows<const S: usize>(
     slot: &mut Slot,
     update: impl Fn(f32, f32, [f32; S]) -> (f32, [f32; S]) + Sync,
 ) -> Result<()> {
-    pass(value, grad, slot, Others::Never, update)
+    pass(value, grad, slot, Others::Never, &|values, grad, state| elements(values, grad, state, &update))
 }
+
+/// Updates elements with their gradients and state, all of one length. What hands the elements out is compiled once for all
+/// optimizers with as much state; only this is made for each.
+type Update<'u, const S: usize> = dyn Fn(&mut [f32], &[f32], [&mut [f32]; S]) + Sync + 'u;
 
 /// Which rows a row-sparse gradient updates besides those that it names.
 #[derive(Clone, Copy, PartialEq)]
@@ -47,7 +52,7 @@ fn pass<const S: usize>(
     grad: &Grad,
     slot: &mut Slot,
     others: Others,
-    update: impl Fn(f32, f32, [f32; S]) -> (f32, [f32; S]) + Sync,
+    update: &Update<'_, S>,
 ) -> Result<()> {
     if !value.is_standard_layout() {
         *value = value.as_standard_layout().into_owned().into_shared();
@@ -64,7 +69,7 @@ fn pass<const S: usize>(
             let grad = grad.as_standard_layout();
             let Some(grad) = grad.as_slice() else { return Ok(()) };
             let tasks: Vec<_> = blocks(values, state, BLOCK).zip(grad.chunks(BLOCK)).collect();
-            for_each(tasks, |((values, state), grad)| dense(values, grad, state, &update));
+            for_each(tasks, |((values, state), grad)| update(values, grad, state));
         }
         Grad::Rows(grad) => {
             if others == Others::All {
@@ -79,7 +84,7 @@ fn pass<const S: usize>(
                 Others::OnceSeen => S > 0 && seen.is_none_or(|seen| seen[row]),
                 Others::Never => false,
             };
-            rows(values, grad, state, moves, &update);
+            rows(values, grad, state, moves, update);
         }
     }
     Ok(())
@@ -91,11 +96,12 @@ fn rows<const S: usize>(
     grad: &RowGrad,
     state: [&mut [f32]; S],
     moves: impl Fn(usize) -> bool + Sync,
-    update: &(impl Fn(f32, f32, [f32; S]) -> (f32, [f32; S]) + Sync),
+    update: &Update<'_, S>,
 ) {
     let dim = grad.values.ncols();
     let gradients = grad.values.as_standard_layout();
     let Some(gradients) = gradients.as_slice().filter(|_| dim > 0) else { return };
+    let none = vec![0.0; dim];
     let block_rows = (BLOCK / dim).max(1);
     let tasks: Vec<_> = blocks(values, state, block_rows * dim).enumerate().collect();
     for_each(tasks, |(block, (values, mut state))| {
@@ -109,10 +115,10 @@ fn rows<const S: usize>(
             }
             let state = state.each_mut().map(|buffer| &mut buffer[span.clone()]);
             if named {
-                dense(values, &gradients[next * dim..(next + 1) * dim], state, update);
+                update(values, &gradients[next * dim..(next + 1) * dim], state);
                 next += 1;
             } else {
-                zero(values, state, update);
+                update(values, &none, state);
             }
         }
     });
@@ -139,7 +145,7 @@ fn for_each<T: Send>(tasks: Vec<T>, run: impl Fn(T) + Sync + Send) {
     }
 }
 
-fn dense<const S: usize>(
+fn elements<const S: usize>(
     values: &mut [f32],
     grad: &[f32],
     state: [&mut [f32]; S],
@@ -153,27 +159,6 @@ fn dense<const S: usize>(
             let state = state.map(|buffer| &mut buffer[..len]);
             for i in 0..len {
                 let (value, new) = update(values[i], grad[i], std::array::from_fn(|s| state[s][i]));
-                values[i] = value;
-                for s in 0..S {
-                    state[s][i] = new[s];
-                }
-            }
-        },
-    );
-}
-
-fn zero<const S: usize>(
-    values: &mut [f32],
-    state: [&mut [f32]; S],
-    update: &impl Fn(f32, f32, [f32; S]) -> (f32, [f32; S]),
-) {
-    let len = values.len();
-    simd::dispatch(
-        #[inline(always)]
-        || {
-            let state = state.map(|buffer| &mut buffer[..len]);
-            for i in 0..len {
-                let (value, new) = update(values[i], 0.0, std::array::from_fn(|s| state[s][i]));
                 values[i] = value;
                 for s in 0..S {
                     state[s][i] = new[s];

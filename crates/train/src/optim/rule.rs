@@ -61,7 +61,8 @@ impl<R: Rule> Optimizer for Elementwise<R> {
     fn step(&mut self, params: &mut [Param<'_>], _: Option<&mut Reevaluate<'_>>) -> Result<()> {
         self.check(params)?;
         let (rule, lr) = (&self.rule, self.lr);
-        self.slots.update(params, &rule.layout(lr), |param, grad, slot| rule.update(lr, param, grad, slot))
+        self.slots
+            .update(params, &rule.layout(lr), &mut |param, grad, slot| rule.update(lr, param, grad, slot))
     }
 
     fn state(&self) -> State {

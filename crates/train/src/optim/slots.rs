@@ -48,7 +48,7 @@ impl Slots {
         &mut self,
         params: &mut [Param<'_>],
         layout: &Layout,
-        mut update: impl FnMut(&mut Param<'_>, &Grad, &mut Slot) -> Result<()>,
+        update: &mut dyn FnMut(&mut Param<'_>, &Grad, &mut Slot) -> Result<()>,
     ) -> Result<()> {
         for param in params {
             let Some(grad) = param.grad.take() else { continue };
