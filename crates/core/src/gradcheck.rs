@@ -41,7 +41,7 @@ pub fn gradcheck(
     let mut grads = tape.backward_from(out, upstream)?;
     for (which, leaf) in leaves.iter().enumerate() {
         let analytic = match grads.take(*leaf) {
-            Some(gradient) => gradient.into_dense(),
+            Some(gradient) => gradient.into_dense()?,
             None => ArrayD::zeros(inputs[which].raw_dim()),
         };
         let mut moved = inputs.to_vec();

@@ -1,7 +1,7 @@
 //! Products and row operations. Row-major `f32`; the bits of a result do not depend on the number of threads.
 
 use gemm_common::Parallelism;
-use ndarray::{ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{ArrayView2, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
 
 use crate::{Error, Result};
@@ -10,6 +10,9 @@ use crate::{Error, Result};
 /// number of threads.
 const ROW_BLOCK: usize = 128;
 const COLUMN_BLOCK: usize = 1024;
+/// Terms of a sum that one call of the kernel takes at most. It would cut longer sums by itself, at a depth that it derives
+/// from the size and associativity of the first cache and that is never below this: bits would depend on the processor.
+const DEPTH: usize = 512;
 /// Below this many multiply-adds a product is not worth sending to another thread.
 const SERIAL_BELOW: usize = 1 << 17;
 
@@ -29,7 +32,7 @@ pub fn matmul(
 ) -> Result<()> {
     check(&a, &b, &c)?;
     let (m, n) = c.dim();
-    if m * n * a.ncols() < SERIAL_BELOW {
+    if m.saturating_mul(n).saturating_mul(a.ncols()) < SERIAL_BELOW {
         product(alpha, a, b, beta, c);
         return Ok(());
     }
@@ -94,12 +97,34 @@ fn product(
     } else {
         (a, b)
     };
-    let (m, n) = c.dim();
-    let k = a.ncols();
-    if m == 0 || n == 0 {
+    if c.is_empty() {
         return;
     }
-    let (cs, a_s, bs) = (c.strides().to_vec(), a.strides(), b.strides());
+    let k = a.ncols();
+    // A row or a column of dot products of contiguous vectors: the kernel takes each whole, whatever the caches.
+    let dots = c.dim().0.min(c.dim().1) == 1 && a.strides()[1] == 1 && b.strides()[0] == 1;
+    if k <= DEPTH || dots {
+        multiply(alpha, a, b, beta, c);
+        return;
+    }
+    let depth = k.div_ceil(k.div_ceil(DEPTH));
+    for start in (0..k).step_by(depth) {
+        let part = Slice::from(start..k.min(start + depth));
+        let (a, b) = (a.slice_axis(Axis(1), part), b.slice_axis(Axis(0), part));
+        multiply(alpha, a, b, if start == 0 { beta } else { 1.0 }, c.view_mut());
+    }
+}
+
+/// One call of the kernel, for a `c` of at least one element.
+fn multiply(
+    alpha: f32,
+    a: ArrayView2<'_, f32>,
+    b: ArrayView2<'_, f32>,
+    beta: f32,
+    mut c: ArrayViewMut2<'_, f32>,
+) {
+    let ((m, n), k) = (c.dim(), a.ncols());
+    let (cs, a_s, bs) = ([c.strides()[0], c.strides()[1]], a.strides(), b.strides());
     let kernel = gemm_f32::gemm::f32::get_gemm_fn();
     // SAFETY: pointers and strides come from live views of the checked shapes [m, k], [k, n] and [m, n], so every
     // element that the kernel touches lies inside them; `c` is borrowed mutably and so overlaps neither operand.
@@ -185,7 +210,7 @@ mod tests {
 
     #[test]
     fn matches_the_naive_product_for_all_strides() {
-        for &(m, n, k) in &[(1, 1, 1), (3, 5, 7), (130, 70, 33), (300, 1100, 65), (5, 4, 0)] {
+        for &(m, n, k) in &[(1, 1, 1), (3, 5, 7), (130, 70, 33), (300, 1100, 65), (5, 4, 0), (70, 66, 1500)] {
             let (a, b) = (wave(m, k, 0.1), wave(k, n, 0.7));
             let (at, bt) = (a.t().as_standard_layout().to_owned(), b.t().as_standard_layout().to_owned());
             let start = wave(m, n, 1.3);
@@ -196,6 +221,24 @@ mod tests {
                 let error = (&c.mapv(f64::from) - &expected).iter().fold(0.0f64, |m, v| m.max(v.abs()));
                 assert!(error < 1e-4, "{m} {n} {k}: {error}");
             }
+        }
+    }
+
+    /// The kernel alone would sum more terms at a time where the first cache is larger than 32 KiB.
+    #[test]
+    fn sums_are_cut_where_every_processor_cuts_them() {
+        for (m, n, k) in [(1, 90, 700), (3, 5, 1300), (70, 40, 513), (200, 130, 1024), (66, 66, 2000)] {
+            let (a, b) = (wave(m, k, 0.1), wave(k, n, 0.7));
+            let mut expected = wave(m, n, 1.3);
+            let mut got = expected.clone();
+            let depth = k.div_ceil(k.div_ceil(512));
+            for start in (0..k).step_by(depth) {
+                let part = Slice::from(start..k.min(start + depth));
+                let (a, b) = (a.slice_axis(Axis(1), part), b.slice_axis(Axis(0), part));
+                multiply(0.5, a, b, if start == 0 { 2.0 } else { 1.0 }, expected.view_mut());
+            }
+            matmul_serial(0.5, a.view(), b.view(), 2.0, got.view_mut()).unwrap();
+            assert_eq!(got, expected, "{m} x {k} x {n}");
         }
     }
 

@@ -16,7 +16,7 @@ pub fn map_reduce<T: Send>(
     let block = block.max(1);
     let parts: Vec<T> = (0..len.div_ceil(block))
         .into_par_iter()
-        .map(|b| map(b * block..((b + 1) * block).min(len)))
+        .map(|b| map(b * block..(b * block).saturating_add(block).min(len)))
         .collect();
     parts.into_iter().for_each(&mut fold);
 }
@@ -26,4 +26,28 @@ pub fn sum(len: usize, block: usize, map: impl Fn(std::ops::Range<usize>) -> f64
     let mut total = 0.0;
     map_reduce(len, block, map, |part| total += part);
     total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_at_the_end_of_usize_are_covered_once() {
+        for (len, block) in
+            [(usize::MAX, usize::MAX), (usize::MAX, usize::MAX / 2 + 1), (usize::MAX, 1 << 62), (7, 0)]
+        {
+            let mut end = 0;
+            map_reduce(
+                len,
+                block,
+                |range| range,
+                |range| {
+                    assert_eq!(range.start, end);
+                    end = range.end;
+                },
+            );
+            assert_eq!(end, len);
+        }
+    }
 }

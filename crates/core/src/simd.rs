@@ -7,7 +7,8 @@
 //!
 //! The environment variable `EMBEDTUNE_SIMD` set to `portable` or `avx2` keeps this crate's and the losses' kernels
 //! from wider instructions, for tests of those paths (the general products of [`linalg`](crate::linalg) choose for
-//! themselves). Results of one instruction set have the same bits everywhere; those of two may differ by rounding.
+//! themselves). Results of one instruction set have the same bits on processors of any cache and any number of cores; those
+//! of two sets may differ by rounding.
 
 use std::sync::OnceLock;
 

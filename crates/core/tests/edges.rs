@@ -65,6 +65,11 @@ fn convolutions_of_any_stride_padding_and_dilation() {
                 }
             }
         }
+        // Sizes that only an empty axis makes representable.
+        let huge = Conv2d { padding: [1 << 62; 2], ..Conv2d::default() };
+        let tape = Tape::new(&pool);
+        let (leaf, kernel) = (tape.leaf(ones(&x)), tape.leaf(ones(&w)));
+        assert!(!through(&tape, leaf.conv2d(kernel, None, &huge)));
         for groups in SIZES {
             let tape = Tape::new(&pool);
             let (x, w) = (tape.leaf(ones(&x)), tape.leaf(ones(&w)));

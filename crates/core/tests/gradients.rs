@@ -129,7 +129,7 @@ fn network(threads: usize) -> Result<Vec<u32>> {
         let mut bits = vec![y.value()[IxDyn(&[])].to_bits()];
         let mut grads = tape.backward(y)?;
         for leaf in [x, w, g, b, v] {
-            bits.extend(grads.take(leaf).unwrap().into_dense().iter().map(|v| v.to_bits()));
+            bits.extend(grads.take(leaf).unwrap().into_dense().unwrap().iter().map(|v| v.to_bits()));
         }
         Ok(bits)
     })

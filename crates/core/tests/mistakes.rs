@@ -1,8 +1,8 @@
 //! What one easily gets wrong, and what the message has to say.
 
-use embedtune_core::ndarray::{Array2, ArrayD, IxDyn};
+use embedtune_core::ndarray::{Array1, Array2, ArrayD, IxDyn};
 use embedtune_core::ops::BatchNormMode;
-use embedtune_core::{Pool, Result, Tape, linalg};
+use embedtune_core::{Grad, Pool, Result, RowGrad, Tape, linalg};
 
 #[track_caller]
 fn says<T>(result: Result<T>, parts: &[&str]) {
@@ -31,4 +31,64 @@ fn the_message_names_what_is_wrong() {
     says(linalg::normalize_rows(Array2::zeros((2, 3)).view(), 0.0, unit.view_mut()), &["eps = 0", "NaN"]);
     says(x.add(other.leaf(ones(&[2, 3]))), &["different tapes", "one tape"]);
     says(x.matmul(w), &["matmul", "[4, 3]", "[2, 3]"]);
+    let (right, wrong) = (Array1::ones(3), Array1::ones(8));
+    let of = |mean, variance| x.batch_norm(three, three, 1e-5, BatchNormMode::Eval { mean, variance });
+    says(of(&right, &wrong), &["batch_norm: shape [8]", "[3] for the running variance"]);
+    says(of(&wrong, &right), &["batch_norm: shape [8]", "[3] for the running mean"]);
+}
+
+#[test]
+fn rows_that_do_not_fit_their_table_are_named() {
+    let values = Array2::<f32>::ones((2, 3));
+    let rows = |rows: Vec<u32>| RowGrad { table_rows: 4, rows, values: values.clone() };
+    let contributions = |rows: &[u32]| RowGrad::from_contributions(4, rows, &values);
+    says(contributions(&[1, 4]), &["from_contributions: index 4 at position 1", "4 rows"]);
+    says(contributions(&[1]), &["from_contributions: shape [2, 3]", "[1, dim]"]);
+    assert_eq!(contributions(&[3, 1]).unwrap().rows, [1, 3]);
+    says(Grad::Rows(rows(vec![1, 4])).into_dense(), &["into_dense: index 4 at position 1"]);
+    says(Grad::Rows(rows(vec![1, 2, 3])).into_dense(), &["into_dense: shape [2, 3]", "[3, dim]"]);
+    says(Grad::Rows(rows(vec![2, 2])).into_dense(), &["rows = 2 after 2", "from_contributions"]);
+    // What an operation's own backward returns is looked at before it is added to anything.
+    for (wrong, part) in
+        [(vec![1, 4], "index 4 at position 1"), (vec![3, 1], "rows = 1 after 3"), (vec![1], "shape [2, 3]")]
+    {
+        for twice in [false, true] {
+            let tape = Tape::new(&Pool::new());
+            let table = tape.leaf(ArrayD::ones(IxDyn(&[4, 3])));
+            let grad = Grad::Rows(rows(wrong.clone()));
+            let y =
+                tape.record("lookup", [table], ArrayD::ones(IxDyn(&[2, 3])), move |_, _| Ok([Some(grad)]));
+            let mut loss = y.unwrap().sum().unwrap();
+            if twice {
+                loss = loss.add(table.sum().unwrap()).unwrap();
+            }
+            says(tape.backward(loss), &["lookup: ", part]);
+        }
+    }
+}
+
+#[test]
+fn a_backward_has_to_return_a_gradient_for_each_input() {
+    for count in [0, 1, 3] {
+        let tape = Tape::new(&Pool::new());
+        let inputs = [1, 2].map(|n| tape.leaf(ArrayD::<f32>::ones(IxDyn(&[n]))));
+        let value = ArrayD::<f32>::ones(IxDyn(&[1]));
+        let y = tape.record_many("both", &inputs, value, move |_, _| Ok(vec![None; count])).unwrap();
+        says(tape.backward(y), &[&format!("both: shape [{count}]"), "2 gradients from its backward"]);
+    }
+}
+
+#[test]
+fn gradients_of_a_tape_that_is_gone_are_no_other_tapes() {
+    fn sends<T: Send>(_: &T) {}
+    let pool = Pool::new();
+    let one = || ArrayD::<f32>::ones(IxDyn(&[1]));
+    // The next tape takes the place of the last one in memory.
+    let mut slot = Box::new(Tape::new(&pool));
+    let leaf = slot.leaf(one());
+    let grads = slot.backward(leaf.scale(2.0).unwrap()).unwrap();
+    assert!(grads.dense(leaf).is_some());
+    sends(&grads);
+    *slot = Tape::new(&pool);
+    assert!(grads.get(slot.leaf(one())).is_none());
 }

@@ -70,7 +70,7 @@ fn bits(threads: usize, shapes: &[Vec<usize>], apply: Apply) -> Vec<u32> {
         let mut bits: Vec<u32> = y.value().iter().map(|v| v.to_bits()).collect();
         let mut grads = tape.backward_from(y, wave(&y.shape(), 0.6)).unwrap();
         for &leaf in &leaves {
-            bits.extend(grads.take(leaf).unwrap().into_dense().iter().map(|v| v.to_bits()));
+            bits.extend(grads.take(leaf).unwrap().into_dense().unwrap().iter().map(|v| v.to_bits()));
         }
         bits
     })

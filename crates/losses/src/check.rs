@@ -122,8 +122,9 @@ pub(crate) fn no_reference(input: &Input<'_>) -> Result<()> {
     })
 }
 
-/// Sample weight times class weight of every row.
-pub(crate) fn factors(input: &Input<'_>) -> Result<Vec<f32>> {
+/// Sample weight times class weight of every row. A product that `f32` holds has its digits, any other is that of `f64`: of
+/// two finite weights there is always one.
+pub(crate) fn factors(input: &Input<'_>) -> Result<Vec<f64>> {
     let batch = input.labels.len();
     if let Some(weights) = input.sample_weights.filter(|weights| weights.len() != batch) {
         return Err(Error::Shape {
@@ -146,14 +147,17 @@ pub(crate) fn factors(input: &Input<'_>) -> Result<Vec<f32>> {
     (0..batch)
         .map(|i| {
             let sample = input.sample_weights.map_or(Ok(1.0), |w| check("sample_weights", i, w[i]))?;
-            let Some(classes) = input.class_weights else { return Ok(sample) };
+            let Some(classes) = input.class_weights else { return Ok(f64::from(sample)) };
             let label = input.labels[i];
             let class = *classes.get(label as usize).ok_or_else(|| Error::Shape {
                 what: "class_weights",
                 expected: format!("a weight for every class, also for label {label} in row {i}"),
                 got: vec![classes.len()],
             })?;
-            Ok(sample * check("class_weights", label as usize, class)?)
+            let class = check("class_weights", label as usize, class)?;
+            let product = sample * class;
+            let holds = product.is_normal() || sample == 0.0 || class == 0.0;
+            Ok(if holds { f64::from(product) } else { f64::from(sample) * f64::from(class) })
         })
         .collect()
 }

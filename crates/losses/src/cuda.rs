@@ -84,13 +84,23 @@ impl MarginSoftmax {
     /// for whoever computes this loss on a GPU. Returns the factor of each row's loss: sample weight times class weight.
     ///
     /// # Errors
-    /// Shapes that do not fit, labels out of range (with the row), values that are not finite, a reference.
+    /// Shapes that do not fit, labels out of range (with the row), values that are not finite, a reference; a factor beyond
+    /// `f32`, which the kernels hold it in.
     pub fn check_rows(&self, input: &Input<'_>) -> Result<Vec<f32>> {
         let [classes, dim] = self.sizes();
         check::matrix("embeddings", &input.embeddings, Some(input.labels.len()), dim)?;
         check::labels(input.labels, classes)?;
         check::no_reference(input)?;
-        check::factors(input)
+        let narrow = |(row, factor): (usize, f64)| {
+            let narrow = factor as f32;
+            if narrow.is_finite() {
+                return Ok(narrow);
+            }
+            let reason = "sample weight times class weight has to be a number of f32 on the GPU; divide the weights by the \
+                          largest of them, or compute on the CPU";
+            Err(lacks("sample_weights", format!("{factor:e} with the class's weight in row {row}"), reason))
+        };
+        check::factors(input)?.into_iter().enumerate().map(narrow).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The seam between a loss and whatever trains with it.
 
 use embedtune_core::Pool;
-use ndarray::{Array2, ArrayView2, ArrayViewMut2};
+use ndarray::{Array2, ArrayView2, ArrayViewMut1, ArrayViewMut2};
 
 use crate::{Error, Result};
 
@@ -70,7 +70,8 @@ pub struct Input<'a> {
     /// More positives and negatives (a memory bank); refused by losses with centres. Anchors always come from the batch; with a reference,
     /// positives and negatives come from the reference alone.
     pub reference: Option<Reference<'a>>,
-    /// A factor on each row's loss, `[batch]`, 0 or above.
+    /// A factor on each row's loss, `[batch]`, 0 or above. Any finite weight will do: a value or gradient beyond `f32` is
+    /// its largest number.
     pub sample_weights: Option<&'a [f32]>,
     /// A factor on the loss of each row (anchor) of a class, `[classes]`, 0 or above.
     pub class_weights: Option<&'a [f32]>,
@@ -178,6 +179,20 @@ pub enum Write {
     Add,
 }
 
+impl Write {
+    /// Writes or adds a row of values; what leaves the range of `f32` becomes its largest.
+    #[inline(always)]
+    pub(crate) fn put(self, to: &mut ArrayViewMut1<'_, f32>, values: impl Iterator<Item = f32>) {
+        let within = |v: f32| v.clamp(-f32::MAX, f32::MAX);
+        match (to.as_slice_mut(), self) {
+            (Some(to), Self::Overwrite) => to.iter_mut().zip(values).for_each(|(to, v)| *to = within(v)),
+            (Some(to), Self::Add) => to.iter_mut().zip(values).for_each(|(to, v)| *to = within(*to + v)),
+            (None, Self::Overwrite) => to.iter_mut().zip(values).for_each(|(to, v)| *to = within(v)),
+            (None, Self::Add) => to.iter_mut().zip(values).for_each(|(to, v)| *to = within(*to + v)),
+        }
+    }
+}
+
 /// Where gradients go. Absent outputs are not computed.
 #[derive(Debug)]
 pub struct GradsMut<'a> {
@@ -190,8 +205,9 @@ pub struct GradsMut<'a> {
     /// The gradient of whatever is being minimised with respect to this loss's value: a factor on all gradients
     /// (not on the value).
     pub upstream: f32,
-    /// Receives each row's loss before reduction, `[batch]`: for margin-softmax losses the row's loss, for
-    /// triplet losses the sum over the row's triplets as anchor. Always overwritten.
+    /// Receives each row's loss before weights and reduction, `[batch]`: for margin-softmax losses the row's loss, for
+    /// triplet losses the sum over the row's triplets as anchor. Always overwritten. Sample and class weights count in the
+    /// value and the gradients alone.
     pub per_sample: Option<&'a mut [f32]>,
 }
 

@@ -57,6 +57,21 @@ fn same(what: &str, mut got: Stats, expected: Stats) {
 }
 
 #[test]
+fn a_factor_beyond_f32_is_refused_by_name() {
+    let loss = MarginSoftmax::new(CLASSES, DIM, MarginOptions::arcface()).unwrap();
+    let (x, labels) = (matrix(ROWS, 1), labels());
+    let mut input = Input::new(x.view(), &labels);
+    let (sample, mut class) = ([1e30f32; ROWS], [1.0f32; CLASSES]);
+    class[3] = 1e30;
+    (input.sample_weights, input.class_weights) = (Some(&sample[..]), Some(&class[..]));
+    let message = loss.check_rows(&input).unwrap_err().to_string();
+    assert!(message.contains("e60 with the class's weight in row 1"), "{message}");
+    assert!(message.contains("divide the weights by the largest"), "{message}");
+    input.class_weights = None;
+    assert_eq!(loss.check_rows(&input).unwrap(), sample);
+}
+
+#[test]
 #[ignore = "needs the emulated device or a GPU"]
 fn margins_are_those_of_the_cpu() {
     let (kernels, stream) = gpu();

@@ -34,8 +34,26 @@ pub enum Pooling<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Saved {
     pub(crate) rows: Vec<Pooled>,
-    /// What made them, and the shape of its input.
-    by: Option<(Kind, [usize; 3])>,
+    /// What made them, and its input.
+    by: Option<(Kind, Layout, [usize; 3])>,
+}
+
+/// How an input lies: of one shape, the two have different rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// `[batch, channels, length]`.
+    Maps,
+    /// `[batch, tokens, dim]`.
+    Tokens,
+}
+
+impl std::fmt::Display for Layout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Maps => "maps",
+            Self::Tokens => "tokens",
+        })
+    }
 }
 
 /// What a backward pass has to share with the forward pass.
@@ -47,23 +65,30 @@ enum Kind {
 }
 
 impl Saved {
-    pub(crate) fn begin(&mut self, rows: usize, input: [usize; 3], pooling: &Pooling<'_>) {
-        self.rows.resize(rows, Pooled::EMPTY);
-        self.by = Some((pooling.kind(), input));
+    pub(crate) fn begin(&mut self, layout: Layout, input: [usize; 3], pooling: &Pooling<'_>) {
+        let [batch, middle, last] = input;
+        let channels = match layout {
+            Layout::Maps => middle,
+            Layout::Tokens => last,
+        };
+        self.rows.resize(batch * channels, Pooled::EMPTY);
+        self.by = Some((pooling.kind(), layout, input));
     }
 
-    pub(crate) fn check(&self, input: [usize; 3], pooling: &Pooling<'_>) -> Result<()> {
+    pub(crate) fn check(&self, layout: Layout, input: [usize; 3], pooling: &Pooling<'_>) -> Result<()> {
         let now = pooling.kind();
-        let Some((by, from)) = self.by else {
+        let Some((by, made_from, from)) = self.by else {
             return Err(shape(format!("the saved values of the forward pass of {input:?}"), &[0]));
         };
         // A forward pass that also prepared for the gradient of p will do where that is not asked for.
-        if by != now && (by, now) != (Kind::GeM { learnable: true }, Kind::GeM { learnable: false }) {
+        let serves =
+            by == now || (by, now) == (Kind::GeM { learnable: true }, Kind::GeM { learnable: false });
+        if !serves || made_from != layout {
             return Err(Error::Parameter {
                 op: "pooling",
                 name: "saved",
-                value: format!("values of {by:?}"),
-                expected: format!("{now:?} needs those of its own forward pass"),
+                value: format!("values of {by:?} of {made_from}"),
+                expected: format!("{now:?} of {layout} needs those of its own forward pass"),
             });
         }
         if from == input {

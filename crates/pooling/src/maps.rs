@@ -4,7 +4,7 @@ use embedtune_core::Result;
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3};
 use rayon::prelude::*;
 
-use crate::layout::{Pooling, Saved, row_major, rows_per_block, shape};
+use crate::layout::{Layout, Pooling, Saved, row_major, rows_per_block, shape};
 use crate::rows::Scratch;
 
 /// Writes the pooled values of `x`, `[batch, channels, length]`, to `y`, `[batch, channels]`, and what
@@ -30,7 +30,7 @@ pub fn forward(
     let y = row_major(y.as_slice_mut(), "the pooled values", &got)?;
     let x = x.as_standard_layout();
     let data = row_major(x.as_slice(), "the maps", x.shape())?;
-    saved.begin(batch * channels, [batch, channels, length], &pooling);
+    saved.begin(Layout::Maps, [batch, channels, length], &pooling);
     let block = rows_per_block(length);
     let blocks = y.par_chunks_mut(block).zip(saved.rows.par_chunks_mut(block)).enumerate();
     blocks.for_each_init(Scratch::default, |scratch, (at, (y, saved))| {
@@ -47,7 +47,7 @@ pub fn forward(
 ///
 /// # Errors
 /// Shapes that do not fit, `dx` with gaps, `d_p` for a pooling that was not `learnable`, `saved` of another
-/// pooling.
+/// pooling, input or layout.
 pub fn backward(
     x: ArrayView3<'_, f32>,
     pooling: Pooling<'_>,
@@ -59,7 +59,7 @@ pub fn backward(
     let (batch, channels, length) = x.dim();
     pooling.check(channels)?;
     pooling.check_d_p(d_p.as_deref())?;
-    saved.check([batch, channels, length], &pooling)?;
+    saved.check(Layout::Maps, [batch, channels, length], &pooling)?;
     if dy.dim() != (batch, channels) {
         return Err(shape(
             format!("[{batch}, {channels}] for the gradient of the pooled values"),

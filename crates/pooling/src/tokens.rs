@@ -7,7 +7,7 @@ use embedtune_core::{Error, Result};
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3};
 use rayon::prelude::*;
 
-use crate::layout::{Pooling, Saved, row_major, rows_per_block, shape};
+use crate::layout::{Layout, Pooling, Saved, row_major, rows_per_block, shape};
 use crate::rows::Scratch;
 
 /// Which tokens count.
@@ -174,7 +174,7 @@ pub fn forward(
     let y = row_major(y.as_slice_mut(), "the pooled values", &got)?;
     let x = x.as_standard_layout();
     let data = row_major(x.as_slice(), "the tokens", x.shape())?;
-    saved.begin(batch * dim, [batch, tokens, dim], &pooling);
+    saved.begin(Layout::Tokens, [batch, tokens, dim], &pooling);
     if dim == 0 {
         return Ok(());
     }
@@ -199,7 +199,7 @@ pub fn forward(
 ///
 /// # Errors
 /// Shapes that do not fit, `dx` with gaps, `d_p` for a pooling that was not `learnable`, `saved` of another
-/// pooling.
+/// pooling, input or layout.
 pub fn backward(
     x: ArrayView3<'_, f32>,
     valid: &Valid,
@@ -213,7 +213,7 @@ pub fn backward(
     pooling.check(dim)?;
     pooling.check_d_p(d_p.as_deref())?;
     valid.check(batch, tokens)?;
-    saved.check([batch, tokens, dim], &pooling)?;
+    saved.check(Layout::Tokens, [batch, tokens, dim], &pooling)?;
     if dy.dim() != (batch, dim) {
         return Err(shape(format!("[{batch}, {dim}] for the gradient of the pooled values"), dy.shape()));
     }

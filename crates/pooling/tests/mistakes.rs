@@ -2,7 +2,7 @@
 
 use embedtune_pooling::ndarray::{Array2, Array3};
 use embedtune_pooling::tokens::{Mask, Valid};
-use embedtune_pooling::{GemOptions, Pooling, Saved, maps};
+use embedtune_pooling::{GemOptions, Pooling, Saved, maps, tokens};
 
 #[track_caller]
 fn says<T>(result: embedtune_pooling::core::Result<T>, parts: &[&str]) {
@@ -52,4 +52,21 @@ fn the_message_names_what_is_wrong() {
         maps::backward(x.view(), fixed, &Saved::default(), dy.view(), None, None),
         &["saved values of the forward"],
     );
+    // Nor those of maps to tokens of their shape, whose rows are others.
+    let x = Array3::<f32>::ones((2, 3, 5));
+    let (mut of_maps, mut of_tokens) = (Array2::zeros((2, 3)), Array2::zeros((2, 5)));
+    let all = Valid::new(Mask::Lengths(&[3, 3]), 2, 3).unwrap();
+    for pooling in [fixed, Pooling::Avg, Pooling::Max] {
+        maps::forward(x.view(), pooling, of_maps.view_mut(), &mut saved).unwrap();
+        let mut dx = x.clone();
+        says(
+            tokens::backward(x.view(), &all, pooling, &saved, of_tokens.view(), Some(dx.view_mut()), None),
+            &["saved = values of", "of maps", "of tokens needs those of its own"],
+        );
+        tokens::forward(x.view(), &all, pooling, of_tokens.view_mut(), &mut saved).unwrap();
+        says(
+            maps::backward(x.view(), pooling, &saved, of_maps.view(), Some(dx.view_mut()), None),
+            &["of tokens", "of maps needs those of its own"],
+        );
+    }
 }

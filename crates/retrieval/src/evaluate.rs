@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::frame::{Frame, Metric, searched};
 use crate::keys::key;
 use crate::metrics::{ClassMetrics, Metrics};
-use crate::panels::{Gallery, QUERY_BLOCK, Queries, Segment, gather, lay_out};
+use crate::panels::{Gallery, QUERY_BLOCK, Queries, Segment, gather, lay_out, whole_panels};
 use crate::product::{PANEL, scan};
 use crate::progress::Progress;
 use crate::ranks::Ranks;
@@ -41,8 +41,9 @@ const BYTES: usize = 96 << 20;
 const LEAST_RELEVANT_BYTES: usize = 32 << 20;
 /// Blocks that a group is cut into at least, so that all threads have work.
 const LEAST_BLOCKS: usize = 16;
-/// Positions whose vectors are laid out together where relevant items are scored.
-const GATHERED: usize = 16 * 1024;
+/// Bytes of the vectors that are laid out together where relevant items are scored, and how many positions that are at
+/// most.
+const GATHERED: (usize, usize) = (16 << 20, 16 * 1024);
 /// Queries that count together, and panels that they see before they do: a query's ranks are then looked up 1,024
 /// times on end, and the panels stay in the second-level cache.
 const COUNTED: (usize, usize) = (6, 16);
@@ -78,8 +79,9 @@ impl Evaluation {
     /// the same classes, or `None` for the queries among themselves, each without itself. Equal scores rank by index.
     ///
     /// The relevant items' scores are computed first; then all items stream past in blocks and only their number
-    /// above each relevant item is kept. Ranks are exact at any depth. Memory beyond the inputs is below 200 MB up to
-    /// a million items and queries, vectors not counted: the gallery may be a file that is larger than memory. It is
+    /// above each relevant item is kept. Ranks are exact at any depth. Memory beyond the inputs is below 200 MB and
+    /// 2 MB a thread up to a million items and queries of up to 65,536 values, vectors not counted (longer vectors take
+    /// twice 64 items' memory instead of twice 16 MiB): the gallery may be a file that is larger than memory. It is
     /// read once to be checked, once for each group of queries (as many as have 2 to 5 million relevant items
     /// together), and by the rows of each class.
     ///
@@ -212,7 +214,7 @@ impl Pass<'_> {
             bytes += query.class().len() * Ranks::BYTES;
             bytes <= budget
         });
-        fitting.take(Queries::at_once(self.frame)).count().max(1)
+        fitting.take(Queries::at_once(self.frame.dim)).count().max(1)
     }
 
     /// Queries of one task.
@@ -227,8 +229,10 @@ impl Pass<'_> {
         let mut keys: Vec<(Vec<u64>, Option<u64>)> =
             group.iter().map(|query| (Vec::with_capacity(query.relevant()), None)).collect();
         let ends = group.first().map_or(0, |q| q.class().start)..group.last().map_or(0, |q| q.class().end);
-        for start in ends.clone().step_by(GATHERED) {
-            let positions = start..ends.end.min(start + GATHERED);
+        let (bytes, most) = GATHERED;
+        let gathered = whole_panels(bytes, dim).min(most);
+        for start in ends.clone().step_by(gathered) {
+            let positions = start..ends.end.min(start + gathered);
             if group.iter().all(|query| overlap(&query.class(), &positions).is_empty()) {
                 continue;
             }

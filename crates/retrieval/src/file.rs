@@ -130,7 +130,7 @@ impl FileRows {
     /// [`Error::Shape`] for a buffer of another length or a row past the end; [`Error::File`] for a file that cannot be
     /// read, or has changed since it was opened.
     pub fn read_rows(&self, rows: &[usize], to: &mut [f32]) -> Result<()> {
-        if to.len() != rows.len() * self.dim {
+        if rows.len().checked_mul(self.dim) != Some(to.len()) {
             return Err(Error::Shape {
                 what: "the buffer to read into",
                 expected: format!("{} rows of {} values", rows.len(), self.dim),
@@ -250,6 +250,9 @@ mod tests {
             assert!(rows.read_rows(&[usize::MAX], &mut to[..3]).is_err());
             assert!(rows.read_rows(&[1], &mut to[..4]).is_err());
         }
+        let none = FileRows::open(&path, 0, [0, usize::MAX], Number::F32).unwrap();
+        assert!(none.read_rows(&[0, 1], &mut []).is_err());
+        assert_eq!(none.read_rows(&[], &mut []), Ok(()));
     }
 
     #[test]

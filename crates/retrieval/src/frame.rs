@@ -40,8 +40,20 @@ const REACH: f64 = 1_073_741_824.0;
 /// room for the sum of any number of them.
 const FAR: f64 = 1_048_576.0;
 
-/// Rows that a thread reads at once.
-pub(crate) const READ: usize = 1024;
+/// Rows that a thread reads at once at most, and the bytes of them in `f32`.
+const READ: (usize, usize) = (1024, 1 << 20);
+
+/// Rows of `dim` values that a thread reads at once: one at least, however long.
+pub(crate) fn read_rows(dim: usize) -> usize {
+    let (rows, bytes) = READ;
+    fitting(bytes, dim).clamp(1, rows)
+}
+
+/// Rows of `dim` values of `f32` that so many bytes hold.
+pub(crate) fn fitting(bytes: usize, dim: usize) -> usize {
+    bytes / size_of::<f32>().saturating_mul(dim.max(1))
+}
+
 /// Sums that run side by side, so that they vectorise.
 const LANES: usize = 8;
 
@@ -171,11 +183,12 @@ pub(crate) fn check_values(what: &'static str, rows: &dyn Rows) -> Result<()> {
 /// Reads all rows once, in blocks of fixed size: every value is finite. Returns the largest magnitude; 0 without rows.
 fn survey(what: &'static str, rows: &dyn Rows) -> Result<f32> {
     let (len, dim) = rows.shape();
-    let blocks: Vec<usize> = (0..len).step_by(READ).collect();
+    let read = read_rows(dim);
+    let blocks: Vec<usize> = (0..len).step_by(read).collect();
     blocks
         .into_par_iter()
         .map_init(Vec::new, |buffer, first| {
-            let count = READ.min(len - first);
+            let count = read.min(len - first);
             buffer.resize(count * dim, 0.0);
             rows.read(first, buffer)?;
             check_finite(what, first, dim, buffer)?;

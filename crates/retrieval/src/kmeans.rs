@@ -4,7 +4,7 @@ use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::frame::{Metric, READ, check_values, squares};
+use crate::frame::{Metric, check_values, read_rows, squares};
 use crate::knn::{Exclude, Index};
 use crate::progress::Progress;
 use crate::random::{below, generator, unit};
@@ -207,9 +207,9 @@ fn means(
         (assignment[item], distances[item]) = (empty as u32, 0.0);
     }
     let mut sums = Array2::<f64>::zeros((clusters, dim));
-    let mut buffer = Vec::new();
-    for first in (0..len).step_by(READ) {
-        let count = READ.min(len - first);
+    let (mut buffer, read) = (Vec::new(), read_rows(dim));
+    for first in (0..len).step_by(read) {
+        let count = read.min(len - first);
         buffer.resize(count * dim, 0.0);
         items.read(first, &mut buffer)?;
         for (row, &cluster) in buffer.chunks_exact(dim.max(1)).zip(&assignment[first..]) {
@@ -233,7 +233,7 @@ fn plus_plus(items: &dyn Rows, clusters: usize, seed: u64, restart: u64) -> Resu
     let mut random = generator(seed, restart);
     let mut centres = Array2::<f32>::zeros((clusters, dim));
     let mut nearest = vec![f64::INFINITY; len];
-    let mut centre = vec![0.0f32; dim];
+    let (mut centre, read) = (vec![0.0f32; dim], read_rows(dim));
     for (drawn, mut to) in centres.rows_mut().into_iter().enumerate() {
         let item = if drawn == 0 { below(&mut random, len) } else { draw(&nearest, unit(&mut random)) };
         items.read(item, &mut centre)?;
@@ -241,11 +241,11 @@ fn plus_plus(items: &dyn Rows, clusters: usize, seed: u64, restart: u64) -> Resu
         if drawn + 1 == clusters {
             break;
         }
-        nearest.par_chunks_mut(READ).enumerate().try_for_each_init(
+        nearest.par_chunks_mut(read).enumerate().try_for_each_init(
             Vec::new,
             |buffer, (block, nearest)| {
                 buffer.resize(nearest.len() * dim, 0.0);
-                items.read(block * READ, buffer)?;
+                items.read(block * read, buffer)?;
                 for (row, nearest) in buffer.chunks_exact_mut(dim.max(1)).zip(nearest) {
                     row.iter_mut().zip(&centre).for_each(|(value, &centre)| *value -= centre);
                     *nearest = nearest.min(squares(row));

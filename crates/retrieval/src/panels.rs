@@ -6,7 +6,7 @@ use std::ops::Range;
 use embedtune_core::simd;
 use rayon::prelude::*;
 
-use crate::frame::{Frame, READ};
+use crate::frame::{Frame, fitting, read_rows};
 use crate::product::PANEL;
 use crate::rows::Rows;
 use crate::{Error, Result};
@@ -38,7 +38,7 @@ impl<'a> Gallery<'a> {
     /// The ranges of items of the segments.
     pub(crate) fn segments(&self, frame: &Frame) -> Vec<Range<usize>> {
         let rows = match self {
-            Self::Streamed(_) => (SEGMENT_BYTES / (4 * frame.dim)).next_multiple_of(READ),
+            Self::Streamed(_) => whole_panels(SEGMENT_BYTES, frame.dim),
             Self::Kept(_) => frame.len.max(1),
         };
         (0..frame.len).step_by(rows).map(|first| first..frame.len.min(first + rows)).collect()
@@ -73,6 +73,11 @@ impl<'a> Gallery<'a> {
     }
 }
 
+/// Rows of whole panels that so many bytes hold: one panel at least, however long its rows.
+pub(crate) fn whole_panels(bytes: usize, dim: usize) -> usize {
+    (fitting(bytes, dim) / PANEL).max(1) * PANEL
+}
+
 /// Panels of the items at `positions`, which `read` copies: `(first position, rows to fill)`.
 pub(crate) fn lay_out(
     frame: &Frame,
@@ -81,19 +86,26 @@ pub(crate) fn lay_out(
 ) -> Result<Vec<f32>> {
     let dim = frame.dim;
     let mut panels = vec![0.0f32; positions.len().div_ceil(PANEL) * dim * PANEL];
-    panels.par_chunks_mut(READ * dim).enumerate().try_for_each_init(
-        || (Vec::new(), vec![0.0f32; TURNED * dim]),
-        |(buffer, mapped), (block, panels)| {
-            let first = positions.start + block * READ;
-            let count = READ.min(positions.end - first);
-            buffer.resize(count * dim, 0.0);
-            read(first, buffer)?;
-            let panels = panels.chunks_exact_mut(dim * PANEL);
-            for (panel, rows) in panels.zip(buffer.chunks(PANEL * dim)) {
-                for (group, rows) in rows.chunks(TURNED * dim).enumerate() {
+    // A task has whole panels. What it reads at once are some of them, or a power of two of a panel's rows.
+    let fit = read_rows(dim);
+    let block = (fit / PANEL).max(1) * PANEL;
+    let at_once = if fit < PANEL { 1 << fit.ilog2() } else { block };
+    let turned = at_once.min(TURNED);
+    panels.par_chunks_mut(block.saturating_mul(dim)).enumerate().try_for_each_init(
+        || (Vec::new(), Vec::new()),
+        |(buffer, mapped), (block_index, panels)| {
+            mapped.resize(turned * dim, 0.0f32);
+            let start = positions.start + block_index * block;
+            let end = positions.end.min(start + block);
+            for first in (start..end).step_by(at_once) {
+                buffer.resize(at_once.min(end - first) * dim, 0.0);
+                read(first, buffer)?;
+                for (group, rows) in buffer.chunks(turned * dim).enumerate() {
+                    let at = first - start + group * turned;
+                    let panel = &mut panels[at / PANEL * PANEL * dim..][..PANEL * dim];
                     simd::dispatch(
                         #[inline(always)]
-                        || turn(frame, rows, mapped, &mut panel[group * TURNED..]),
+                        || turn(frame, rows, mapped, &mut panel[at % PANEL..]),
                     );
                 }
             }
@@ -103,7 +115,7 @@ pub(crate) fn lay_out(
     Ok(panels)
 }
 
-/// Writes up to [`TURNED`] rows as columns of a panel.
+/// Writes up to as many rows as `mapped` has room for, [`TURNED`] at most, as columns of a panel.
 #[inline(always)]
 fn turn(frame: &Frame, rows: &[f32], mapped: &mut [f32], panel: &mut [f32]) {
     let dim = frame.dim;
@@ -126,32 +138,33 @@ pub(crate) struct Queries {
 }
 
 impl Queries {
-    /// How many are laid out at once.
-    pub(crate) fn at_once(frame: &Frame) -> usize {
-        (QUERY_BYTES / (4 * frame.dim)).next_multiple_of(QUERY_BLOCK)
+    /// How many of `dim` values are laid out at once: whole blocks if possible.
+    pub(crate) fn at_once(dim: usize) -> usize {
+        let fit = fitting(QUERY_BYTES, dim);
+        if fit < QUERY_BLOCK { fit.max(1) } else { fit / QUERY_BLOCK * QUERY_BLOCK }
     }
 
     /// The queries at `rows` of checked vectors.
     pub(crate) fn new(frame: &Frame, queries: &dyn Rows, rows: &[u32]) -> Result<Self> {
-        let dim = frame.dim;
+        let (dim, read) = (frame.dim, read_rows(frame.dim).min(QUERY_BLOCK));
         let mut vectors = vec![0.0f32; rows.len() * dim];
         let mut factors = vec![1.0f64; rows.len()];
         vectors
-            .par_chunks_mut(QUERY_BLOCK * dim)
+            .par_chunks_mut(QUERY_BLOCK.saturating_mul(dim))
             .zip(factors.par_chunks_mut(QUERY_BLOCK))
             .zip(rows.par_chunks(QUERY_BLOCK))
-            .try_for_each_init(
-                || vec![0.0f32; QUERY_BLOCK * dim],
-                |buffer, ((vectors, factors), rows)| {
-                    let buffer = &mut buffer[..rows.len() * dim];
+            .try_for_each_init(Vec::new, |buffer, ((vectors, factors), rows)| {
+                let parts = vectors.chunks_mut(read * dim).zip(factors.chunks_mut(read));
+                for (rows, (vectors, factors)) in rows.chunks(read).zip(parts) {
+                    buffer.resize(rows.len() * dim, 0.0f32);
                     gather(queries, rows, dim, buffer)?;
                     let rows = buffer.chunks_exact(dim);
                     for ((row, to), factor) in rows.zip(vectors.chunks_exact_mut(dim)).zip(factors) {
                         *factor = frame.map_query(row, to);
                     }
-                    Ok::<(), Error>(())
-                },
-            )?;
+                }
+                Ok::<(), Error>(())
+            })?;
         Ok(Self { vectors, factors })
     }
 }
@@ -164,4 +177,24 @@ pub(crate) fn gather(items: &dyn Rows, rows: &[u32], dim: usize, to: &mut [f32])
         at += run.len();
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The README's memory: what is laid out and read is counted in bytes, not in rows.
+    #[test]
+    fn bounds_hold_at_ordinary_dimensions_and_something_fits_at_any() {
+        for dim in [1, 64, 100, 128, 768, 1024, 4096, 5000, 16_384, 65_536] {
+            let bytes = |rows: usize| rows * dim * 4;
+            assert!(bytes(whole_panels(SEGMENT_BYTES, dim)) <= SEGMENT_BYTES, "{dim}");
+            assert!(bytes(Queries::at_once(dim)) <= QUERY_BYTES, "{dim}");
+            assert!(bytes(read_rows(dim)) <= 1 << 20, "{dim}");
+        }
+        for dim in [65_537, 300_000, 4_194_305, 6_291_457, usize::MAX] {
+            assert_eq!((whole_panels(SEGMENT_BYTES, dim), read_rows(dim).min(4) > 0), (PANEL, true), "{dim}");
+            assert!(Queries::at_once(dim) >= 1, "{dim}");
+        }
+    }
 }

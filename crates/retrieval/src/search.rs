@@ -18,8 +18,12 @@ use crate::{Error, Result};
 const RESERVOIR_BYTES: usize = 48 << 20;
 /// With fewer blocks of queries than this the gallery is shared out as well, so that all threads have work.
 const FEW_BLOCKS: usize = 16;
-/// Panels that one task takes of a gallery that is shared out.
-const SHARE: usize = 128;
+/// Panels that one task takes at most of a gallery that is shared out, and tasks that a segment gives at least.
+const SHARE: (usize, usize) = (128, 4);
+/// Bytes of the reservoirs of one such task, where they hold those of [`LEAST`] queries.
+const SHARE_BYTES: usize = 1 << 20;
+/// Queries that such a task has at a time at least.
+const LEAST: usize = 6;
 
 /// One search with checked queries.
 pub(crate) fn neighbours(
@@ -83,7 +87,7 @@ pub(crate) fn pairs(queries: usize, items: usize) -> u64 {
 fn group_size(frame: &Frame, width: usize) -> usize {
     let fitting = RESERVOIR_BYTES / (8 * Best::capacity(width));
     let blocks = fitting / QUERY_BLOCK * QUERY_BLOCK;
-    (if blocks > 0 { blocks } else { fitting.max(1) }).min(Queries::at_once(frame))
+    (if blocks > 0 { blocks } else { fitting.max(1) }).min(Queries::at_once(frame.dim))
 }
 
 /// Room for the result; an error where there is none, instead of the end of the process.
@@ -149,19 +153,26 @@ impl Group {
         let dim = frame.dim;
         let Self { vectors, own, best, bounds } = self;
         let (bounds_before, all) = (bounds.clone(), Mutex::new((best, bounds)));
-        segment.panels.par_chunks(SHARE * dim * PANEL).enumerate().for_each(|(share, panels)| {
-            let first = segment.items.start + share * SHARE * PANEL;
-            let items = first..segment.items.end.min(first + SHARE * PANEL);
-            let mut bounds = bounds_before.clone();
-            let mut best: Vec<Best> = bounds.iter().map(|_| Best::new(width.min(items.len()))).collect();
-            let done = pairs(own.len(), items.len());
-            offer(frame, &vectors.vectors, own, panels, items, &mut best, &mut bounds);
-            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-            let (all_best, all_bounds) = &mut *all;
-            for ((all, bound), best) in all_best.iter_mut().zip(all_bounds.iter_mut()).zip(&best) {
-                all.merge(best, bound);
+        let (most, tasks) = SHARE;
+        let share = segment.items.len().div_ceil(PANEL).div_ceil(tasks).clamp(1, most);
+        let reservoir = size_of::<u64>() * Best::capacity(width.min(share * PANEL));
+        let block = (SHARE_BYTES / reservoir).clamp(LEAST, QUERY_BLOCK);
+        segment.panels.par_chunks(share * dim * PANEL).enumerate().for_each(|(at, panels)| {
+            let first = segment.items.start + at * share * PANEL;
+            let items = first..segment.items.end.min(first + share * PANEL);
+            let blocks = vectors.vectors.chunks(block * dim).zip(own.chunks(block));
+            for (start, (vectors, own)) in (0..).step_by(block).zip(blocks) {
+                let mut bounds = bounds_before[start..start + own.len()].to_vec();
+                let mut best: Vec<Best> = own.iter().map(|_| Best::new(width.min(items.len()))).collect();
+                offer(frame, vectors, own, panels, items.clone(), &mut best, &mut bounds);
+                let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+                let (all_best, all_bounds) = &mut *all;
+                let all = all_best[start..].iter_mut().zip(&mut all_bounds[start..]);
+                for ((all, bound), best) in all.zip(&best) {
+                    all.merge(best, bound);
+                }
+                progress.advance(pairs(own.len(), items.len()));
             }
-            progress.advance(done);
         });
     }
 

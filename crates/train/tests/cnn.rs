@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use embedtune_core::{Grad, Pool, Tape};
+use embedtune_core::{Pool, Tape};
 use embedtune_pooling::{PoolerKind, PoolerOptions};
 use embedtune_train::State;
 use embedtune_train::encoder::{Batch, Encoder, EncoderSpec, InputSpec, Layer, Mode};
@@ -74,7 +74,7 @@ fn a_training_step_and_an_evaluation_equal_pytorchs() {
     let statistics = forward.statistics.clone();
     let mut grads = tape.backward_from(forward.output, golden.upstream.array()).unwrap();
     for (name, leaf) in names.iter().zip(&forward.leaves) {
-        let grad = grads.take(*leaf).map(Grad::into_dense).unwrap();
+        let grad = grads.take(*leaf).unwrap().into_dense().unwrap();
         close(name, grad.view(), &golden.gradients[name]);
     }
     encoder.after_step(&statistics);

@@ -30,7 +30,7 @@ impl<'t> Var<'t> {
             let g = contiguous(g)
                 .into_dimensionality::<Ix2>()
                 .map_err(|_| shape_error("embedding", "[ids, dim]", &got))?;
-            Ok([Some(Grad::Rows(RowGrad::from_contributions(rows, &ids, &g)))])
+            Ok([Some(Grad::Rows(RowGrad::from_contributions(rows, &ids, &g)?))])
         })
     }
 }

@@ -58,9 +58,11 @@ pub(crate) fn window_steps(length: usize, padding: usize, reach: usize, stride: 
     room.checked_div(stride)?.checked_add(1)
 }
 
-/// Whether an array of this shape can exist: it counts its bytes in `isize`.
+/// Whether an array of this shape can exist: it counts its bytes in `isize`. An empty axis hides none of the others, as in
+/// ndarray: products of some of them must not overflow either.
 pub(crate) fn addressable(shape: &[usize]) -> bool {
-    let elements = shape.iter().try_fold(size_of::<f32>(), |product, &side| product.checked_mul(side));
+    let mut sides = shape.iter().filter(|&&side| side > 0);
+    let elements = sides.try_fold(size_of::<f32>(), |product, &side| product.checked_mul(side));
     elements.is_some_and(|bytes| isize::try_from(bytes).is_ok())
 }
 

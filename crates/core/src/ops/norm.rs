@@ -29,10 +29,12 @@ pub struct BatchStatistics {
     pub variance: Array1<f32>,
 }
 
-/// Sum of `f(i)` over a slice pair in eight fixed lanes, which the compiler can vectorise; lanes are added in `f64`.
+/// Sums that run side by side.
+const LANES: usize = 16;
+
+/// Sum of `f(i)` over a slice pair in [`LANES`] fixed lanes, which the compiler can vectorise; lanes are added in `f64`.
 #[inline(always)]
 fn lanes(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f64 {
-    const LANES: usize = 16;
     let mut sums = [0.0f32; LANES];
     let (a_blocks, b_blocks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let tail: f64 =
@@ -91,8 +93,12 @@ impl<'t> Var<'t> {
         };
         let (mean, inverse, statistics): (Vec<f32>, Vec<f32>, _) = match mode {
             BatchNormMode::Eval { mean, variance } => {
-                if mean.len() != channels || variance.len() != channels {
-                    return Err(shape_error(OP, format!("[{channels}] running statistics"), &[mean.len()]));
+                for (name, statistic) in [("mean", mean), ("variance", variance)] {
+                    if statistic.len() != channels {
+                        let expected =
+                            format!("[{channels}] for the running {name}, a value for each channel");
+                        return Err(shape_error(OP, expected, statistic.shape()));
+                    }
                 }
                 (mean.to_vec(), variance.iter().map(|v| 1.0 / (v + eps).sqrt()).collect(), None)
             }

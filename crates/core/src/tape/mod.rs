@@ -30,6 +30,7 @@
 mod grad;
 
 use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ndarray::{ArcArray, ArrayD, IxDyn};
 
@@ -52,6 +53,8 @@ struct Node {
 
 /// The record of one forward pass.
 pub struct Tape {
+    /// A number that no other tape of the process has: gradients outlive their tape, and its address may be another's then.
+    id: u64,
     nodes: RefCell<Vec<Node>>,
     consumed: Cell<bool>,
     pool: Pool,
@@ -75,7 +78,9 @@ impl std::fmt::Debug for Var<'_> {
 impl Tape {
     /// An empty tape whose operations take their buffers from `pool` (a handle; keep it between steps).
     pub fn new(pool: &Pool) -> Self {
-        Self { nodes: RefCell::default(), consumed: Cell::new(false), pool: pool.clone() }
+        static TAPES: AtomicU64 = AtomicU64::new(0);
+        let id = TAPES.fetch_add(1, Ordering::Relaxed);
+        Self { id, nodes: RefCell::default(), consumed: Cell::new(false), pool: pool.clone() }
     }
 
     /// The buffers that operations on this tape should use.
@@ -98,7 +103,8 @@ impl Tape {
     /// `backward` receives the gradient of the value (same shape, owned: it may be overwritten and returned) and,
     /// for each input, whether its gradient is wanted; it returns one gradient for each input, of the input's
     /// shape, or `None` for "not wanted" or "zero". It runs at most once, and not at all when no input needs a
-    /// gradient.
+    /// gradient. What it returns is checked: [`backward`](Self::backward) ends in [`Error::Shape`] that names the operation
+    /// for a gradient of another shape than the input's, and as [`RowGrad::check`] says for rows that do not fit.
     ///
     /// # Errors
     /// [`Error::ForeignVar`] if an input belongs to another tape.
@@ -115,7 +121,8 @@ impl Tape {
         })
     }
 
-    /// [`record`](Self::record) for a number of inputs known only at run time (concatenation).
+    /// [`record`](Self::record) for a number of inputs known only at run time (concatenation). `backward` has to return as
+    /// many gradients as there are inputs; another number is an error of the pass backward.
     ///
     /// # Errors
     /// [`Error::ForeignVar`] if an input belongs to another tape.
@@ -197,14 +204,24 @@ impl Tape {
                             let nodes = self.nodes.borrow();
                             inputs.iter().map(|&input| nodes[input as usize].needs_grad).collect()
                         };
-                        let results = backward(gradient.into_dense(), &wanted)?;
+                        let results = backward(gradient.into_dense()?, &wanted)?;
+                        if results.len() != inputs.len() {
+                            return Err(Error::Shape {
+                                op: name,
+                                expected: format!(
+                                    "{} gradients from its backward, one or `None` for each input",
+                                    inputs.len()
+                                ),
+                                got: vec![results.len()],
+                            });
+                        }
                         for ((&input, wanted), result) in inputs.iter().zip(wanted).zip(results) {
                             let Some(result) = result.filter(|_| wanted) else { continue };
                             self.check_gradient(name, input, &result)?;
                             let slot = &mut pending[input as usize];
                             *slot = Some(match slot.take() {
                                 None => result,
-                                Some(sum) => sum.add(result, &self.pool),
+                                Some(sum) => sum.add(result, &self.pool)?,
                             });
                         }
                     }
@@ -212,20 +229,23 @@ impl Tape {
             }
             self.reclaim(index);
         }
-        Ok(Grads::new(self, leaves))
+        Ok(Grads::new(self.id, leaves))
     }
 
     fn check_gradient(&self, name: &'static str, input: u32, gradient: &Grad) -> Result<()> {
         let nodes = self.nodes.borrow();
         let expected = nodes[input as usize].value.shape();
-        if gradient.shape() == expected {
-            return Ok(());
+        if gradient.shape() != expected {
+            return Err(Error::Shape {
+                op: name,
+                expected: format!("{expected:?}, the input's shape, as the shape of its gradient"),
+                got: gradient.shape(),
+            });
         }
-        Err(Error::Shape {
-            op: name,
-            expected: format!("{expected:?}, the input's shape, as the shape of its gradient"),
-            got: gradient.shape(),
-        })
+        match gradient {
+            Grad::Dense(_) => Ok(()),
+            Grad::Rows(rows) => rows.check(name),
+        }
     }
 
     /// Gives the buffer of a node that nobody else holds back to the pool. Leaves keep their values.

@@ -72,8 +72,8 @@ pub(super) fn run(
         right += usize::from(top <= loss.options.scale * norm * target.cosine);
         active += usize::from(wrong > 1e-6);
         losses[i] = value.min(f64::from(f32::MAX)) as f32;
-        sigma[i] = wrong * f64::from(factors[i]) * f64::from(upstream) / batch as f64;
-        stats.value += value * f64::from(factors[i]) / batch as f64;
+        sigma[i] = wrong * factors[i] * f64::from(upstream) / batch as f64;
+        stats.value += value * factors[i] / batch as f64;
     }
     stats.accuracy = Some(right as f64 / batch as f64);
     stats.active_fraction = active as f64 / batch as f64;
@@ -85,7 +85,8 @@ pub(super) fn run(
     if backward {
         // The bulk runs with coefficients of at most 1, so that no weight or upstream leaves the range on the way.
         let gain = sigma.iter().fold(0.0f64, |most, s| most.max(s.abs()));
-        let inverse = if gain > 0.0 { 1.0 / gain } else { 0.0 };
+        // Below this no gradient is left in f32, and the reciprocal would be infinite.
+        let inverse = if gain >= f64::MIN_POSITIVE { 1.0 / gain } else { 0.0 };
         let samples: Vec<Sample> = bulk
             .iter()
             .zip(&sigma)
@@ -309,7 +310,7 @@ fn add_targets_to_centres(
     for ((target, sigma), x) in targets.iter().zip(sigma).zip(input.embeddings.rows()) {
         let gradient =
             target.centre_gradient(-sigma * loss.options.scale, x, w.row(target.row), loss.sphere());
-        tile::put(&mut dw.row_mut(target.row), Write::Add, gradient.map(|v| v as f32));
+        Write::Add.put(&mut dw.row_mut(target.row), gradient.map(|v| v as f32));
     }
 }
 
@@ -349,10 +350,7 @@ fn embedding_gradients(
         let own =
             target.embedding_gradient(-sigma[i] * loss.options.scale, x, w.row(target.row), loss.sphere());
         let values = raw.iter().zip(x).zip(own);
-        tile::put(
-            &mut dx,
-            write,
-            values.map(|((r, &x), own)| ((r - f64::from(x) * along) * factor + own) as f32),
-        );
+        let values = values.map(|((r, &x), own)| ((r - f64::from(x) * along) * factor + own) as f32);
+        write.put(&mut dx, values);
     });
 }

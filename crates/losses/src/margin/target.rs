@@ -33,12 +33,27 @@ pub(super) fn length(v: ArrayView1<'_, f32>) -> f64 {
 
 impl Margin {
     /// The target's logit before the scale, and its slope in the cosine, at `theta` (radians, 0 to pi) between a unit
-    /// embedding and its centre: what training computes. The slope is `-1 / sin(theta)` times the one in `theta`; at
-    /// 0 and pi it may be infinite, and 0 stands for a direction that has no tangent.
+    /// embedding and its centre: what training computes. The slope is `-1 / sin(theta)` times the one in `theta`; at 0 and
+    /// pi it is the limit, which may be infinite. (Training divides it by nothing there: a direction without a tangent has no
+    /// gradient.)
     pub fn target(&self, theta: f64) -> [f64; 2] {
         let sine = theta.sin();
         let [value, slope, _] = self.target_at(theta, theta.cos(), sine, 1.0);
-        [value, slope / sine]
+        // The sine of the number nearest to pi is 1.2e-16.
+        let slope = if sine.abs() < 1e-15 { self.slope_at_end(slope, sine) } else { slope / sine };
+        [value, slope]
+    }
+
+    /// The limit of `slope / sine` at 0 and pi.
+    fn slope_at_end(&self, slope: f64, sine: f64) -> f64 {
+        match *self {
+            Margin::Sphere { multiplier } => f64::from(multiplier).powi(2),
+            // With a margin the slope in `theta` is not 0 there, unless it is taken without.
+            Margin::Arc { angle, .. } if angle.as_radians() > 0.0 && slope != sine => {
+                f64::INFINITY.copysign(slope)
+            }
+            Margin::Arc { .. } | Margin::Cos { .. } => 1.0,
+        }
     }
 
     /// Logit (before the scale), `-d logit / d theta` (per unit norm for SphereFace), and SphereFace's `psi`.

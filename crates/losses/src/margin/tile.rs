@@ -2,7 +2,7 @@
 //! sum are then kept in lanes, and every product reads its operands along contiguous rows.
 
 use embedtune_core::{linalg, simd, vecmath};
-use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2};
+use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2};
 
 use crate::{Result, Write};
 
@@ -267,28 +267,16 @@ pub(super) fn centre_gradients(
                     let inverse = f64::from(factor) / scale;
                     let along = (dot(raw, row) * inverse * inverse) as f32;
                     let values = raw.iter().zip(row).map(|(&r, &w)| (r - w * along) * root * root);
-                    put(&mut to, write, values);
+                    write.put(&mut to, values);
                 } else {
                     let norm = exact_norm(row);
                     let dot: f64 = raw.iter().zip(row).map(|(&r, &w)| f64::from(r) * f64::from(w)).sum();
                     let along = if norm > FLOOR { dot / (norm * norm) } else { 0.0 };
                     let factor = gain / norm.max(FLOOR);
                     let value = |r: f32, w: f32| (f64::from(r) - f64::from(w) * along) * factor;
-                    put(&mut to, write, raw.iter().zip(row).map(|(&r, &w)| value(r, w) as f32));
+                    write.put(&mut to, raw.iter().zip(row).map(|(&r, &w)| value(r, w) as f32));
                 }
             }
         },
     );
-}
-
-/// Writes or adds values; what leaves the range of `f32` becomes its largest.
-#[inline(always)]
-pub(super) fn put(to: &mut ArrayViewMut1<'_, f32>, write: Write, values: impl Iterator<Item = f32>) {
-    let within = |v: f32| v.clamp(-f32::MAX, f32::MAX);
-    match (to.as_slice_mut(), write) {
-        (Some(to), Write::Overwrite) => to.iter_mut().zip(values).for_each(|(to, v)| *to = within(v)),
-        (Some(to), Write::Add) => to.iter_mut().zip(values).for_each(|(to, v)| *to = within(*to + v)),
-        (None, Write::Overwrite) => to.iter_mut().zip(values).for_each(|(to, v)| *to = within(v)),
-        (None, Write::Add) => to.iter_mut().zip(values).for_each(|(to, v)| *to = within(*to + v)),
-    }
 }

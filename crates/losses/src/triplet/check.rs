@@ -7,7 +7,7 @@ use crate::{Error, GradsMut, Input, Result};
 const MOST_ROWS: usize = 1 << 24;
 
 /// Checks shapes, indices and finiteness of everything that the loss reads and writes. Returns each row's weight.
-pub(crate) fn check(input: &Input<'_>, grads: &GradsMut<'_>) -> Result<Vec<f32>> {
+pub(crate) fn check(input: &Input<'_>, grads: &GradsMut<'_>) -> Result<Vec<f64>> {
     let dim = input.embeddings.ncols();
     batch("embeddings", &input.embeddings, ("labels", input.labels), dim)?;
     if let Some(centres) = &input.weights {

@@ -78,10 +78,7 @@ pub(crate) fn write(
                     let x = contiguous(input.embeddings.row(block * BLOCK + i));
                     normalize_backward(&x, &mut gradient);
                 }
-                for (o, &g) in out.iter_mut().zip(&gradient) {
-                    let g = (g * factor).clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32;
-                    *o = if write == Write::Add { *o + g } else { g };
-                }
+                write.put(&mut out, gradient.iter().map(|g| (g * factor) as f32));
             }
             moves
         })

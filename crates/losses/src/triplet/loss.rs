@@ -28,6 +28,13 @@ pub(super) fn workspace_bytes(o: &TripletMarginOptions, batch: usize, reference:
     [prepared.saturating_mul(sets), sums, lists, strips].into_iter().fold(0, usize::saturating_add)
 }
 
+/// The power of two at or below the largest weight, which the gradient's sums are taken over: kernels multiply weights by
+/// counts and slopes in `f32`. No digit of a sum changes.
+fn weight_unit(weights: &[f64]) -> f64 {
+    let largest = weights.iter().fold(0.0, |most, &weight| f64::max(most, weight));
+    if largest > 0.0 { largest.log2().floor().exp2() } else { 1.0 }
+}
+
 pub(super) fn forward_backward(
     options: &TripletMarginOptions,
     input: Input<'_>,
@@ -37,7 +44,9 @@ pub(super) fn forward_backward(
     let factors = check::check(&input, &grads)?;
     let (batch, dim) = input.embeddings.dim();
     let groups = Groups::new(&input);
-    let weights: Vec<f32> = groups.batch.iter().map(|&row| factors[row as usize]).collect();
+    let largest = weight_unit(&factors);
+    let weights: Vec<f32> =
+        groups.batch.iter().map(|&row| (factors[row as usize] / largest) as f32).collect();
     let reference = input.reference.map(|r| (r.embeddings, groups.reference()));
     let prepare = |frame| Rows::new(frame, (input.embeddings, &groups.batch), reference, pool);
     let rows = prepare(Frame::of(options));
@@ -70,15 +79,15 @@ pub(super) fn forward_backward(
     }
 
     let (mut total, mut triplets, mut active) = (0.0, 0u64, 0u64);
-    for (tally, &weight) in tallies.iter().zip(&weights) {
-        total += f64::from(weight) * tally.loss;
+    for (tally, &row) in tallies.iter().zip(&groups.batch) {
+        total += factors[row as usize] * tally.loss;
         triplets += tally.triplets;
         active += tally.active;
     }
     if let Some(per_sample) = grads.per_sample {
-        for ((tally, &weight), &row) in tallies.iter().zip(&weights).zip(&groups.batch) {
-            let loss = f64::from(weight) * tally.loss / unit;
-            per_sample[row as usize] = loss.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32;
+        for (tally, &row) in tallies.iter().zip(&groups.batch) {
+            per_sample[row as usize] =
+                (tally.loss / unit).clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32;
         }
     }
     let divisor = match options.reduction {
@@ -89,7 +98,7 @@ pub(super) fn forward_backward(
     };
     let mut zero_signal = active == 0;
     if let (Some(out), Some(sums)) = (grads.embeddings, &sums) {
-        let factor = f64::from(grads.upstream) * rows.scale / unit / divisor;
+        let factor = f64::from(grads.upstream) * largest * rows.scale / unit / divisor;
         zero_signal |= !gradient::write(options, &input, &groups, &rows, sums, factor, grads.write, out);
     }
     Ok(Stats {

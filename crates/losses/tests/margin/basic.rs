@@ -168,6 +168,12 @@ fn weights_upstream_and_accumulation() {
     let stats = loss.forward_backward(input, grads, &mut Workspace::default()).unwrap();
     assert!((stats.value - plain.stats.value).abs() < 1e-6);
     assert!((rows.iter().map(|&v| f64::from(v)).sum::<f64>() / 12.0 - plain.stats.value).abs() < 1e-5);
+    // Rows' losses are those before weights, whatever these are.
+    let (few, mut unweighted) = ([0.25f32, 0.0, 3.0].repeat(4), [0.0f32; 12]);
+    input.sample_weights = Some(&few);
+    let grads = GradsMut { per_sample: Some(&mut unweighted), ..GradsMut::default() };
+    loss.forward_backward(input, grads, &mut Workspace::default()).unwrap();
+    assert_eq!(unweighted, rows);
     assert!(dx.iter().zip(&plain.d_embeddings).all(|(a, b)| (a - 1.0 - 3.0 * b).abs() < 1e-5));
     assert!(dw.iter().zip(plain.d_weights.as_ref().unwrap()).all(|(a, b)| (a - 1.0 - 3.0 * b).abs() < 1e-5));
 }

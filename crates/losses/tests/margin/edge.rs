@@ -56,6 +56,60 @@ fn run(
 }
 
 #[test]
+fn products_of_weights_beyond_f32_leave_everything_finite() {
+    let x = array![[1.0f32, 0.2, -0.3], [0.1, -2.0, 0.5], [0.0, 0.0, 0.0], [3.0, 1.0, 1.0]];
+    let labels = [0, 1, 2, 0];
+    for options in all() {
+        let w = Array2::from_shape_fn((3 * options.sub_centers, 3), |(i, j)| ((i * 5 + j * 3) as f32).sin());
+        for (sample, class) in [(1e30f32, 1e30f32), (f32::MAX, f32::MAX), (1e-30, 1e-30), (1e-45, 1e-45)] {
+            for upstream in [1.0, f32::MAX, 1e-45] {
+                let loss = MarginSoftmax::new(3, 3, options).unwrap();
+                let mut input = Input::new(x.view(), &labels).with_weights(w.view());
+                let (samples, classes) = ([sample, 1.0, sample, 0.0], [class; 3]);
+                (input.sample_weights, input.class_weights) = (Some(&samples[..]), Some(&classes[..]));
+                let (mut dx, mut dw) = (Array2::zeros(x.dim()), Array2::zeros(w.dim()));
+                let grads = GradsMut {
+                    embeddings: Some(dx.view_mut()),
+                    weights: Some(dw.view_mut()),
+                    upstream,
+                    ..GradsMut::default()
+                };
+                let stats = loss.forward_backward(input, grads, &mut Workspace::default()).unwrap();
+                let what = format!("{options:?} {sample} {class} {upstream}: {stats:?}\n{dx}\n{dw}");
+                assert!(stats.value.is_finite() && stats.value > 0.0, "{what}");
+                assert!(dx.iter().chain(&dw).all(|v| v.is_finite()), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn slopes_at_the_ends_are_the_limits() {
+    let arc = |radians, edge, gradient| Margin::Arc { angle: Angle::radians(radians), edge, gradient };
+    let (exact, through) = (MarginGradient::Exact, MarginGradient::StraightThrough);
+    let pi = std::f64::consts::PI;
+    for (margin, [at_0, at_pi]) in [
+        (Margin::Cos { cosine: 0.35 }, [1.0, 1.0]),
+        (arc(0.5, Edge::Jump, exact), [f64::INFINITY, 1.0]),
+        (arc(0.5, Edge::Continuous, exact), [f64::INFINITY, 1.0]),
+        (arc(0.5, Edge::None, exact), [f64::INFINITY, f64::NEG_INFINITY]),
+        (arc(0.5, Edge::None, through), [1.0, 1.0]),
+        (arc(0.0, Edge::Jump, exact), [1.0, 1.0]),
+        (Margin::Sphere { multiplier: 1 }, [1.0, 1.0]),
+        (Margin::Sphere { multiplier: 3 }, [9.0, 9.0]),
+        (Margin::Sphere { multiplier: 4 }, [16.0, 16.0]),
+    ] {
+        assert_eq!([0.0, pi].map(|theta| margin.target(theta)[1]), [at_0, at_pi], "{margin:?}");
+        // What stands a little inside goes there.
+        for (theta, end) in [(1e-7, at_0), (pi - 1e-7, at_pi)] {
+            let near = margin.target(theta)[1];
+            let goes = if end.is_finite() { (near - end).abs() < 1e-6 } else { near / end.signum() > 1e6 };
+            assert!(goes, "{margin:?} at {theta}: {near}, not {end}");
+        }
+    }
+}
+
+#[test]
 fn any_finite_float_anywhere() {
     let specials =
         [0.0f32, -0.0, 1.0, -1.0, f32::MIN_POSITIVE, -1e-45, 1e-30, 1e-12, f32::MAX, f32::MIN, 1e19, -1e30];

@@ -151,6 +151,48 @@ fn upstream_accumulation_and_terms() {
 }
 
 #[test]
+fn weights_of_any_size_leave_everything_finite() {
+    let (x, labels) = clusters(24, 5, 4, 0.8, 3);
+    let most = [f32::MAX; 24];
+    let mixed: Vec<f32> = (0..24).map(|i| [1.0, 0.0, 1e-45, f32::MAX, 1e30][i % 5]).collect();
+    let of_classes = [f32::MAX, 1e30, 1.0, 1e-30];
+    for options in all_options(0.2) {
+        let loss = options.clone().build().unwrap();
+        for (sample, class) in [(&most[..], None), (&mixed[..], None), (&most[..], Some(&of_classes[..]))] {
+            let mut input = Input::new(x.view(), &labels);
+            (input.sample_weights, input.class_weights) = (Some(sample), class);
+            let out = loss.evaluate(input).unwrap();
+            assert!(out.stats.value.is_finite(), "{options:?}: {:?}", out.stats);
+            assert!(out.d_embeddings.iter().all(|v| v.is_finite()), "{options:?}: {}", out.d_embeddings);
+            // What is there already is as large as a number gets.
+            let mut d = Array2::from_elem(x.dim(), f32::MAX);
+            let grads = GradsMut { embeddings: Some(d.view_mut()), write: Write::Add, ..GradsMut::default() };
+            loss.forward_backward(input, grads, &mut Workspace::default()).unwrap();
+            assert!(d.iter().all(|v| v.is_finite()), "{options:?}: {d}");
+        }
+    }
+}
+
+#[test]
+fn a_factor_on_all_weights_is_one_on_value_and_gradient() {
+    let (x, labels) = clusters(40, 7, 5, 0.8, 1);
+    let weights: Vec<f32> = (0..40).map(|i| 0.25 * (i % 7) as f32).collect();
+    // A power of two, which changes no digit.
+    let larger: Vec<f32> = weights.iter().map(|w| w * 1048576.0).collect();
+    for options in all_options(0.2) {
+        let loss = options.clone().build().unwrap();
+        let of = |weights| {
+            let mut input = Input::new(x.view(), &labels);
+            input.sample_weights = Some(weights);
+            loss.evaluate(input).unwrap()
+        };
+        let (plain, large) = (of(&weights), of(&larger));
+        assert_eq!(large.stats.value, 1048576.0 * plain.stats.value, "{options:?}");
+        assert_eq!(large.d_embeddings, plain.d_embeddings * 1048576.0, "{options:?}");
+    }
+}
+
+#[test]
 fn wrong_inputs_name_the_row() {
     let loss = TripletMargin::builder().build().unwrap();
     let x = array![[1.0f32, 0.0], [0.0, 1.0], [1.0, 1.0]];

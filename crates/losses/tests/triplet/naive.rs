@@ -100,7 +100,7 @@ pub(crate) fn naive(o: &TripletMarginOptions, input: Input<'_>) -> Naive {
                 triplets += 1;
                 active += u64::from(loss > 0.0);
                 value += weight * loss;
-                per_sample[a] += weight * loss;
+                per_sample[a] += loss;
                 let slope = weight * slope;
                 pull(o.distance, &mut d_y, (a, y.row(a)), (own.then_some(p), z.row(p)), slope);
                 if !swapped {

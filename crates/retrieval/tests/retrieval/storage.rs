@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::common::noise;
 use embedtune_retrieval::half::f16;
 use embedtune_retrieval::{
-    Error, EvaluateOptions, Evaluation, Exclude, Index, Metric, NpyRows, Rows, evaluate, knn, search,
+    Error, EvaluateOptions, Evaluation, Exclude, Index, Metric, NpyRows, Roc, Rows, evaluate, knn, search,
 };
 use ndarray::{Array2, s};
 
@@ -83,6 +83,57 @@ fn galleries_of_several_segments_equal_one() {
     };
     let precision: f64 = all.rows().zip(&labels).map(|(hits, &label)| in_five(hits, label)).sum();
     assert!((metrics.precision_at_k[&5] - precision / 4500.0).abs() < 1e-12);
+}
+
+/// Rows beyond what is read, laid out and asked at once: of these a panel is a segment, and 89 queries are a group.
+#[test]
+fn vectors_longer_than_any_block_are_compared_as_others() {
+    let items = noise(200, 70_000, 34);
+    let labels: Vec<u32> = (0..200).map(|i| i % 40).collect();
+    let exact = items.mapv(f64::from);
+    let exact = exact.dot(&exact.t());
+    for metric in [Metric::Cosine, Metric::Dot] {
+        let score = |a: usize, b: usize| match metric {
+            Metric::Dot => exact[[a, b]],
+            _ => exact[[a, b]] / (exact[[a, a]] * exact[[b, b]]).sqrt(),
+        };
+        let found = search(&items, &items, 3, metric, Exclude::SameRow).unwrap();
+        let index = Index::new(items.view(), metric).unwrap();
+        assert_eq!(index.search(items.view(), 3, Exclude::SameRow).unwrap(), found);
+        for (query, hits) in found.rows().enumerate() {
+            let mut all: Vec<usize> = (0..200).filter(|&item| item != query).collect();
+            all.sort_by(|&a, &b| score(query, b).total_cmp(&score(query, a)));
+            let got: Vec<usize> = hits.iter().map(|hit| hit.index as usize).collect();
+            assert_eq!(got, all[..3], "{metric:?}, query {query}");
+        }
+        let options = EvaluateOptions { metric, ..EvaluateOptions::default() };
+        let first =
+            found.rows().zip(&labels).filter(|(hits, label)| labels[hits[0].index as usize] == **label);
+        let expected = first.count() as f64 / 200.0;
+        assert_eq!(evaluate(items.view(), &labels, None, &options).unwrap().recall_at_1, expected);
+    }
+}
+
+#[test]
+fn vectors_too_long_to_exist_are_an_error_or_nothing() {
+    struct None;
+    impl Rows for None {
+        fn shape(&self) -> (usize, usize) {
+            (0, usize::MAX)
+        }
+        fn read(&self, _: usize, _: &mut [f32]) -> embedtune_retrieval::Result<()> {
+            Ok(())
+        }
+    }
+    for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
+        assert!(search(&None, &None, 3, metric, Exclude::SameRow).unwrap().is_empty());
+        assert!(
+            Index::from_rows(&None, metric).unwrap().search_rows(&None, 3, Exclude::None).unwrap().is_empty()
+        );
+        let options = EvaluateOptions { metric, ..EvaluateOptions::default() };
+        assert!(Evaluation::new(&None, &[], Option::None, &options).is_err());
+        assert!(Roc::of_pairs(&None, &[], Option::None, metric).is_err());
+    }
 }
 
 #[test]

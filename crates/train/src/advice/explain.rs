@@ -61,7 +61,7 @@ pub struct TableRow {
     /// The logit, scale included (a triplet's loss for the triplet loss).
     pub values: Vec<f64>,
     /// The slope of the logit in the cosine that training uses, scale included; empty for the triplet loss. `None`
-    /// where it is infinite or the direction has no tangent.
+    /// where it is infinite.
     pub slopes: Vec<Option<f64>>,
 }
 
@@ -337,7 +337,8 @@ mod tests {
         let slopes = &found.table[2].slopes;
         approx::assert_relative_eq!(slopes[0].unwrap() / 64.0, 1.154, max_relative = 1e-3);
         approx::assert_relative_eq!(slopes[1].unwrap(), 64.0, max_relative = 1e-12);
-        assert_eq!(found.table[0].slopes, [None, None]);
+        // At 0 the first is infinite.
+        assert_eq!(found.table[0].slopes, [None, Some(64.0)]);
     }
 
     #[test]

@@ -162,7 +162,7 @@ impl Learnt {
         let mut params = [Param { name: CENTRES, value: &mut self.centres, grad }];
         let result = self.optimizer.step(&mut params, None);
         let [Param { grad, .. }] = params;
-        self.gradient = grad.map(Grad::into_dense);
+        self.gradient = grad.map(Grad::into_dense).transpose()?;
         result
     }
 }

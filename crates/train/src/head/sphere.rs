@@ -74,7 +74,7 @@ impl Optimizer for SphereAdam {
         self.check(params)?;
         for param in params {
             let Some(grad) = param.grad.take() else { continue };
-            let gradient = grad.into_dense().into_dimensionality::<Ix2>();
+            let gradient = grad.into_dense()?.into_dimensionality::<Ix2>();
             let gradient = gradient.map_err(|e| Error::Unsuitable(e.to_string()))?;
             if self.square.is_empty() {
                 self.mean = Array2::zeros(gradient.dim());

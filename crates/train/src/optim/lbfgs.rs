@@ -58,7 +58,7 @@ impl Lbfgs {
     fn minimise(&mut self, params: &mut [Param<'_>], evaluate: &mut Reevaluate<'_>) -> Result<()> {
         let mut loss = evaluate(params)?;
         slots::check(params)?;
-        let mut gradient = flat_gradient(params);
+        let mut gradient = flat_gradient(params)?;
         let memory = &mut self.memory;
         if memory.iterations > 0 && memory.direction.len() != gradient.len() {
             return Err(Error::Unsuitable(format!(
@@ -93,7 +93,7 @@ impl Lbfgs {
                 let mut at = |t: f64| {
                     advance(params, t, direction);
                     let loss = evaluate(params)?;
-                    let gradient = flat_gradient(params);
+                    let gradient = flat_gradient(params)?;
                     params.iter_mut().zip(&here).for_each(|(param, value)| *param.value = value.clone());
                     Ok(Point { t, loss, slope: dot(&gradient, direction), gradient })
                 };
@@ -115,7 +115,7 @@ impl Lbfgs {
                 // After the last step there is nobody to use another evaluation.
                 if iteration < self.max_iter {
                     loss = evaluate(params)?;
-                    gradient = flat_gradient(params);
+                    gradient = flat_gradient(params)?;
                     evaluations += 1;
                     memory.evaluations += 1;
                 }
@@ -293,16 +293,16 @@ impl Optimizer for Lbfgs {
 }
 
 /// All gradients as one vector; zeros for parameters without one.
-fn flat_gradient(params: &[Param<'_>]) -> Vec<f32> {
+fn flat_gradient(params: &[Param<'_>]) -> Result<Vec<f32>> {
     let mut flat = Vec::with_capacity(params.iter().map(|param| param.value.len()).sum());
     for param in params {
         match &param.grad {
             Some(Grad::Dense(grad)) => flat.extend(grad.iter()),
-            Some(rows) => flat.extend(rows.clone().into_dense().iter()),
+            Some(rows) => flat.extend(rows.clone().into_dense()?.iter()),
             None => flat.resize(flat.len() + param.value.len(), 0.0),
         }
     }
-    flat
+    Ok(flat)
 }
 
 /// Moves the parameters by `t` times `direction`.

@@ -202,7 +202,7 @@ fn add(sum: Grad, gradient: Grad) -> Result<Grad> {
             let rows: Vec<u32> = a.rows.iter().chain(&b.rows).copied().collect();
             let values = ndarray::concatenate(ndarray::Axis(0), &[a.values.view(), b.values.view()])
                 .map_err(|e| Error::Unsuitable(format!("gradients of one table: {e}")))?;
-            Grad::Rows(RowGrad::from_contributions(a.table_rows, &rows, &values))
+            Grad::Rows(RowGrad::from_contributions(a.table_rows, &rows, &values)?)
         }
         (Grad::Dense(mut a), Grad::Dense(b)) => {
             a += &b;
@@ -303,11 +303,14 @@ mod tests {
         };
         let expected = ndarray::arr2(&[[1.0f32], [3.0], [2.0]]).into_dyn();
         let sum = add(rows(vec![0, 1], 1.0), rows(vec![1, 2], 2.0)).unwrap();
-        assert_eq!(sum.into_dense(), expected);
-        let dense = Grad::Dense(rows(vec![0, 1], 1.0).into_dense());
-        assert_eq!(add(dense.clone(), rows(vec![1, 2], 2.0)).unwrap().into_dense(), expected);
+        assert_eq!(sum.into_dense().unwrap(), expected);
+        let dense = Grad::Dense(rows(vec![0, 1], 1.0).into_dense().unwrap());
+        assert_eq!(add(dense.clone(), rows(vec![1, 2], 2.0)).unwrap().into_dense().unwrap(), expected);
         let mut all = vec![Some(dense), None];
         scale_all(&mut all, 0.5);
-        assert_eq!(all[0].take().unwrap().into_dense(), ndarray::arr2(&[[0.5f32], [0.5], [0.0]]).into_dyn());
+        assert_eq!(
+            all[0].take().unwrap().into_dense().unwrap(),
+            ndarray::arr2(&[[0.5f32], [0.5], [0.0]]).into_dyn()
+        );
     }
 }
