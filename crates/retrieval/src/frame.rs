@@ -1,5 +1,6 @@
 //! Vectors as the products see them.
 
+use embedtune_core::linalg::squared_norm;
 use embedtune_core::simd;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -129,7 +130,7 @@ impl Frame {
         let scale = match self.metric {
             // Squares in f64: no overflow or underflow for any finite f32.
             Metric::Cosine => {
-                let length = squares(row).sqrt();
+                let length = squared_norm(row).sqrt();
                 if length > 0.0 { 1.0 / length } else { 0.0 }
             }
             Metric::Dot | Metric::L2 => scale,
@@ -162,17 +163,6 @@ impl Frame {
 /// The name of the vectors that are searched: where they are the queries there is no gallery to speak of.
 pub(crate) fn searched(alone: bool) -> &'static str {
     if alone { "the vectors" } else { "gallery vectors" }
-}
-
-/// Sum of squares in `f64`, in lanes.
-#[inline(always)]
-pub(crate) fn squares(row: &[f32]) -> f64 {
-    let mut sums = [0.0f64; LANES];
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    for chunk in chunks {
-        sums.iter_mut().zip(chunk).for_each(|(sum, &v)| *sum += f64::from(v) * f64::from(v));
-    }
-    sums.iter().sum::<f64>() + rest.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>()
 }
 
 /// Refuses values that are not finite under the name that the caller knows the array by.

@@ -1,10 +1,11 @@
 //! Seeded k-means.
 
+use embedtune_core::linalg::squared_norm;
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::frame::{Metric, check_values, read_rows, squares};
+use crate::frame::{Metric, check_values, read_rows};
 use crate::knn::{Exclude, Index};
 use crate::progress::Progress;
 use crate::random::{below, generator, unit};
@@ -248,7 +249,7 @@ fn plus_plus(items: &dyn Rows, clusters: usize, seed: u64, restart: u64) -> Resu
                 items.read(block * read, buffer)?;
                 for (row, nearest) in buffer.chunks_exact_mut(dim.max(1)).zip(nearest) {
                     row.iter_mut().zip(&centre).for_each(|(value, &centre)| *value -= centre);
-                    *nearest = nearest.min(squares(row));
+                    *nearest = nearest.min(squared_norm(row));
                 }
                 Ok::<(), Error>(())
             },

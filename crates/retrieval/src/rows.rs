@@ -4,8 +4,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use ndarray::{Array2, ArrayView2};
 
-use crate::frame::squares;
 use crate::{Error, Result};
+use embedtune_core::linalg::squared_norm;
 
 /// Vectors that are read in blocks: `[items, dim]`.
 ///
@@ -159,7 +159,7 @@ impl Rows for Units<'_> {
     fn read(&self, first: usize, to: &mut [f32]) -> Result<()> {
         self.0.read(first, to)?;
         for row in to.chunks_exact_mut(self.shape().1.max(1)) {
-            let length = squares(row).sqrt();
+            let length = squared_norm(row).sqrt();
             if length > 0.0 {
                 row.iter_mut().for_each(|value| *value = (f64::from(*value) / length) as f32);
             }

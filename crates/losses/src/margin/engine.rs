@@ -1,7 +1,8 @@
 //! The engine: groups of class tiles in parallel, forward and then backward; the target's columns are left out of the
 //! bulk and handled apart, so that a sample that is already right loses no digits.
 
-use embedtune_core::{Pool, linalg, simd};
+use embedtune_core::linalg::{self, NORM_FLOOR as FLOOR};
+use embedtune_core::{Pool, simd};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
 
@@ -9,7 +10,7 @@ use super::MarginSoftmax;
 use super::plan::Plan;
 use super::state::{LONGEST, Sample, Sides, State, shape};
 use super::target::Target;
-use super::tile::{self, FLOOR, Owners};
+use super::tile::{self, Owners};
 use crate::check;
 use crate::{Error, GradsMut, Input, Result, Stats, Workspace, Write};
 

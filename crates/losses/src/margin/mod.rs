@@ -220,8 +220,8 @@ impl MarginSoftmax {
         check::matrix("embeddings", &x, None, self.dim)?;
         check::matrix("class centres", &w, Some(self.rows()), self.dim)?;
         let (mut xu, mut wu) = (Array2::zeros(x.dim()), Array2::zeros(w.dim()));
-        linalg::normalize_rows(x, 1e-12, xu.view_mut())?;
-        linalg::normalize_rows(w, 1e-12, wu.view_mut())?;
+        linalg::normalize_rows(x, linalg::NORM_FLOOR as f32, xu.view_mut())?;
+        linalg::normalize_rows(w, linalg::NORM_FLOOR as f32, wu.view_mut())?;
         let mut cosines = Array2::zeros((x.nrows(), w.nrows()));
         linalg::matmul(1.0, xu.view(), wu.t(), 0.0, cosines.view_mut())?;
         let (k, scale) = (self.options.sub_centers, self.options.scale as f32);

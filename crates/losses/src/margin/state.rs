@@ -1,12 +1,12 @@
 //! What one call holds: the embeddings as its products want them, and what its passes leave for each other.
 
-use embedtune_core::{Pool, linalg};
+use embedtune_core::Pool;
+use embedtune_core::linalg::{self, NORM_FLOOR as FLOOR};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
 use super::MarginSoftmax;
 use super::plan::Plan;
-use super::target::length;
-use super::tile::{ABSENT, FLOOR};
+use super::tile::ABSENT;
 use crate::{Error, Result};
 
 /// SphereFace's logits grow with the embedding; beyond this norm they are computed for this norm. Their softmax has
@@ -36,7 +36,7 @@ impl Sides {
         turned.assign(&unit.t());
         let mut longest = 1.0;
         if loss.sphere() {
-            let norms: Vec<f64> = x.rows().into_iter().map(|row| length(row).max(FLOOR)).collect();
+            let norms: Vec<f64> = x.rows().into_iter().map(|row| linalg::norm(row).max(FLOOR)).collect();
             for (mut column, norm) in turned.columns_mut().into_iter().zip(&norms) {
                 column *= norm.min(LONGEST) as f32;
             }

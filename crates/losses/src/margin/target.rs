@@ -1,9 +1,9 @@
 //! The target's logit and its derivative, in `f64` and in tangent form: finite and accurate near 0 and pi, where
 //! `acos(clamp(c))` loses the gradient.
 
+use embedtune_core::linalg::{NORM_FLOOR as FLOOR, norm};
 use ndarray::{ArrayView1, ArrayView2};
 
-use super::tile::FLOOR;
 use super::{Edge, Margin, MarginGradient, MarginSoftmax};
 
 /// Below this length the tangent has no direction; its gradient is then 0.
@@ -25,10 +25,6 @@ pub(super) struct Target {
     pub(super) norms: [f64; 2],
     /// `sin theta`, the tangent's length before normalisation.
     pub(super) sine: f64,
-}
-
-pub(super) fn length(v: ArrayView1<'_, f32>) -> f64 {
-    v.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
 }
 
 impl Margin {
@@ -91,16 +87,16 @@ impl Target {
     ) -> Self {
         let k = loss.options.sub_centers;
         let first = label as usize * k;
-        let x_norm = length(x);
+        let x_norm = norm(x);
         let mut best = (first, f64::NEG_INFINITY, 0.0);
         for row in first..first + k {
             let centre = w.row(row);
-            let norm = length(centre);
+            let length = norm(centre);
             let dot: f64 = x.iter().zip(centre).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
-            let cosine = dot / (x_norm.max(FLOOR) * norm.max(FLOOR));
+            let cosine = dot / (x_norm.max(FLOOR) * length.max(FLOOR));
             // A tie keeps the lowest row.
             if cosine > best.1 {
-                best = (row, cosine, norm);
+                best = (row, cosine, length);
             }
         }
         let (row, cosine, w_norm) = best;

@@ -1,7 +1,8 @@
 //! What is done to one tile of classes. A tile's logits are `[rows, batch]`, class by class: a sample's maximum and
 //! sum are then kept in lanes, and every product reads its operands along contiguous rows.
 
-use embedtune_core::{linalg, simd, vecmath};
+use embedtune_core::linalg::{self, NORM_FLOOR as FLOOR};
+use embedtune_core::{simd, vecmath};
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2};
 
 use crate::{Result, Write};
@@ -16,8 +17,6 @@ const PLAIN_NORMS: std::ops::RangeInclusive<f64> = 1e-11..=1e15;
 const LEAST: f32 = 1e-30;
 /// Rows whose exponentials are summed in `f32` before they join the sum in `f64`.
 const SUM_ROWS: usize = 32;
-/// Below this norm a vector has no direction: it is divided by the floor and has no projection.
-pub(super) const FLOOR: f64 = 1e-12;
 
 /// Sum of `a[j] * b[j]`: sixteen lanes of at most sixteen products each in `f32`, their sums in `f64`.
 #[inline(always)]
@@ -54,7 +53,7 @@ fn norm(row: &[f32]) -> f64 {
 
 #[cold]
 fn exact_norm(row: &[f32]) -> f64 {
-    row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
+    linalg::norm(row)
 }
 
 /// The row, contiguous: itself, or copied to `buffer`.
@@ -95,7 +94,7 @@ pub(super) fn factors(w: ArrayView2<'_, f32>, scale: f64, factors: &mut [f32]) -
 /// Unit rows, as [`factors`] asks for them.
 pub(super) fn unit_rows(w: ArrayView2<'_, f32>, mut unit: ArrayViewMut2<'_, f32>) {
     for (w, mut unit) in w.rows().into_iter().zip(unit.rows_mut()) {
-        let norm = w.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt().max(FLOOR);
+        let norm = linalg::norm(w).max(FLOOR);
         unit.zip_mut_with(&w, |u, &v| *u = (f64::from(v) / norm) as f32);
     }
 }

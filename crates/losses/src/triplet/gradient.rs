@@ -4,10 +4,11 @@ use ndarray::{ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
 use embedtune_core::Pool;
+use embedtune_core::linalg::NORM_FLOOR;
 
 use super::buffer::Buffer;
 use super::groups::Groups;
-use super::rows::{NORM_FLOOR, Rows, contiguous, norm, stride};
+use super::rows::{Rows, contiguous, norm, stride};
 use super::{Distance, TripletMarginOptions};
 use crate::{Input, Write};
 

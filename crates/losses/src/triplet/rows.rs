@@ -10,6 +10,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use embedtune_core::linalg::{NORM_FLOOR, squared_norm};
 use embedtune_core::{Pool, parallel};
 use ndarray::{ArrayView1, ArrayView2};
 use rayon::prelude::*;
@@ -20,8 +21,6 @@ use super::{Distance, TripletMarginOptions};
 
 /// Columns of a distance row that one step of a kernel takes.
 pub(crate) const LANES: usize = PANEL;
-/// `torch.nn.functional.normalize`'s: rows are divided by at least this.
-pub(crate) const NORM_FLOOR: f64 = 1e-12;
 const NEAR: f32 = 1e-3;
 /// Rows are scaled so that the longest is of order 1. Nearer than the root of this two of them differ by the
 /// rounding of their preparation at most (`f64`): they count as coincident.
@@ -354,17 +353,9 @@ fn squared_difference(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-/// The length of a row; squares in `f64`, so that no finite row overflows.
+/// The length of a row.
 pub(crate) fn norm(row: &[f32]) -> f64 {
-    let mut sums = [0.0f64; 8];
-    let (chunks, rest) = row.as_chunks::<8>();
-    for chunk in chunks {
-        for (s, &v) in sums.iter_mut().zip(chunk) {
-            *s += f64::from(v) * f64::from(v);
-        }
-    }
-    let rest: f64 = rest.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
-    (sums.iter().sum::<f64>() + rest).sqrt()
+    squared_norm(row).sqrt()
 }
 
 /// The row itself where its values stand side by side, else a copy.

@@ -4,6 +4,7 @@ mod affinities;
 mod components;
 mod tsne;
 
+use embedtune_core::linalg;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Zip};
 use serde::{Deserialize, Serialize};
 
@@ -94,7 +95,7 @@ fn centred_units(vectors: ArrayView2<'_, f32>) -> Array2<f32> {
     let mut rows = vectors.as_standard_layout().into_owned();
     rows.par_mapv_inplace(|v| if v.is_finite() { v } else { 0.0 });
     Zip::from(rows.rows_mut()).par_for_each(|mut row| {
-        let norm = row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt().max(1e-12);
+        let norm = linalg::norm(&row).max(linalg::NORM_FLOOR);
         row.mapv_inplace(|v| (f64::from(v) / norm) as f32);
     });
     let mut mean = vec![0.0f64; rows.ncols()];
