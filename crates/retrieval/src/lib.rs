@@ -39,7 +39,7 @@ pub use kmeans::{Clusters, KMeans, kmeans, kmeans_from, kmeans_watched};
 pub use knn::{Exclude, Hit, Index, Neighbours, knn, search, search_watched};
 pub use metrics::{ClassMetrics, Metrics};
 pub use ndarray;
-pub use npy::NpyRows;
+pub use npy::{NpyHeader, NpyRows};
 pub use plane::{Projection, project, project_watched};
 pub use progress::Progress;
 pub use roc::{EqualError, Operating, Roc, RocPoint};

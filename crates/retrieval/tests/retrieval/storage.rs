@@ -155,16 +155,18 @@ fn wrong_files_are_errors_that_name_them() {
         ("<f4", "False", "(6,)", &four, "shape [6]; expected [items, dim]"),
         ("<f4", "False", "(2, 3)", &four[1..], "the file is damaged"),
         ("<f4", "False", "(99999999999, 99999999999)", &four, "the file is damaged"),
-        ("<f4", "False", "two", &four, "describes no array"),
+        ("<f4", "False", "two", &four, "does not describe an array"),
     ] {
         npy(&path, descr, fortran, shape, data);
         let error = open();
         assert!(error.contains("x.npy: ") && error.contains(expected), "{error}");
     }
     std::fs::write(&path, b"PK\x03\x04").unwrap();
-    assert!(open().contains("not a .npy array"));
+    assert!(open().contains("damaged or truncated (it ends too early)"));
+    std::fs::write(&path, b"PK\x03\x04 and so on").unwrap();
+    assert!(open().contains("not a .npy array: it begins with [50, 4b, 03, 04"));
     std::fs::write(&path, b"\x93NUMPY\x02\x00\xff\xff\xff\xff").unwrap();
-    assert!(open().contains("header is 4294967295 bytes long"));
+    assert!(open().contains("header is said to be 4294967295 bytes long"));
 
     // Truncated after it was opened.
     npy(&path, "<f4", "False", "(2, 3)", &four);

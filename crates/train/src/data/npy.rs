@@ -2,14 +2,11 @@
 
 use std::io::Read;
 
-use embedtune_retrieval::Number;
+use embedtune_retrieval::{NpyHeader, Number};
 use ndarray::{Array2, Array3, ShapeBuilder};
 
 use super::exact;
 use super::vectors::check_finite;
-
-/// More than any array of plain numbers has for a header.
-const MOST_HEADER: u32 = 1 << 16;
 
 /// What stands before an array's data.
 pub(super) struct Head {
@@ -29,33 +26,13 @@ impl Head {
     /// # Errors
     /// In words, without the file's name.
     pub(super) fn read(from: &mut impl Read) -> Result<Self, String> {
-        let mut start = [0u8; 8];
-        from.read_exact(&mut start).map_err(|e| exact::damaged(&e))?;
-        if &start[..6] != b"\x93NUMPY" {
-            return Err(format!(
-                "not a .npy array: it begins with {:02x?}, expected 93 4e 55 4d 50 59; write it with numpy.save",
-                &start[..6]
-            ));
-        }
-        let mut length = [0u8; 4];
-        let used = if start[6] == 1 { 2 } else { 4 };
-        from.read_exact(&mut length[..used]).map_err(|e| exact::damaged(&e))?;
-        let length = u32::from_le_bytes(length);
-        if length > MOST_HEADER {
-            return Err(format!("its header is said to be {length} bytes long; the file is damaged"));
-        }
-        let header = exact::bytes(from.by_ref().take(length.into()), length.into())?;
-        let header = String::from_utf8_lossy(&header);
-        let (descr, fortran, shape) = parse(&header).ok_or_else(|| {
-            format!("its header {:?} does not describe an array of plain numbers", header.trim())
-        })?;
+        let NpyHeader { descr, fortran, shape, start } = NpyHeader::read(from)?;
         let number = descr.get(1..2).filter(|kind| ["i", "u", "f", "b"].contains(kind));
         let width = number.and_then(|_| descr.get(2..)?.parse().ok()).filter(|w| (1..=16).contains(w));
         let Some(width) = width else {
             return Err(format!("its type is {descr}, not a plain number; convert it with .astype"));
         };
         exact::size(&shape, width)?;
-        let start = (start.len() + used) as u64 + u64::from(length);
         Ok(Self { descr, shape, fortran, width, start })
     }
 
@@ -69,7 +46,7 @@ impl Head {
     /// # Errors
     /// In words: a type that vectors do not have; a file of `bytes` bytes that does not end where the data do.
     pub(super) fn place(&self, bytes: u64) -> Result<(u64, Number), String> {
-        let number = number(&self.descr).ok_or_else(|| self.no_vectors())?;
+        let number = Number::of_npy(&self.descr).ok_or_else(|| self.no_vectors())?;
         exact::length(bytes.saturating_sub(self.start), exact::size(&self.shape, self.width)?)?;
         Ok((self.start, number))
     }
@@ -273,34 +250,13 @@ fn flags(bytes: &[u8], width: usize) -> Vec<bool> {
 
 /// Numbers of a type that vectors have; `None` for another.
 fn floats(descr: &str, bytes: &[u8]) -> Option<Vec<f32>> {
-    let number = number(descr)?;
+    let number = Number::of_npy(descr)?;
     let mut values = vec![0.0; bytes.len() / number.width()];
     number.convert(bytes, &mut values);
     Some(values)
 }
 
 /// How numbers of a type that vectors have are written.
-fn number(descr: &str) -> Option<Number> {
-    match descr {
-        "<f2" => Some(Number::F16),
-        "<f4" => Some(Number::F32),
-        ">f4" => Some(Number::F32Be),
-        "<f8" => Some(Number::F64),
-        ">f8" => Some(Number::F64Be),
-        _ => None,
-    }
-}
-
-/// Type, whether columns run together, shape.
-fn parse(header: &str) -> Option<(String, bool, Vec<usize>)> {
-    let value = |key: &str| header.split_once(&format!("'{key}':")).map(|(_, rest)| rest.trim_start());
-    let descr = value("descr")?.strip_prefix('\'')?.split_once('\'')?.0;
-    let fortran = value("fortran_order")?.starts_with("True");
-    let shape = value("shape")?.strip_prefix('(')?.split_once(')')?.0;
-    let sizes = shape.split(',').map(str::trim).filter(|size| !size.is_empty());
-    Some((descr.to_owned(), fortran, sizes.map(|size| size.parse().ok()).collect::<Option<_>>()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
