@@ -17,10 +17,10 @@ pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
     /// No progress and no notes; results and errors only.
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = "Output")]
     pub(crate) quiet: bool,
     /// How progress is shown. Default: a bar on a terminal, lines elsewhere and where CI is set.
-    #[arg(long, global = true, value_enum, default_value_t)]
+    #[arg(long, global = true, value_enum, default_value_t, help_heading = "Output")]
     pub(crate) progress: Progress,
 }
 
@@ -130,6 +130,14 @@ pub(crate) struct Compare {
     pub(crate) json: bool,
 }
 
+/// What the options of `fit` are about, in the order of its help.
+const RUN: &str = "Data and run";
+const ENCODER: &str = "Encoder";
+const LOSS: &str = "Loss";
+const OPTIMIZERS: &str = "Optimizers";
+const BATCHES: &str = "Batches";
+const MEASURING: &str = "Measuring and saving";
+
 #[derive(Args)]
 pub(crate) struct Fit {
     #[command(flatten)]
@@ -146,128 +154,133 @@ pub(crate) struct Fit {
 #[derive(Args)]
 pub(crate) struct NewRun {
     /// Folder with data. Default: built-in glyphs.
-    #[arg(long)]
+    #[arg(long, help_heading = RUN)]
     pub(crate) data: Option<PathBuf>,
     /// The run's folder.
-    #[arg(long, default_value = "runs/fit")]
+    #[arg(long, default_value = "runs/fit", help_heading = RUN)]
     pub(crate) out: PathBuf,
     /// Replace a run that is already in the folder.
-    #[arg(long)]
+    #[arg(long, help_heading = RUN)]
     pub(crate) overwrite: bool,
     /// TOML file of options, named as in run.toml; flags win over it. The run.toml of a run does it all again: with its
     /// data, unless --data names others.
-    #[arg(long)]
+    #[arg(long, help_heading = RUN)]
     pub(crate) config: Option<PathBuf>,
-    /// TripletMarginLoss, ArcFaceLoss, CosFaceLoss, SphereFaceLoss or SubCenterArcFaceLoss.
-    #[arg(long)]
-    pub(crate) loss: Option<String>,
-    /// The loss's margin: "28.6deg" or "0.5rad" for ArcFace, a number for the others.
-    #[arg(long, allow_hyphen_values = true)]
-    pub(crate) margin: Option<String>,
-    /// Factor of the logits, for losses with class centres.
-    #[arg(long, allow_negative_numbers = true)]
-    pub(crate) scale: Option<f64>,
-    /// TripletMarginMiner or BatchHardMiner.
-    #[arg(long)]
-    pub(crate) miner: Option<String>,
-    /// Adadelta, Adagrad, Adam, AdamW, SparseAdam, Adamax, ASGD, LBFGS, NAdam, RAdam, RMSprop, Rprop or SGD.
-    #[arg(long)]
-    pub(crate) optimizer: Option<String>,
-    /// The model's learning rate.
-    #[arg(long, allow_negative_numbers = true)]
-    pub(crate) learning_rate: Option<f64>,
-    /// Optimizer of the class centres; default: the model's.
-    #[arg(long)]
-    pub(crate) loss_optimizer: Option<String>,
-    /// The class centres' learning rate.
-    #[arg(long, allow_negative_numbers = true)]
-    pub(crate) loss_learning_rate: Option<f64>,
-    /// plain, or unit_sphere: centres of length 1, whose learning rate is in radians per step.
-    #[arg(long)]
-    pub(crate) centers: Option<String>,
-    /// constant, constant_with_warmup, linear, cosine, cosine_with_restarts or polynomial.
-    #[arg(long)]
-    pub(crate) scheduler: Option<String>,
-    /// Length of the warm-up: steps, or a share of the run if below 1.
-    #[arg(long, allow_negative_numbers = true)]
-    pub(crate) num_warmup_steps: Option<f64>,
-    /// Factor on the rate from each layer to the one below it, e.g. 0.98.
-    #[arg(long, allow_negative_numbers = true)]
-    pub(crate) layer_wise_lr_decay: Option<f64>,
-    /// Scale the gradient down to this norm where it is longer.
-    #[arg(long, allow_negative_numbers = true)]
-    pub(crate) max_grad_norm: Option<f64>,
-    /// Batches whose mean gradient makes one step.
-    #[arg(long)]
-    pub(crate) gradient_accumulation_steps: Option<usize>,
-    /// Past embeddings that triplets take positives and negatives from.
-    #[arg(long)]
-    pub(crate) memory_size: Option<usize>,
     /// Start from the model of the run in this folder; new classes get centres of their own.
-    #[arg(long, value_name = "RUN")]
+    #[arg(long, value_name = "RUN", help_heading = RUN)]
     pub(crate) init_from: Option<PathBuf>,
-    /// Keep that model as it is and train a new head on it.
-    #[arg(long)]
-    pub(crate) freeze: bool,
-    /// Share of the training items that is held out and measured after every epoch.
-    #[arg(long, allow_negative_numbers = true)]
-    pub(crate) val_split: Option<f64>,
-    /// What the best model and early stopping look at: recall_at_K, ir_recall_at_K, precision_at_K, ndcg_at_K, r_precision,
-    /// map_at_r, map, mrr, ndcg, nmi, ami or loss. Default: recall_at_1.
-    #[arg(long)]
-    pub(crate) monitor: Option<String>,
-    /// Measure retrieval after every so many epochs.
-    #[arg(long)]
-    pub(crate) evaluate_every: Option<usize>,
-    /// Stop once the monitored figure has not improved for so many measured epochs.
-    #[arg(long)]
-    pub(crate) patience: Option<usize>,
-    /// End with the weights of the best epoch instead of the last.
-    #[arg(long)]
-    pub(crate) best_model: bool,
-    /// Keep the checkpoints of so many epochs, in checkpoints/.
-    #[arg(long)]
-    pub(crate) last_k_epochs: Option<usize>,
-    /// Write a checkpoint after every so many batches too.
-    #[arg(long)]
-    pub(crate) save_steps: Option<usize>,
-    /// WiSE-FT: end with this share of the trained weights and the rest of those before training.
-    #[arg(long, allow_negative_numbers = true)]
-    pub(crate) wise_ft_alpha: Option<f64>,
-    /// Write TensorBoard event files into tensorboard/.
-    #[arg(long)]
-    pub(crate) tensorboard: bool,
-    /// auto, random or class.
-    #[arg(long)]
-    pub(crate) sampler: Option<String>,
-    /// Items of each class in a batch drawn by class.
-    #[arg(long)]
-    pub(crate) num_items_per_class: Option<usize>,
-    /// Replace the encoder's last pooling layer: GeM, Avg or Max.
-    #[arg(long)]
-    pub(crate) pooler: Option<String>,
-    /// Length of the embeddings.
-    #[arg(long)]
-    pub(crate) output_dim: Option<usize>,
-    /// Passes over the data.
-    #[arg(long)]
-    pub(crate) epochs: Option<usize>,
-    /// Items in a batch, or auto: the largest power of two up to 128 that fits the memory.
-    #[arg(long)]
-    pub(crate) batch_size: Option<String>,
-    /// Set an option of the TOML file: a name as in run.toml and a value, e.g. loss_options.scale=32. Repeat for more.
-    #[arg(long, value_name = "NAME=VALUE")]
+    /// Set an option of the TOML file: a name as in run.toml and a value, e.g. loss_options.scale=32. Repeat for more. What
+    /// has no flag of its own: encoder, param_groups, val_split_by, pooler_options.{p, eps, sign, learnable, per_channel},
+    /// loss_options.{preset, sub_centers, distance, normalize, swap, smooth, reduction, edge, ...}, miner_options,
+    /// optimizer_options and loss_optimizer_options (weight_decay, momentum, betas, ...), scheduler_options.{num_cycles,
+    /// power, scheduler_step, ...}, data_options, callbacks.{min_delta, baseline}, device_options.products. A wrong name is
+    /// answered by those that there are.
+    #[arg(long, value_name = "NAME=VALUE", help_heading = RUN)]
     pub(crate) set: Vec<String>,
     /// Where the loss and the class centres are computed: cuda (an NVIDIA GPU; the program must be built with
     /// `--features cuda`), cpu, or auto, which takes a GPU where there is one. The encoder is on the CPU.
-    #[arg(long)]
+    #[arg(long, help_heading = RUN)]
     pub(crate) device: Option<String>,
     /// What a GPU multiplies: f32, or f16 at a third of the work, with gradients within about 1e-3.
-    #[arg(long)]
+    #[arg(long, help_heading = RUN)]
     pub(crate) precision: Option<String>,
     /// Seed of everything random, the built-in data included.
-    #[arg(long, allow_negative_numbers = true, value_parser = seed)]
+    #[arg(long, allow_negative_numbers = true, value_parser = seed, help_heading = RUN)]
     pub(crate) seed: Option<u64>,
+    /// Replace the encoder's last pooling layer: GeM, Avg or Max.
+    #[arg(long, help_heading = ENCODER)]
+    pub(crate) pooler: Option<String>,
+    /// Length of the embeddings.
+    #[arg(long, help_heading = ENCODER)]
+    pub(crate) output_dim: Option<usize>,
+    /// Keep that model as it is and train a new head on it.
+    #[arg(long, help_heading = ENCODER)]
+    pub(crate) freeze: bool,
+    /// TripletMarginLoss, ArcFaceLoss, CosFaceLoss, SphereFaceLoss or SubCenterArcFaceLoss.
+    #[arg(long, help_heading = LOSS)]
+    pub(crate) loss: Option<String>,
+    /// The loss's margin: "28.6deg" or "0.5rad" for ArcFace, a number for the others.
+    #[arg(long, allow_hyphen_values = true, help_heading = LOSS)]
+    pub(crate) margin: Option<String>,
+    /// Factor of the logits, for losses with class centres.
+    #[arg(long, allow_negative_numbers = true, help_heading = LOSS)]
+    pub(crate) scale: Option<f64>,
+    /// TripletMarginMiner or BatchHardMiner.
+    #[arg(long, help_heading = LOSS)]
+    pub(crate) miner: Option<String>,
+    /// Past embeddings that triplets take positives and negatives from.
+    #[arg(long, help_heading = LOSS)]
+    pub(crate) memory_size: Option<usize>,
+    /// plain, or unit_sphere: centres of length 1, whose learning rate is in radians per step.
+    #[arg(long, help_heading = LOSS)]
+    pub(crate) centers: Option<String>,
+    /// Adadelta, Adagrad, Adam, AdamW, SparseAdam, Adamax, ASGD, LBFGS, NAdam, RAdam, RMSprop, Rprop or SGD.
+    #[arg(long, help_heading = OPTIMIZERS)]
+    pub(crate) optimizer: Option<String>,
+    /// The model's learning rate.
+    #[arg(long, allow_negative_numbers = true, help_heading = OPTIMIZERS)]
+    pub(crate) learning_rate: Option<f64>,
+    /// Optimizer of the class centres; default: the model's.
+    #[arg(long, help_heading = OPTIMIZERS)]
+    pub(crate) loss_optimizer: Option<String>,
+    /// The class centres' learning rate.
+    #[arg(long, allow_negative_numbers = true, help_heading = OPTIMIZERS)]
+    pub(crate) loss_learning_rate: Option<f64>,
+    /// constant, constant_with_warmup, linear, cosine, cosine_with_restarts or polynomial.
+    #[arg(long, help_heading = OPTIMIZERS)]
+    pub(crate) scheduler: Option<String>,
+    /// Length of the warm-up: steps, or a share of the run if below 1.
+    #[arg(long, allow_negative_numbers = true, help_heading = OPTIMIZERS)]
+    pub(crate) num_warmup_steps: Option<f64>,
+    /// Factor on the rate from each layer to the one below it, e.g. 0.98.
+    #[arg(long, allow_negative_numbers = true, help_heading = OPTIMIZERS)]
+    pub(crate) layer_wise_lr_decay: Option<f64>,
+    /// Scale the gradient down to this norm where it is longer.
+    #[arg(long, allow_negative_numbers = true, help_heading = OPTIMIZERS)]
+    pub(crate) max_grad_norm: Option<f64>,
+    /// Batches whose mean gradient makes one step.
+    #[arg(long, help_heading = OPTIMIZERS)]
+    pub(crate) gradient_accumulation_steps: Option<usize>,
+    /// Passes over the data.
+    #[arg(long, help_heading = BATCHES)]
+    pub(crate) epochs: Option<usize>,
+    /// Items in a batch, or auto: the largest power of two up to 128 that fits the memory.
+    #[arg(long, help_heading = BATCHES)]
+    pub(crate) batch_size: Option<String>,
+    /// auto, random or class.
+    #[arg(long, help_heading = BATCHES)]
+    pub(crate) sampler: Option<String>,
+    /// Items of each class in a batch drawn by class.
+    #[arg(long, help_heading = BATCHES)]
+    pub(crate) num_items_per_class: Option<usize>,
+    /// Share of the training items that is held out and measured after every epoch.
+    #[arg(long, allow_negative_numbers = true, help_heading = MEASURING)]
+    pub(crate) val_split: Option<f64>,
+    /// What the best model and early stopping look at: recall_at_K, ir_recall_at_K, precision_at_K, ndcg_at_K, r_precision,
+    /// map_at_r, map, mrr, ndcg, nmi, ami or loss. Default: recall_at_1.
+    #[arg(long, help_heading = MEASURING)]
+    pub(crate) monitor: Option<String>,
+    /// Measure retrieval after every so many epochs.
+    #[arg(long, help_heading = MEASURING)]
+    pub(crate) evaluate_every: Option<usize>,
+    /// Stop once the monitored figure has not improved for so many measured epochs.
+    #[arg(long, help_heading = MEASURING)]
+    pub(crate) patience: Option<usize>,
+    /// End with the weights of the best epoch instead of the last.
+    #[arg(long, help_heading = MEASURING)]
+    pub(crate) best_model: bool,
+    /// Keep the checkpoints of so many epochs, in checkpoints/.
+    #[arg(long, help_heading = MEASURING)]
+    pub(crate) last_k_epochs: Option<usize>,
+    /// Write a checkpoint after every so many batches too.
+    #[arg(long, help_heading = MEASURING)]
+    pub(crate) save_steps: Option<usize>,
+    /// WiSE-FT: end with this share of the trained weights and the rest of those before training.
+    #[arg(long, allow_negative_numbers = true, help_heading = MEASURING)]
+    pub(crate) wise_ft_alpha: Option<f64>,
+    /// Write TensorBoard event files into tensorboard/.
+    #[arg(long, help_heading = MEASURING)]
+    pub(crate) tensorboard: bool,
 }
 
 #[derive(Args)]

@@ -36,7 +36,9 @@ pub(crate) fn run(args: &Fit, quiet: bool, progress: Progress, stop: &Stop) -> R
         Some(data) => Source::recall(&data.source)?,
         None => Source::new(new.data.as_deref(), options.seed)?,
     };
+    let reading = reading(quiet, progress);
     let split = source.load(&options.data_options)?;
+    drop(reading);
     if let Some(data) = recalled {
         let changed = if checksum(&split) == data.checksum { "" } else { ", which have changed since" };
         if !quiet {
@@ -61,7 +63,9 @@ fn continue_run(folder: &Path, json: bool, quiet: bool, progress: Progress, stop
     let file = run.read_run_file()?;
     stop.starts(folder);
     let source = Source::recall(&file.data.source)?;
+    let reading = reading(quiet, progress);
     let loaded = source.load(&file.options.data_options);
+    drop(reading);
     let split = match loaded {
         Ok(split) => split,
         // Nothing needs the data of a run that is finished.
@@ -106,6 +110,13 @@ fn continue_run(folder: &Path, json: bool, quiet: bool, progress: Progress, stop
         }
         Resumed::Ready(trainer) => train(trainer, folder, &split, json, quiet, progress, stop),
     }
+}
+
+/// Shows that data are being read, until it is dropped.
+fn reading(quiet: bool, progress: Progress) -> Work {
+    let work = Work::new(quiet, progress);
+    work.stage("reading the data", "items", 0);
+    work
 }
 
 /// What is wrong with data that could be read, with where they are.

@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Parser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use embedtune_train::io::shell_word;
 use embedtune_train::run::RunFolder;
 use embedtune_train::{Error, Result, io};
@@ -49,10 +49,26 @@ fn main() -> ExitCode {
         Err(error)
             if error.kind() == ErrorKind::ArgumentConflict && error.to_string().contains("--resume") =>
         {
-            say(
-                "error: --resume goes with no other option of a new run: run.toml holds them all; leave them out, or \
-                 start from the run's model with --init-from",
-            );
+            let arguments = [ContextKind::InvalidArg, ContextKind::PriorArg].into_iter();
+            let named = arguments.filter_map(|kind| match error.get(kind) {
+                Some(ContextValue::String(one)) => Some(vec![one.clone()]),
+                Some(ContextValue::Strings(all)) => Some(all.clone()),
+                _ => None,
+            });
+            // As `--set <NAME=VALUE>`, and all that a new run has.
+            let names =
+                named.flatten().filter_map(|argument| argument.split_whitespace().next().map(str::to_owned));
+            let given = |name: &str| {
+                let begins = format!("{name}=");
+                std::env::args().any(|argument| argument == name || argument.starts_with(&begins))
+            };
+            let other = names.filter(|name| name != "--resume").find(|name| given(name));
+            let leave =
+                other.map_or_else(|| "leave them out".to_owned(), |other| format!("leave out {other}"));
+            say(&format!(
+                "error: --resume goes with no other option of a new run: run.toml holds them all; {leave}, or start from the \
+                 run's model with --init-from"
+            ));
             return ExitCode::from(2);
         }
         // clap would end well where what was asked for could not be written.
@@ -71,7 +87,7 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let stop = Stop::default();
-    let Stop { asked, training, run: under_way } = stop.clone();
+    let Stop { asked, training, measuring, run: under_way } = stop.clone();
     // Training stops after the current batch and saves; a second Ctrl-C does not wait for it, and where nothing is
     // trained yet there is nothing to save. Either way no file is left half-written.
     let installed = ctrlc::set_handler(move || {
@@ -83,7 +99,8 @@ fn main() -> ExitCode {
             ));
             std::process::exit(INTERRUPTED.into());
         }
-        say("stopping after this batch; Ctrl-C again stops at once");
+        let until = if measuring.load(Ordering::Relaxed) { "measuring" } else { "this batch" };
+        say(&format!("stopping after {until}; Ctrl-C again stops at once"));
     });
     if let Err(error) = installed {
         say(&format!("warning: Ctrl-C will not save a checkpoint: {error}"));
@@ -104,6 +121,8 @@ struct Stop {
     asked: Arc<AtomicBool>,
     /// Batches are being trained on: an end would lose something.
     training: Arc<AtomicBool>,
+    /// Retrieval is being measured, between two epochs or after the last.
+    measuring: Arc<AtomicBool>,
     /// The folder of the run that is trained.
     run: Arc<Mutex<Option<PathBuf>>>,
 }

@@ -300,7 +300,12 @@ mod tests {
                     ..EpochRecord::default()
                 })
                 .collect();
-            let kept = kept.map(|recall| Kept { metrics: quality(recall), validation: None, gem_p: None });
+            let kept = kept.map(|recall| Kept {
+                metrics: quality(recall),
+                validation: None,
+                figures: Default::default(),
+                gem_p: None,
+            });
             records.last_mut().unwrap().kept = kept.clone();
             let best = (0..recalls.len()).max_by(|&a, &b| recalls[a].total_cmp(&recalls[b])).unwrap() + 1;
             let report = Report {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use embedtune_train::run::{Alarm, BatchReport, EpochRecord, Monitor, Observer, Report, Start};
+use embedtune_train::run::{Alarm, BatchReport, EpochRecord, Measured, Monitor, Observer, Report, Start};
 
 use crate::line::{Line, PATIENCE, Progress, Shows, duration};
 use crate::{Stop, say};
@@ -29,7 +29,7 @@ pub(crate) struct Watch {
     spoken: Instant,
     line: Line,
     training: Arc<AtomicBool>,
-    seconds_left: f64,
+    measuring: Arc<AtomicBool>,
     monitor: Monitor,
 }
 
@@ -50,7 +50,7 @@ impl Watch {
             spoken: now,
             line: Line::hidden(),
             training: stop.training.clone(),
-            seconds_left: 0.0,
+            measuring: stop.measuring.clone(),
             monitor: Monitor::default(),
         }
     }
@@ -115,11 +115,32 @@ impl Observer for Watch {
             self.spoken = Instant::now();
             let [left, rate] = self.pace();
             say(&format!(
-                "{}: epoch {}/{}, batch {}/{}, {left}{rate}loss {:.4}",
-                self.name, batch.epoch, self.epochs, batch.batch, batch.batches, batch.loss
+                "{}: epoch {}/{}, batch {}/{}, {left}{rate}loss {:.4}, {:.0}% active, gradient {:.3}, rate {:.1e}",
+                self.name,
+                batch.epoch,
+                self.epochs,
+                batch.batch,
+                batch.batches,
+                batch.loss,
+                batch.active_fraction * 100.0,
+                batch.grad_norm,
+                batch.learning_rate
             ));
         }
-        self.seconds_left = batch.seconds_left;
+    }
+
+    fn on_evaluation_begin(&mut self, epoch: usize) {
+        self.measuring.store(true, Ordering::Relaxed);
+        // Before training the line says so from its beginning.
+        if self.shows.bars && epoch > 0 {
+            let long = format!("epoch {epoch}/{}, measuring", self.epochs);
+            let short = "measuring".to_owned();
+            self.line.show(&[long.clone(), long.clone(), short.clone(), short, long]);
+        }
+    }
+
+    fn on_evaluation(&mut self, _: &Measured<'_>) {
+        self.measuring.store(false, Ordering::Relaxed);
     }
 
     fn on_epoch(&mut self, epoch: &EpochRecord) {
@@ -147,13 +168,14 @@ impl Observer for Watch {
             line += &format!(", {:.1} of {:.1} s waiting for data", epoch.waiting_seconds, epoch.seconds);
         }
         if done < all {
-            line += &format!(", {:.0} s left", self.seconds_left);
+            let [left, _] = self.pace();
+            line += format!(", {left}").trim_end_matches([',', ' ']);
         }
         if let Some(quality) = epoch.metrics {
             line += &format!(", Recall@1 {:.4}", quality.recall_at_1);
         }
         if let Some(quality) = epoch.validation {
-            line += &format!(", held out {:.4}", quality.recall_at_1);
+            line += &format!(", Recall@1 held out {:.4}", quality.recall_at_1);
         }
         if self.monitor != Monitor::RECALL_AT_1
             && let Some(figure) = epoch.figures.get(&self.monitor.to_string())

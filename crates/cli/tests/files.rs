@@ -37,7 +37,14 @@ fn a_folder_of_jpegs_becomes_an_exported_model() {
     image_classes(&at.join("photos"), 10, "jpg");
     std::fs::write(at.join("run.toml"), "[data_options]\nimage_size = 16\n").unwrap();
     let fit = "fit --data photos --config run.toml --loss ArcFaceLoss --epochs 6 --batch-size 16";
-    let report = json(&run(at, &format!("{fit} --out R --json")).done());
+    // Images of other kinds are told, not passed over.
+    for name in ["class 1/a.webp", "class 2/b.WEBP", "class 2/c.gif", "d.bmp"] {
+        std::fs::write(at.join("photos").join(name), "").unwrap();
+    }
+    let said = run(at, &format!("{fit} --out R --json"));
+    let told = "note: images of other kinds than PNG and JPEG are left out (1 .gif, 2 .webp)";
+    assert!(said.err.contains(told), "{}", said.err);
+    let report = json(&said.done());
     assert_eq!(report["tuned"]["items"], 8, "two of ten images of each class are held back");
     assert!(report["tuned"]["recall_at_1"].as_f64().unwrap() > 0.7, "{report}");
     let metrics = std::fs::read_to_string(at.join("R/metrics.jsonl")).unwrap();

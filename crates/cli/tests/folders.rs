@@ -58,7 +58,8 @@ fn a_finished_run_is_left_as_it_is() {
     std::fs::remove_file(&report).unwrap();
     run(at, "fit --resume R").done();
     assert!(report.exists());
-    run(at, "fit --resume R --epochs 5").refused(2, &["--resume goes with no other option"]);
+    run(at, "fit --resume R --epochs 5")
+        .refused(2, &["--resume goes with no other option", "leave out --epochs, or start"]);
     std::fs::remove_file(at.join("R/model.safetensors")).unwrap();
     run(at, "evaluate --run R").refused(1, &["model.safetensors: not found", "restore it or train again"]);
 }

@@ -1,11 +1,14 @@
 //! Queries and what they search, in files of their own.
 
+mod support;
+
 use std::path::Path;
 
 use embedtune_losses::LossKind;
 use embedtune_train::data::{Items, Split};
 use embedtune_train::run::{Resumed, RunFolder, Trainer, resume};
 use ndarray::Array2;
+use support::Recorder;
 
 /// Vectors of which one column carries the class, far from the others' noise in the gallery alone.
 fn vectors(classes: &[u8], shift: f32) -> Array2<f32> {
@@ -53,6 +56,25 @@ fn queries_search_the_gallery_during_training_and_after() {
     let records = RunFolder::new(&out).read_metrics().unwrap();
     assert!(records.iter().all(|record| record.figures["mrr"] > 0.0), "{records:?}");
     assert_eq!(trained.model.evaluate(&split).unwrap().tuned, trained.report.tuned);
+    // Classes that are only measured have no centres; they get some once they are trained on.
+    assert_eq!(trained.model.centres().unwrap().nrows(), 4);
+    assert_eq!(RunFolder::new(&out).read_run_file().unwrap().classes, ["0", "1", "2", "3"]);
+    let more = at.join("more");
+    std::fs::create_dir(&more).unwrap();
+    npy(&more, "train", &[0, 1, 2, 3, 4, 5, 4, 5], 0.5);
+    npy(&more, "test", &[0, 0, 1, 1], 0.1);
+    let data = Split::load(&more).unwrap();
+    let run = Trainer::builder().loss(LossKind::CosFaceLoss).epochs(1).batch_size(4).init_from(&out);
+    let mut seen = Recorder::default();
+    let tuned = run.build(&data).unwrap().fit(&mut seen).unwrap();
+    assert_eq!(tuned.model.centres().unwrap().nrows(), 6);
+    let told = "4 classes of the earlier run, 2 new ones, whose centres start at their items' means";
+    assert!(seen.notices.iter().any(|notice| notice.contains(told)), "{:?}", seen.notices);
+    let run = Trainer::builder().loss(LossKind::SubCenterArcFaceLoss).epochs(1).batch_size(4).init_from(&out);
+    let mut seen = Recorder::default();
+    run.build(&data).unwrap().fit(&mut seen).unwrap();
+    let told = "no centres that fit this loss; those of all 6 classes";
+    assert!(seen.notices.iter().any(|notice| notice.contains(told)), "{:?}", seen.notices);
     let again = Split::load(at).unwrap();
     assert!(matches!(resume(&RunFolder::new(&out), &again, None), Ok(Resumed::Finished(_))));
 }

@@ -112,6 +112,12 @@ pub fn explain(
     })
 }
 
+/// A value as options write it.
+fn word(value: &impl Serialize) -> String {
+    let value = serde_json::to_value(value).ok();
+    value.and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
 /// A loss as a preset computes it: the same options that a run would be built from.
 struct Computed {
     what: What,
@@ -140,11 +146,11 @@ impl Computed {
         match &self.what {
             What::Triplets(options) => vec![
                 ("margin", options.margin.to_string()),
-                ("distance", format!("{:?}", options.distance)),
+                ("distance", word(&options.distance)),
                 ("normalize", options.normalize.to_string()),
                 ("swap", options.swap.to_string()),
                 ("smooth", options.smooth.to_string()),
-                ("reduction", format!("{:?}", options.reduction)),
+                ("reduction", word(&options.reduction)),
             ],
             What::Centres(options) => {
                 let mut list = match options.margin {

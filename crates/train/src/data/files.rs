@@ -1,5 +1,6 @@
 //! Images that stay in their files until a batch needs them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +18,17 @@ pub struct ImageFiles {
     paths: Vec<Arc<Path>>,
     /// Channels, height, width of every image once it is read.
     shape: [usize; 3],
+    /// Images beside them of kinds that are not read: how many of each ending.
+    left_out: BTreeMap<String, usize>,
+}
+
+/// Endings of images that are not read.
+const OTHERS: [&str; 10] = ["webp", "bmp", "gif", "tif", "tiff", "avif", "heic", "heif", "jxl", "ppm"];
+
+/// The ending of an image of a kind that is not read here.
+pub(super) fn other_image(path: &Path) -> Option<String> {
+    let ending = path.extension()?.to_str()?.to_lowercase();
+    OTHERS.contains(&ending.as_str()).then_some(ending)
 }
 
 /// Endings of the files that are read.
@@ -38,7 +50,7 @@ impl ImageFiles {
         let checked: Vec<Result<()>> = paths.par_iter().map(|path| decode::check(path)).collect();
         checked.into_iter().collect::<Result<()>>()?;
         let shape = [options.channels(), options.image_size, options.image_size];
-        Ok(Self { paths: paths.into_iter().map(Arc::from).collect(), shape })
+        Ok(Self { paths: paths.into_iter().map(Arc::from).collect(), shape, left_out: BTreeMap::new() })
     }
 
     /// Decodes every image once and keeps none: a broken one is found before training, not in the middle of it.
@@ -61,6 +73,16 @@ impl ImageFiles {
         self.paths.is_empty()
     }
 
+    /// The same with images beside them that are left out.
+    pub(super) fn beside(self, left_out: BTreeMap<String, usize>) -> Self {
+        Self { left_out, ..self }
+    }
+
+    /// Images in the same folders that are not read, as of WebP: how many of each ending.
+    pub fn left_out(&self) -> &BTreeMap<String, usize> {
+        &self.left_out
+    }
+
     /// Channels, height, width.
     pub fn shape(&self) -> [usize; 3] {
         self.shape
@@ -75,7 +97,7 @@ impl ImageFiles {
     #[must_use]
     pub fn select(&self, rows: &[usize]) -> Self {
         let paths = rows.iter().filter_map(|&row| self.paths.get(row).cloned()).collect();
-        Self { paths, shape: self.shape }
+        Self { paths, shape: self.shape, left_out: self.left_out.clone() }
     }
 
     /// CRC-32 of each file's bytes, read in parallel; 0 for a file that cannot be read, which training reports.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::files::{ImageFiles, is_image};
+use super::files::{ImageFiles, is_image, other_image};
 use super::{DataOptions, Dataset, Items, Places, Split};
 use crate::{Error, Result};
 
@@ -21,6 +21,19 @@ type Classes = BTreeMap<String, Vec<PathBuf>>;
 /// # Errors
 /// [`Error::Data`] naming the file or folder.
 pub(super) fn load(folder: &Path, options: &DataOptions) -> Result<Option<Split>> {
+    let Some(mut split) = found(folder, options)? else { return Ok(None) };
+    split.train.items = match split.train.items {
+        Items::Files(files) => {
+            let mut others = BTreeMap::new();
+            count_others(folder, 0, &mut others)?;
+            Items::Files(files.beside(others))
+        }
+        items => items,
+    };
+    Ok(Some(split))
+}
+
+fn found(folder: &Path, options: &DataOptions) -> Result<Option<Split>> {
     let named = |names: &[&str]| names.iter().map(|name| folder.join(name)).find(|path| path.is_dir());
     if let Some(train) = named(&TRAIN) {
         let Some(classes) = classes(&train)? else { return Ok(None) };
@@ -118,6 +131,21 @@ fn collect(folder: &Path, depth: usize, images: &mut Vec<PathBuf>) -> Result<()>
             }
         } else if is_image(&path) {
             images.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Counts the images of kinds that are not read in and below the folders of `folder`.
+fn count_others(folder: &Path, depth: usize, others: &mut BTreeMap<String, usize>) -> Result<()> {
+    for path in entries(folder)? {
+        if path.is_dir() {
+            // A part of the data set, a class, and what lies below.
+            if depth < DEEPEST + 2 {
+                count_others(&path, depth + 1, others)?;
+            }
+        } else if let Some(ending) = other_image(&path).filter(|_| depth > 0) {
+            *others.entry(ending).or_default() += 1;
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use crate::{Error, Result, State};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ParamGroup {
-    /// Their names; `*` stands for any characters, e.g. `*.bias` or `0.*`.
+    /// Their names; `*` stands for any characters, e.g. `*.bias*` or `0.*`.
     pub params: Vec<String>,
     /// Their learning rate, before scheduling. Default: the model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -120,7 +120,7 @@ pub(crate) fn check_groups(
     }
     for (index, group) in groups.iter().enumerate() {
         if group.params.is_empty() {
-            let remedy = format!("group {index} names no parameter; write a pattern, as \"*.bias\"");
+            let remedy = format!("group {index} names no parameter; write a pattern, as \"*.bias*\"");
             return Err(Error::option("param_groups.params", "[]", remedy));
         }
         if let Some(own) = group.learning_rate.filter(|&own| options::rate(own).is_err()) {

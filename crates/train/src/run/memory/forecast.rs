@@ -15,6 +15,7 @@ use crate::encoder::{Batch, Encoder, Layer, Mode};
 use crate::optim::{self, Optimizer, OptimizerKind, OptimizerOptions, Param};
 use crate::run::RunOptions;
 use crate::run::raw::raw_dim;
+use crate::run::setup::plan;
 use crate::run::watch::telemetry;
 
 /// Items of the two trial steps from which a step's memory is known: each buffer is a straight line in the batch. Layers often
@@ -160,9 +161,11 @@ impl Costs {
             initial: if options.callbacks.wise_ft_alpha.is_some() { state } else { 0 },
             centres,
             centre_optimizer: times(centres, centre_slots),
-            classes: split.train.classes.len(),
+            classes: plan::trained_classes(&split.train, &(0..split.train.labels.len()).collect::<Vec<_>>())
+                .len(),
             dim: encoder.output_dim(),
-            bank: options.memory_size,
+            // One that is longer than the run never fills.
+            bank: options.memory_size.min(split.train.items.len().saturating_mul(options.epochs)),
             best: options.callbacks.best_model,
         };
         // What the trials leave with the allocator is taken again by training.

@@ -118,7 +118,7 @@ impl Search<'_> {
         );
         for bank in successors(Some(parts.bank / 2), |bank| Some(bank / 2)).take_while(|&bank| bank >= 64) {
             let write = format!("write {bank} or less as memory_size");
-            add(true, "memory_size", parts.bank.to_string(), &write, Parts { bank, ..parts });
+            add(true, "memory_size", options.memory_size.to_string(), &write, Parts { bank, ..parts });
         }
         let dims = successors(Some(parts.dim / 2), |dim| Some(dim / 2)).take_while(|&dim| dim >= 2);
         for dim in dims.filter(|_| parts.centres > 0) {
@@ -233,7 +233,12 @@ mod tests {
                 "optimizer = LBFGS: ",
             ),
             (|_| (), |o| o.optimizer = OptimizerKind::Sgd, "optimizer = Adam: "),
-            (|o| o.memory_size = 1 << 20, |o| o.memory_size = 1 << 16, "memory_size = 1048576: "),
+            // So many epochs that it fills.
+            (
+                |o| (o.memory_size, o.epochs) = (1 << 20, 4000),
+                |o| o.memory_size = 1 << 16,
+                "memory_size = 1048576: ",
+            ),
             (arcface, |o| o.loss_optimizer = Some(OptimizerKind::Sgd), "loss_optimizer = Adam: "),
         ];
         for (options_are, follow, expected) in cases {

@@ -116,6 +116,18 @@ impl CallbackOptions {
         })
     }
 
+    /// What to say where the best model is one of one.
+    pub(in crate::run) fn no_choice(&self, epochs: usize) -> Option<String> {
+        let every = self.evaluate_every.max(1);
+        let idle = self.best_model && self.monitor != Monitor::Loss && epochs > 1 && every >= epochs;
+        idle.then(|| {
+            format!(
+                "callbacks.best_model chooses nothing: with evaluate_every = {every} the last of {epochs} epochs alone is \
+                 measured; write a smaller evaluate_every"
+            )
+        })
+    }
+
     /// What to say of a figure whose name means another one elsewhere.
     pub(in crate::run) fn namesake(&self) -> Option<String> {
         let Monitor::Measure(Measure::Hit(k)) = self.monitor else { return None };

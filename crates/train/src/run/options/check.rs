@@ -54,6 +54,7 @@ impl RunOptions {
         }
         notices.extend(self.callbacks.idle_patience(self.epochs));
         notices.extend(self.callbacks.namesake());
+        notices.extend(self.callbacks.no_choice(self.epochs));
         if self.batch_size >= LARGE_BATCH {
             notices.push(format!(
                 "batch_size = {}: large batches mean few steps an epoch; if the result is poor, try 128 or more epochs",

@@ -19,6 +19,9 @@ use crate::run::folder::written::to_toml;
 use crate::run::{CallbackOptions, SchedulerKind, SchedulerOptions};
 use crate::{Error, Result};
 
+/// Items of each class in a batch drawn by class, where nothing else is asked for.
+pub(in crate::run) const NUM_ITEMS_PER_CLASS: usize = 4;
+
 /// The options of a run, named as Jina Finetuner names them.
 ///
 /// Every field has a default, so a TOML file states only what differs:
@@ -259,7 +262,7 @@ impl Default for RunOptions {
             max_grad_norm: None,
             gradient_accumulation_steps: 1,
             sampler: SamplerKind::Auto,
-            num_items_per_class: 4,
+            num_items_per_class: NUM_ITEMS_PER_CLASS,
             scheduler: SchedulerKind::Constant,
             scheduler_options: SchedulerOptions::default(),
             epochs: 5,
@@ -319,7 +322,7 @@ impl RunOptions {
         }
         toml::from_str(text).map_err(|e| {
             let value = e.span().and_then(|span| text.get(span)).unwrap_or("?").to_owned();
-            Error::option("options", value, e.to_string())
+            Error::option("options", value, overrides::with_nearest(&e.to_string()))
         })
     }
 

@@ -114,14 +114,33 @@ fn named(table: &Table) -> Result<()> {
     match groups.and_then(|groups| groups.iter().find(|group| group.is_array())) {
         None => Ok(()),
         Some(group) => {
-            let remedy = "each group is a table: write [[param_groups]], or { params = [\"*.bias\"], learning_rate = 0.0001 }";
+            let remedy = "each group is a table: write [[param_groups]], or { params = [\"*.bias*\"], learning_rate = 0.0001 }";
             Err(Error::option("param_groups", group, remedy))
         }
     }
 }
 
 fn one_line(error: &toml::de::Error) -> String {
-    error.message().trim().replace('\n', " ")
+    with_nearest(&error.message().trim().replace('\n', " "))
+}
+
+/// What serde says of an unknown name, with the known one that looks most like it behind it.
+pub(in crate::run) fn with_nearest(message: &str) -> String {
+    let nearest = || {
+        let (_, rest) =
+            message.split_once("unknown field `").or_else(|| message.split_once("unknown variant `"))?;
+        let (unknown, rest) = rest.split_once('`')?;
+        // Every second piece stands between quotes.
+        let known = rest.split('`').skip(1).step_by(2);
+        let alike = known
+            .map(|name| (strsim::damerau_levenshtein(&unknown.to_lowercase(), &name.to_lowercase()), name));
+        let (apart, name) = alike.min()?;
+        (apart <= unknown.chars().count() / 3).then(|| name.to_owned())
+    };
+    match nearest() {
+        Some(name) => format!("{}; did you mean {name}?", message.trim_end()),
+        None => message.to_owned(),
+    }
 }
 
 fn replace(table: &mut Table, name: &str, value: &str) -> Result<()> {
@@ -147,6 +166,24 @@ mod tests {
     use embedtune_losses::{LossKind, MarginValue};
 
     use super::*;
+
+    #[test]
+    fn a_name_that_is_nearly_one_is_answered_by_it() {
+        for (set, expected) in [
+            (("epoch", "3"), "did you mean epochs?"),
+            (("loss", "arcfaceloss"), "did you mean ArcFaceLoss?"),
+            (("learning_rat", "1"), "did you mean learning_rate?"),
+            (("scheduler", "\"cosin\""), "did you mean cosine?"),
+            (("callbacks.patienc", "1"), "did you mean patience?"),
+        ] {
+            let set = [(set.0.to_owned(), set.1.to_owned())];
+            let said = RunOptions::from_toml_with("", &set).unwrap_err().to_string();
+            assert!(said.contains(expected), "{said}");
+        }
+        assert!(RunOptions::from_toml("epoch = 3").unwrap_err().to_string().contains("did you mean epochs?"));
+        let far = RunOptions::from_toml("zzz = 3").unwrap_err().to_string();
+        assert!(far.contains("unknown field `zzz`") && !far.contains("did you mean"), "{far}");
+    }
 
     fn with(text: &str, set: &[(&str, &str)]) -> Result<RunOptions> {
         let set: Vec<_> = set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();

@@ -14,7 +14,7 @@ pub(in crate::run) struct Begun {
     pub(in crate::run) given: Option<Model>,
     /// The run's classes, in the order of the centres.
     pub(in crate::run) classes: Vec<String>,
-    /// The place in `classes` of each of the data's classes.
+    /// The place in `classes` of each of the data's classes; no place ([`init::NOWHERE`]) of those not trained on.
     pub(in crate::run) class_index: Vec<u32>,
     pub(in crate::run) rows: plan::Rows,
 }
@@ -29,13 +29,6 @@ pub(in crate::run) fn begin(options: &RunOptions, split: &Split, known: Option<&
         (_, Some(model)) => init::spec(options, model),
         _ => plan::encoder_spec(options, &train.items)?,
     };
-    let classes = match (known, &given) {
-        (Some(known), _) => known.classes.clone(),
-        (None, Some(model)) => init::classes(model, train),
-        (None, None) => train.classes.clone(),
-    };
-    let class_index = init::class_index(&train.classes, &classes)?;
-    let mut encoder = plan::encoder(options, spec)?;
     let (share, by) = (options.val_split, options.val_split_by);
     let rows = plan::split_rows(&train.labels, train.classes.len(), share, by, options.seed);
     if share > 0.0 && rows.held_out.is_empty() {
@@ -49,6 +42,14 @@ pub(in crate::run) fn begin(options: &RunOptions, split: &Split, known: Option<&
         };
         return Err(Error::option("val_split", share, remedy));
     }
+    let trained = plan::trained_classes(train, &rows.train);
+    let classes = match (known, &given) {
+        (Some(known), _) => known.classes.clone(),
+        (None, Some(model)) => init::classes(model, trained),
+        (None, None) => trained.into_iter().cloned().collect(),
+    };
+    let class_index = init::class_index(train, &rows.train, &classes)?;
+    let mut encoder = plan::encoder(options, spec)?;
     match &given {
         Some(model) => encoder.load_part(&model.encoder.state())?,
         // What the first run measured belongs to its weights.

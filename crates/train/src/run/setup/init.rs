@@ -1,9 +1,10 @@
 //! Starting from another run's model.
 
-use std::collections::BTreeMap;
+use std::collections::{HashMap, HashSet};
 
 use ndarray::{Array2, ArrayView2, Axis};
 
+use super::plan;
 use crate::data::Dataset;
 use crate::encoder::{Encoder, EncoderSpec};
 use crate::head::CentreSpace;
@@ -26,27 +27,50 @@ pub(in crate::run) fn spec(options: &RunOptions, model: &Model) -> EncoderSpec {
     if options.freeze || dim != native { spec.with_head(dim) } else { spec }
 }
 
-/// The model's classes and behind them those that only `data` has.
-pub(in crate::run) fn classes(model: &Model, data: &Dataset) -> Vec<String> {
-    let mut classes = model.classes.clone();
-    classes.extend(data.classes.iter().filter(|name| !model.classes.contains(name)).cloned());
-    classes
+/// The model's classes and behind them those of `trained` that it does not have.
+pub(in crate::run) fn classes(model: &Model, trained: Vec<&String>) -> Vec<String> {
+    let known: HashSet<&String> = model.classes.iter().collect();
+    let new = trained.into_iter().filter(|name| !known.contains(name));
+    model.classes.iter().chain(new).cloned().collect()
 }
 
-/// The place of each of `names` in `classes`.
-pub(in crate::run) fn class_index(names: &[String], classes: &[String]) -> Result<Vec<u32>> {
-    if names == classes {
-        return Ok((0..names.len() as u32).collect());
-    }
-    let places: BTreeMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
-    let place = |name: &String| {
-        places.get(name.as_str()).copied().ok_or_else(|| {
-            Error::Unsuitable(format!(
-                "the data's class `{name}` is not among the run's classes; start a new run"
-            ))
-        })
+/// The place of a class that is not trained on.
+pub(in crate::run) const NOWHERE: u32 = u32::MAX;
+
+/// The place in `classes` of each class of `data`; [`NOWHERE`] for those without a place and without items in `rows`.
+pub(in crate::run) fn class_index(data: &Dataset, rows: &[usize], classes: &[String]) -> Result<Vec<u32>> {
+    let places: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
+    let trained: HashSet<&String> = plan::trained_classes(data, rows).into_iter().collect();
+    let place = |name: &String| match places.get(name.as_str()) {
+        Some(&place) => Ok(place),
+        None if !trained.contains(name) => Ok(NOWHERE),
+        None => Err(Error::Unsuitable(format!(
+            "the data's class `{name}` is not among the run's classes; start a new run"
+        ))),
     };
-    names.iter().map(place).collect()
+    data.classes.iter().map(place).collect()
+}
+
+/// The model's centres where those of a run of so many classes, `drawn`, can begin with them.
+fn old_centres<'a>(model: &'a Model, drawn: (usize, usize), classes: usize) -> Option<ArrayView2<'a, f32>> {
+    let each = drawn.0.checked_div(classes).unwrap_or(1).max(1);
+    model.centres().filter(|old| old.dim() == (model.classes.len() * each, drawn.1))
+}
+
+/// What is said of where the centres, `drawn` of `classes` classes, begin.
+pub(in crate::run) fn told(model: &Model, drawn: (usize, usize), classes: usize) -> String {
+    let (old, new) = (model.classes.len(), classes - model.classes.len());
+    match old_centres(model, drawn, classes) {
+        Some(_) => {
+            format!(
+                "init_from: {old} classes of the earlier run, {new} new ones, whose centres start at their items' means"
+            )
+        }
+        None => format!(
+            "init_from: the earlier run has no centres that fit this loss; those of all {classes} classes start at their \
+             items' means"
+        ),
+    }
 }
 
 /// Centres for `classes`, `[classes * each, dim]`: the model's where it has them, and for new classes the mean direction of
@@ -60,9 +84,10 @@ pub(in crate::run) fn centres(
     index: &[u32],
     drawn: ArrayView2<'_, f32>,
 ) -> Result<Array2<f32>> {
-    let classes = index.iter().map(|&place| place as usize + 1).max().unwrap_or(0).max(model.classes.len());
+    let placed = index.iter().filter(|&&place| place != NOWHERE);
+    let classes = placed.map(|&place| place as usize + 1).max().unwrap_or(0).max(model.classes.len());
     let each = drawn.nrows().checked_div(classes).unwrap_or(1).max(1);
-    let old = model.centres().filter(|old| old.dim() == (model.classes.len() * each, drawn.ncols()));
+    let old = old_centres(model, drawn.dim(), classes);
     let known = if old.is_some() { model.classes.len() } else { 0 };
     let mut centres = drawn.to_owned();
     let norm = |rows: ArrayView2<'_, f32>| {
@@ -115,13 +140,26 @@ pub(in crate::run) fn centres(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{Items, Places};
 
     #[test]
     fn classes_find_their_places() {
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
         let all = names(&["a", "b", "c"]);
-        assert_eq!(class_index(&names(&["c", "a"]), &all).unwrap(), [2, 0]);
-        assert_eq!(class_index(&all, &all).unwrap(), [0, 1, 2]);
-        assert!(class_index(&names(&["d"]), &all).unwrap_err().to_string().contains("class `d`"));
+        let data = |classes: &[&str], labels: &[u32]| Dataset {
+            items: Items::Text(vec![String::new(); labels.len()]),
+            labels: labels.to_vec(),
+            classes: names(classes),
+            places: Places::default(),
+        };
+        let index = |data: &Dataset| class_index(data, &(0..data.labels.len()).collect::<Vec<_>>(), &all);
+        assert_eq!(index(&data(&["c", "a"], &[0, 1])).unwrap(), [2, 0]);
+        assert_eq!(index(&data(&["a", "b", "c"], &[0, 1, 2])).unwrap(), [0, 1, 2]);
+        assert!(index(&data(&["d"], &[0])).unwrap_err().to_string().contains("class `d`"));
+        // One that is only measured needs no centre.
+        let measured = data(&["c", "d", "a"], &[2, 0, 2]);
+        assert_eq!(index(&measured).unwrap(), [2, NOWHERE, 0]);
+        assert_eq!(plan::trained_classes(&measured, &[0, 1]), ["c", "a"]);
+        assert_eq!(plan::trained_classes(&measured, &[0]), ["a"]);
     }
 }

@@ -33,7 +33,7 @@ impl LossPlan {
         notices.extend(too_small(options.loss, &given, classes));
         if let Some(scale) = default_scale(options.loss, &given, classes) {
             notices.push(format!(
-                "scale = {scale}, chosen for {classes} classes (Finetuner's fixed 64: preset = \"finetuner\")"
+                "scale = {scale}, chosen for {classes} classes (Finetuner's fixed 64: loss_options.preset = \"finetuner\")"
             ));
             given.scale = Some(scale);
         }

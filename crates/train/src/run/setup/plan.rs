@@ -109,6 +109,15 @@ pub(in crate::run) fn split_rows(
     Rows { train, held_out }
 }
 
+/// The classes of the training items in `rows`, in the order of their labels: those that are only measured, or held out, have
+/// no centres.
+pub(in crate::run) fn trained_classes<'a>(data: &'a Dataset, rows: &[usize]) -> Vec<&'a String> {
+    let mut labels: Vec<u32> = rows.iter().filter_map(|&row| data.labels.get(row).copied()).collect();
+    labels.sort_unstable();
+    labels.dedup();
+    labels.into_iter().filter_map(|label| data.classes.get(label as usize)).collect()
+}
+
 /// Checks that there is something to learn.
 pub(in crate::run) fn check_data(split: &Split, notices: &mut Vec<String>) -> Result<()> {
     let data = &split.train;
@@ -171,6 +180,13 @@ pub(in crate::run) fn check_data(split: &Split, notices: &mut Vec<String>) -> Re
         Items::Vectors(vectors) => notices.extend(far_rows(&lengths(vectors.view()))),
         Items::VectorFile(file) => {
             notices.extend(far_rows(&file.map_blocks(|_, block| lengths(block))?.concat()));
+        }
+        Items::Files(files) if !files.left_out().is_empty() => {
+            let each = files.left_out().iter().map(|(ending, count)| format!("{count} .{ending}"));
+            notices.push(format!(
+                "images of other kinds than PNG and JPEG are left out ({}); convert them to have them too",
+                each.collect::<Vec<_>>().join(", ")
+            ));
         }
         _ => {}
     }

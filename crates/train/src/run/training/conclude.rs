@@ -53,10 +53,10 @@ impl Trainer<'_> {
         if changed {
             let mut record = EpochRecord { epoch, ..EpochRecord::default() };
             self.measure(&mut record, true, observer)?;
-            let EpochRecord { metrics, validation, .. } = record;
+            let EpochRecord { metrics, validation, figures, .. } = record;
             let gem_p = self.encoder.gem_p();
             if let Some(last) = self.records.last_mut() {
-                last.kept = metrics.map(|metrics| Kept { metrics, validation, gem_p });
+                last.kept = metrics.map(|metrics| Kept { metrics, validation, figures, gem_p });
             }
         } else if missing {
             let mut record = self.records.last().cloned().unwrap_or_default();

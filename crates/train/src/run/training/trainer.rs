@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use embedtune_core::Pool;
 use embedtune_losses::{CrossBatchMemory, Stats};
+use embedtune_samplers::SamplerKind;
 use ndarray::{CowArray, Ix2};
 
 use super::conclude::{report, set_centres};
@@ -19,7 +20,7 @@ use crate::head::LossHead;
 use crate::optim::Optimizer;
 use crate::run::folder::{checkpoint, checksum, files, store};
 use crate::run::memory::forecast::{Costs, Forecast};
-use crate::run::options::resolved;
+use crate::run::options::{NUM_ITEMS_PER_CLASS, resolved};
 use crate::run::setup::begin::{Begun, begin};
 use crate::run::setup::{init, place, plan};
 use crate::run::watch::alarms::alarms;
@@ -137,6 +138,19 @@ impl<'a> Trainer<'a> {
                 options.gradient_accumulation_steps
             ));
         }
+        if batches.kind() == SamplerKind::Random && options.num_items_per_class != NUM_ITEMS_PER_CLASS {
+            notices.push(format!(
+                "num_items_per_class = {} is ignored: the random sampler draws from all classes alike; write sampler = \
+                 \"class\"",
+                options.num_items_per_class
+            ));
+        }
+        let saves = options.callbacks.save_steps;
+        if saves > in_epoch {
+            notices.push(format!(
+                "callbacks.save_steps = {saves} is ignored: an epoch has {in_epoch} batches, and each epoch is saved at its end"
+            ));
+        }
         let steps = in_epoch.div_ceil(options.gradient_accumulation_steps);
         let all = steps.saturating_mul(options.epochs);
         if all < FEW_STEPS {
@@ -162,13 +176,9 @@ impl<'a> Trainer<'a> {
         resolved.loss_learning_rate = head.learning_rate();
         if let (Some(model), Some(drawn)) = (&given, head.weights()?) {
             let (rows, drawn) = (&rows.train, drawn.into_owned());
+            notices.push(init::told(model, drawn.dim(), classes.len()));
             let centres = init::centres(&options, model, &encoder, train, rows, &class_index, drawn.view())?;
             set_centres(head.as_mut(), centres.into_dyn())?;
-            let new = classes.len() - model.classes.len();
-            notices.push(format!(
-                "init_from: {} classes of the earlier run, {new} new ones, whose centres start at their items' means",
-                model.classes.len()
-            ));
         }
         let memory = match options.memory_size {
             0 => None,

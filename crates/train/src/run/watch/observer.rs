@@ -220,6 +220,9 @@ pub struct Kept {
     pub metrics: Quality,
     /// Retrieval among the items held out by `val_split`, each without itself.
     pub validation: Option<Quality>,
+    /// All figures by name, as an epoch's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub figures: BTreeMap<String, f64>,
     /// GeM's power (the mean over channels), for encoders pooled by GeM.
     pub gem_p: Option<f64>,
 }

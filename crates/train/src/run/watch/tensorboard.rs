@@ -5,12 +5,14 @@
 //! (`core/util/event.proto`): `wall_time` 1 (double), `step` 2 (int64), `file_version` 3 (string), `summary` 5, whose `value`
 //! 1 has `tag` 1 (string) and `simple_value` 2 (float).
 
+use std::io::Write;
 use std::path::Path;
 
 use crate::run::EpochRecord;
-use crate::{Result, io};
+use crate::{Error, Result, io};
 
-/// Writes the records' figures, a step an epoch, all or nothing. `start` is the run's beginning in seconds since 1970; the
+/// Writes the records' figures, a step an epoch. What is new is added to the file's end, where TensorBoard goes on reading; a
+/// file that holds anything else is replaced, all or nothing. `start` is the run's beginning in seconds since 1970; the
 /// events' times are it and the seconds trained.
 pub(in crate::run) fn write(path: &Path, start: f64, records: &[EpochRecord]) -> Result<()> {
     let mut file = Vec::new();
@@ -28,7 +30,19 @@ pub(in crate::run) fn write(path: &Path, start: f64, records: &[EpochRecord]) ->
             record(&mut file, &event(time, epoch.epoch as u64, |event| bytes(event, 5, &summary)));
         }
     }
-    io::write_atomically(path, &file)
+    match std::fs::read(path) {
+        Ok(there) if file.starts_with(&there) => append(path, &file[there.len()..]),
+        _ => io::write_atomically(path, &file),
+    }
+}
+
+/// What a kill leaves of it is the beginning of what the next call adds.
+fn append(path: &Path, more: &[u8]) -> Result<()> {
+    let added = std::fs::OpenOptions::new().append(true).open(path).and_then(|mut file| {
+        file.write_all(more)?;
+        file.sync_data()
+    });
+    added.map_err(Error::io(path, "adding to it"))
 }
 
 /// The figures that an epoch has, by tag.
@@ -119,6 +133,35 @@ mod tests {
         assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
         assert_eq!(crc32c(&[0xff; 32]), 0x62a8_ab43);
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+    }
+
+    #[test]
+    fn a_reader_goes_on_where_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events");
+        let epochs: Vec<EpochRecord> = (1..4)
+            .map(|epoch| EpochRecord { epoch, loss: Some(1.0 / epoch as f64), ..EpochRecord::default() })
+            .collect();
+        write(&path, 10.0, &epochs[..1]).unwrap();
+        let mut reader = std::fs::File::open(&path).unwrap();
+        let mut read = Vec::new();
+        let mut go_on = || std::io::Read::read_to_end(&mut reader, &mut read).map(|_| read.clone()).unwrap();
+        let first = go_on();
+        write(&path, 10.0, &epochs[..2]).unwrap();
+        let second = go_on();
+        assert!(second.len() > first.len() && second.starts_with(&first));
+        // A kill has left half of what was added.
+        let torn = second.len() - 9;
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(torn as u64).unwrap();
+        write(&path, 10.0, &epochs).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let alone = folder.path().join("alone");
+        write(&alone, 10.0, &epochs).unwrap();
+        assert!(whole.starts_with(&second) && whole == std::fs::read(&alone).unwrap());
+        // A run that is done again.
+        write(&path, 11.0, &epochs[..1]).unwrap();
+        write(&alone, 11.0, &epochs[..1]).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&alone).unwrap());
     }
 
     #[test]
