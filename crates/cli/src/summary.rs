@@ -122,7 +122,7 @@ pub(crate) fn fit(
                     format!("{run}/model.safetensors, run.toml, metrics.jsonl"),
                 ],
             ),
-            ("Next", &[next(report, records, stopped.is_some(), folder)]),
+            ("Next", &[next(report, records, (stopped.is_some(), options.callbacks.best_model), folder)]),
         ],
     );
     text
@@ -220,7 +220,8 @@ fn learnt(who: &str, tuned: &Quality, raw: &Quality) -> String {
 }
 
 /// One command, and why.
-fn next(report: &Report, records: &[EpochRecord], stopped: bool, folder: &Path) -> String {
+/// `stopped`: the run ended early; `chosen`: it kept its best epoch, and a better one than the last is no news.
+fn next(report: &Report, records: &[EpochRecord], (stopped, chosen): (bool, bool), folder: &Path) -> String {
     let run = io::shell_word(folder);
     let recall: Vec<f64> = records
         .iter()
@@ -229,8 +230,6 @@ fn next(report: &Report, records: &[EpochRecord], stopped: bool, folder: &Path) 
         .collect();
     let (last, before) = recall.split_last().map_or((0.0, [].as_slice()), |(last, before)| (*last, before));
     let rising = !before.is_empty() && before.iter().all(|before| last > before + RISING);
-    // Where the run chose its model, a better epoch than the last is no news.
-    let chosen = records.last().is_some_and(|record| record.kept.is_some());
     if report.tuned.recall_at_1 < report.raw.recall_at_1 {
         "the raw vectors retrieve better: try more --epochs, or a lower --learning-rate".to_owned()
     } else if rising && !stopped {
@@ -300,6 +299,7 @@ mod tests {
                     ..EpochRecord::default()
                 })
                 .collect();
+            let chosen = kept.is_some();
             let kept = kept.map(|recall| Kept {
                 metrics: quality(recall),
                 validation: None,
@@ -319,7 +319,7 @@ mod tests {
                 best_epoch: best,
                 gem_p: None,
             };
-            let next = |stopped| next(&report, &records, stopped, Path::new("R"));
+            let next = |stopped| next(&report, &records, (stopped, chosen), Path::new("R"));
             assert!(!next(true).contains("Recall@1 was"), "early stopping has decided that");
             next(false)
         };

@@ -11,8 +11,9 @@ use embedtune_train::optim::{OptimizerKind, OptimizerOptions, ParamGroup};
 use embedtune_train::retrieval::Measure;
 use embedtune_train::run::{
     AlarmKind, CallbackOptions, EpochRecord, Measured, Model, Monitor, Observer, Resumed, RunBuilder,
-    RunFolder, RunOptions, Trainer, resume,
+    RunFolder, RunOptions, Trainer, ValSplitBy, resume,
 };
+use embedtune_train::samplers::SamplerKind;
 use embedtune_train::{Error, State};
 use support::{CLASSES, Recorder, noisy_vectors};
 
@@ -174,12 +175,13 @@ fn early_stopping_the_best_model_and_the_last_checkpoints() {
         let map = |r: &EpochRecord| seen.epochs[r.epoch].metrics.unwrap().map_at_r;
         map(a).total_cmp(&map(b)).then(b.epoch.cmp(&a.epoch))
     });
-    let best = seen.epochs[best.unwrap().epoch].metrics.unwrap();
+    let best_epoch = best.unwrap().epoch;
+    let best = seen.epochs[best_epoch].metrics.unwrap();
     assert_eq!(trained.report.tuned, best);
     // What an epoch found stays beside what was kept.
     let last = records.last().unwrap();
     assert_eq!((last.epoch, last.metrics), (3, seen.epochs[3].metrics));
-    assert_eq!(last.kept.as_ref().map(|kept| kept.metrics), (last.metrics != Some(best)).then_some(best));
+    assert_eq!(last.kept.as_ref().map(|kept| kept.metrics), (best_epoch != 3).then_some(best));
     assert_eq!(last.model_metrics(), Some(best));
     assert_eq!(Model::load(&run).unwrap().evaluate(&split).unwrap().tuned, best);
     assert!(!run.epoch_checkpoint(1).exists() && run.epoch_checkpoint(2).exists());
@@ -486,4 +488,39 @@ fn sparse_adam_is_for_text() {
     run.build(&text).unwrap().fit(&mut seen).unwrap();
     assert!(seen.notices.iter().any(|n| n.starts_with("loss_optimizer = Adam")), "{:?}", seen.notices);
     assert!(seen.epochs[2].loss.unwrap() < seen.epochs[1].loss.unwrap());
+}
+
+#[test]
+fn options_that_change_nothing_are_told() {
+    let split = noisy_vectors(20);
+    // 160 items in batches of 32.
+    let told = |change: fn(&mut RunOptions)| {
+        let mut seen = Recorder::default();
+        builder(LossKind::ArcFaceLoss, change).build(&split).unwrap().fit(&mut seen).unwrap();
+        seen.notices.join("; ")
+    };
+    for (change, idle, expected) in [
+        ((|o| o.callbacks.save_steps = 7) as fn(&mut RunOptions), false, "save_steps"),
+        (|o| o.callbacks.save_steps = 10, true, "callbacks.save_steps = 10 saves nothing more"),
+        (|o| o.callbacks.save_steps = 99, true, "callbacks.save_steps = 99 saves nothing more"),
+        (|o| o.num_items_per_class = 8, true, "num_items_per_class = 8 is ignored"),
+        (|o| (o.num_items_per_class, o.sampler) = (8, SamplerKind::Class), false, "num_items_per_class"),
+        (
+            |o| (o.callbacks.best_model, o.callbacks.evaluate_every) = (true, 4),
+            true,
+            "callbacks.best_model chooses nothing",
+        ),
+        (|o| (o.callbacks.best_model, o.callbacks.evaluate_every) = (true, 2), false, "best_model chooses"),
+    ] {
+        let notices = told(change);
+        assert_eq!(notices.contains(expected), idle, "{expected}: {notices}");
+    }
+    // Classes that are held out have no centres, and those of an earlier run keep theirs.
+    let folder = tempfile::tempdir().unwrap();
+    let by_class = |o: &mut RunOptions| (o.val_split, o.val_split_by) = (0.25, ValSplitBy::Class);
+    let run = builder(LossKind::ArcFaceLoss, by_class).folder(folder.path());
+    let trained = run.build(&split).unwrap().fit(&mut ()).unwrap();
+    assert_eq!(trained.model.centres().unwrap().nrows(), CLASSES - 2);
+    let run = builder(LossKind::ArcFaceLoss, |_| ()).init_from(folder.path());
+    assert_eq!(run.build(&split).unwrap().fit(&mut ()).unwrap().model.centres().unwrap().nrows(), CLASSES);
 }

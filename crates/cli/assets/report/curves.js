@@ -117,7 +117,11 @@ function drawCurves() {
     charts.push(lineChart(several ? "Loss, " + run.name : "Loss", [line(run, index, function (r) { return r.loss; })]));
   });
   var recall = data.runs.map(function (run, index) {
-    return line(run, index, function (r) { return r.metrics && r.metrics.recall_at_1; }, several ? run.name : "tuned");
+    return line(run, index, function (r) {
+      // Where the evaluation items are for the end, what was kept is all that was measured.
+      var of = r.metrics || (r.kept && r.kept.metrics);
+      return of && of.recall_at_1;
+    }, several ? run.name : "tuned");
   });
   var held = data.runs.map(function (run, index) {
     return line(run, index, function (r) { return r.validation && r.validation.recall_at_1; },

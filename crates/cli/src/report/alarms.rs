@@ -46,7 +46,7 @@ pub(super) fn of(run: &Run, tuned: &Variant) -> Vec<String> {
         .filter_map(|record| Some((record.epoch, record.validation.or(record.metrics)?.recall_at_1)))
         .collect();
     let best = recall.iter().fold((0, 0.0f64), |best, &next| if next.1 > best.1 { next } else { best });
-    let chosen = trained.last().is_some_and(|record| record.kept.is_some());
+    let chosen = run.file.options.callbacks.best_model;
     if let Some(last) = recall.last().filter(|last| !chosen && last.1 < best.1 - FALL) {
         alarms.push(format!(
             "Recall@1 fell from {:.3} after epoch {} to {:.3} at the end: train for fewer epochs.",

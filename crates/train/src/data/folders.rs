@@ -15,28 +15,28 @@ const TRAIN: [&str; 2] = ["train", "training"];
 const TEST: [&str; 6] = ["test", "testing", "val", "valid", "validation", "eval"];
 
 type Classes = BTreeMap<String, Vec<PathBuf>>;
+/// How many images of a kind that is not read there are of each ending.
+type Others = BTreeMap<String, usize>;
 
 /// The images of `folder`, if it holds folders of images; `None` if it holds none.
 ///
 /// # Errors
 /// [`Error::Data`] naming the file or folder.
 pub(super) fn load(folder: &Path, options: &DataOptions) -> Result<Option<Split>> {
-    let Some(mut split) = found(folder, options)? else { return Ok(None) };
+    let mut others = BTreeMap::new();
+    let Some(mut split) = found(folder, options, &mut others)? else { return Ok(None) };
     split.train.items = match split.train.items {
-        Items::Files(files) => {
-            let mut others = BTreeMap::new();
-            count_others(folder, 0, &mut others)?;
-            Items::Files(files.beside(others))
-        }
+        Items::Files(files) => Items::Files(files.beside(others)),
         items => items,
     };
     Ok(Some(split))
 }
 
-fn found(folder: &Path, options: &DataOptions) -> Result<Option<Split>> {
+/// As [`load`]; counts the images of kinds that are not read.
+fn found(folder: &Path, options: &DataOptions, others: &mut Others) -> Result<Option<Split>> {
     let named = |names: &[&str]| names.iter().map(|name| folder.join(name)).find(|path| path.is_dir());
     if let Some(train) = named(&TRAIN) {
-        let Some(classes) = classes(&train)? else { return Ok(None) };
+        let Some(classes) = classes(&train, others)? else { return Ok(None) };
         if let Some(queries) = named(&super::load::QUERIES) {
             let Some(gallery) = named(&["gallery"]) else {
                 let detail = format!(
@@ -53,7 +53,7 @@ fn found(folder: &Path, options: &DataOptions) -> Result<Option<Split>> {
                 return Err(Error::data(&test, detail));
             }
             let [queries, gallery] = [queries, gallery].map(|part| {
-                classes_or(&part, || {
+                classes_or(&part, others, || {
                     Error::data(&part, "holds no folders of .png, .jpg or .jpeg images, one for each class")
                 })
             });
@@ -66,10 +66,10 @@ fn found(folder: &Path, options: &DataOptions) -> Result<Option<Split>> {
         };
         let empty =
             || Error::data(&test, "holds no folders of .png, .jpg or .jpeg images, one for each class");
-        let test = classes_or(&test, empty)?;
+        let test = classes_or(&test, others, empty)?;
         return parts(classes, test, None, options).map(Some);
     }
-    let Some(all) = classes(folder)? else { return Ok(None) };
+    let Some(all) = classes(folder, others)? else { return Ok(None) };
     let (train, test) = hold_back(all, options.test_share);
     if test.is_empty() {
         let detail = "no class has the four images that it takes to hold two of them back; add images, or give \
@@ -79,12 +79,12 @@ fn found(folder: &Path, options: &DataOptions) -> Result<Option<Split>> {
     parts(train, test, None, options).map(Some)
 }
 
-fn classes_or(folder: &Path, empty: impl FnOnce() -> Error) -> Result<Classes> {
-    classes(folder)?.ok_or_else(empty)
+fn classes_or(folder: &Path, others: &mut Others, empty: impl FnOnce() -> Error) -> Result<Classes> {
+    classes(folder, others)?.ok_or_else(empty)
 }
 
 /// Each subfolder's images; `None` if no subfolder holds any.
-fn classes(folder: &Path) -> Result<Option<Classes>> {
+fn classes(folder: &Path, others: &mut Others) -> Result<Option<Classes>> {
     let mut found = Classes::new();
     let mut without: Option<PathBuf> = None;
     for path in entries(folder)? {
@@ -93,7 +93,7 @@ fn classes(folder: &Path) -> Result<Option<Classes>> {
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut images = Vec::new();
-        collect(&path, 0, &mut images)?;
+        collect(&path, 0, &mut images, others)?;
         if images.is_empty() {
             without = without.or(Some(path));
         } else {
@@ -119,32 +119,19 @@ pub(super) fn holds_images(folder: &Path) -> Result<bool> {
 /// All images in and below `folder`, in the order of their paths.
 pub(super) fn images(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut images = Vec::new();
-    collect(folder, 0, &mut images)?;
+    collect(folder, 0, &mut images, &mut Others::new())?;
     Ok(images)
 }
 
-fn collect(folder: &Path, depth: usize, images: &mut Vec<PathBuf>) -> Result<()> {
+fn collect(folder: &Path, depth: usize, images: &mut Vec<PathBuf>, others: &mut Others) -> Result<()> {
     for path in entries(folder)? {
         if path.is_dir() {
             if depth < DEEPEST {
-                collect(&path, depth + 1, images)?;
+                collect(&path, depth + 1, images, others)?;
             }
         } else if is_image(&path) {
             images.push(path);
-        }
-    }
-    Ok(())
-}
-
-/// Counts the images of kinds that are not read in and below the folders of `folder`.
-fn count_others(folder: &Path, depth: usize, others: &mut BTreeMap<String, usize>) -> Result<()> {
-    for path in entries(folder)? {
-        if path.is_dir() {
-            // A part of the data set, a class, and what lies below.
-            if depth < DEEPEST + 2 {
-                count_others(&path, depth + 1, others)?;
-            }
-        } else if let Some(ending) = other_image(&path).filter(|_| depth > 0) {
+        } else if let Some(ending) = other_image(&path) {
             *others.entry(ending).or_default() += 1;
         }
     }

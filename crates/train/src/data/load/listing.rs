@@ -38,9 +38,15 @@ impl<'a> Folder<'a> {
         let name_of = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
         let named: Vec<(&PathBuf, String)> =
             self.files.iter().filter_map(|path| Some((path, name_of(path)?))).collect();
+        // `train` and `.csv`; `train` and `labels.npy`; `train` and `train.npy`.
         let exactly = |name: &str| {
-            ends.iter().any(|end| [format!("{part}{end}"), format!("{part}_{end}")].iter().any(|n| n == name))
-                || ends.contains(&name)
+            ends.iter().any(|end| match name.strip_suffix(end) {
+                Some("") => end.contains(part),
+                Some(before) => {
+                    before == part || before.strip_suffix('_') == Some(part) && end.starts_with(letter)
+                }
+                None => false,
+            })
         };
         let fits = |name: &str| {
             let ended = |end: &&str| {
@@ -181,6 +187,10 @@ mod tests {
             (&["training.csv"], "train", &[".csv"], "training.csv"),
             (&["train.npy", "train_labels.npy"], "train", &["train.npy"], "train.npy"),
             (&["train_labels.npy", "train_old_labels.npy"], "train", &["labels.npy"], "train_labels.npy"),
+            (&["labels.npy", "train_labels.npy"], "train", &["labels.npy"], "train_labels.npy"),
+            (&["labels.npy", "x_train_labels.npy"], "train", &["labels.npy"], "x_train_labels.npy"),
+            (&["labels.npy"], "train", &["labels.npy"], ""),
+            (&["a_queries.npy", "queries.npy"], "", &["queries.npy"], "queries.npy"),
             (&["x-images-idx3-ubyte.gz"], "images-idx3", IDX, "x-images-idx3-ubyte.gz"),
             (&["x-images-idx3-ubyte", "x-images-idx3-ubyte.gz"], "images-idx3", IDX, "x-images-idx3-ubyte"),
         ] {

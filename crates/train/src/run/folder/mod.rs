@@ -76,7 +76,7 @@ impl RunFile {
     /// [`Error::Option`] for a value that TOML cannot hold.
     pub fn options_and_encoder(&self) -> Result<String> {
         let given = Given { options: &self.options, encoder: &self.encoder };
-        toml::to_string(&given).map_err(|e| Error::option("options", "?", e.to_string()))
+        written::to_toml(&given).map_err(|e| Error::option("options", "?", e.to_string()))
     }
 
     /// A run file of this version, without notices and without what the options resolve to.

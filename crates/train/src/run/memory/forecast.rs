@@ -15,7 +15,6 @@ use crate::encoder::{Batch, Encoder, Layer, Mode};
 use crate::optim::{self, Optimizer, OptimizerKind, OptimizerOptions, Param};
 use crate::run::RunOptions;
 use crate::run::raw::raw_dim;
-use crate::run::setup::plan;
 use crate::run::watch::telemetry;
 
 /// Items of the two trial steps from which a step's memory is known: each buffer is a straight line in the batch. Layers often
@@ -23,7 +22,7 @@ use crate::run::watch::telemetry;
 /// the batch.
 const TRIALS: [usize; 2] = [8, 20];
 /// The largest batch that is chosen where the choice is free.
-const LARGEST: usize = 128;
+pub(in crate::run) const LARGEST: usize = 128;
 /// Items that one task embeds at a time ([`Encoder::embed`]).
 const EMBEDDED: usize = 32;
 /// Share of the memory that a run may take: the rest of the system needs some.
@@ -134,15 +133,15 @@ impl Parts {
 
 impl Costs {
     /// Looks at an encoder and a loss whose centres are not drawn yet. Takes two small steps whose result is dropped. `centre_slots`
-    /// are the bytes of the centres' optimizer's state for each byte of theirs; the last three whether the run has a folder,
-    /// how many items are held out, and whether the loss is on a GPU.
+    /// are the bytes of the centres' optimizer's state for each byte of theirs; the last five whether the run has a folder,
+    /// how many items are held out, whether the loss is on a GPU, its classes, and how many rows an epoch has at most.
     pub(in crate::run) fn new(
         options: &RunOptions,
         encoder: &Encoder,
         loss: &dyn Loss,
         centre_slots: f64,
         split: &Split,
-        (saves, held_out, on_gpu): (bool, usize, bool),
+        (saves, held_out, on_gpu, classes, most): (bool, usize, bool, usize, usize),
     ) -> Result<Self> {
         let weights = encoder.parameters() * F32;
         let state = encoder.state().tensors.values().map(|tensor| tensor.len() * F32).sum::<usize>();
@@ -161,11 +160,10 @@ impl Costs {
             initial: if options.callbacks.wise_ft_alpha.is_some() { state } else { 0 },
             centres,
             centre_optimizer: times(centres, centre_slots),
-            classes: plan::trained_classes(&split.train, &(0..split.train.labels.len()).collect::<Vec<_>>())
-                .len(),
+            classes,
             dim: encoder.output_dim(),
             // One that is longer than the run never fills.
-            bank: options.memory_size.min(split.train.items.len().saturating_mul(options.epochs)),
+            bank: options.memory_size.min(most.saturating_mul(options.epochs)),
             best: options.callbacks.best_model,
         };
         // What the trials leave with the allocator is taken again by training.

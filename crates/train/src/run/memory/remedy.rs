@@ -209,7 +209,15 @@ mod tests {
             place::LossPlan::new(options, split.train.classes.len(), dim, &mut Vec::new()).unwrap().loss;
         let mut centres = place::CentreOptimizer::new(options, loss.as_ref(), &mut Vec::new()).unwrap();
         let slots = centres.slots().unwrap();
-        let costs = Costs::new(options, &encoder, loss.as_ref(), slots, split, (true, 0, false)).unwrap();
+        let costs = Costs::new(
+            options,
+            &encoder,
+            loss.as_ref(),
+            slots,
+            split,
+            (true, 0, false, split.train.classes.len(), split.train.labels.len()),
+        )
+        .unwrap();
         // What other tests of this process take is not this run's.
         (Costs { before: 0, ..costs }, loss)
     }

@@ -65,8 +65,11 @@ impl RunOptions {
     pub fn from_toml_with(text: &str, set: &[(String, String)]) -> Result<Self> {
         let mut table: Table = match text.parse() {
             Ok(table) => table,
-            // With its line.
-            Err(_) => return Self::from_toml(text).and_then(|_| Self::from_toml_with("", set)),
+            // With its line; or a number that fits a field and no table, as a seed above 2^63.
+            Err(error) => {
+                let what = || Error::option("options", "?", error.to_string());
+                return Self::from_toml(text).and_then(|_| Err(what()));
+            }
         };
         known(&table, "")?;
         let mut options = Self::from_toml(text)?;

@@ -48,6 +48,13 @@ pub(in crate::run) fn begin(options: &RunOptions, split: &Split, known: Option<&
         (None, Some(model)) => init::classes(model, trained),
         (None, None) => trained.into_iter().cloned().collect(),
     };
+    if let (Some(model), Some(folder)) = (&given, &options.init_from)
+        && !classes.starts_with(&model.classes)
+    {
+        let remedy =
+            "the run there is another than when this one began (it has other classes); start a new run";
+        return Err(Error::option("init_from", folder, remedy));
+    }
     let class_index = init::class_index(train, &rows.train, &classes)?;
     let mut encoder = plan::encoder(options, spec)?;
     match &given {

@@ -59,7 +59,7 @@ fn old_centres<'a>(model: &'a Model, drawn: (usize, usize), classes: usize) -> O
 
 /// What is said of where the centres, `drawn` of `classes` classes, begin.
 pub(in crate::run) fn told(model: &Model, drawn: (usize, usize), classes: usize) -> String {
-    let (old, new) = (model.classes.len(), classes - model.classes.len());
+    let (old, new) = (model.classes.len(), classes.saturating_sub(model.classes.len()));
     match old_centres(model, drawn, classes) {
         Some(_) => {
             format!(

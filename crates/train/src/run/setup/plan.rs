@@ -13,6 +13,7 @@ use crate::data::vectors::check_finite;
 use crate::data::{Dataset, Items, Split};
 use crate::encoder::{Encoder, EncoderSpec};
 use crate::optim::{self, Optimizer, OptimizerKind};
+use crate::run::memory::forecast::LARGEST;
 use crate::run::{EncoderChoice, RunOptions, ValSplitBy};
 use crate::{Error, Result};
 
@@ -116,6 +117,21 @@ pub(in crate::run) fn trained_classes<'a>(data: &'a Dataset, rows: &[usize]) -> 
     labels.sort_unstable();
     labels.dedup();
     labels.into_iter().filter_map(|label| data.classes.get(label as usize)).collect()
+}
+
+/// The most rows that an epoch has. Batches drawn by class take as often from each class as the largest asks for, and the
+/// last one is filled.
+pub(in crate::run) fn most_rows(labels: &[u32], sampling: Sampling, options: &RunOptions) -> usize {
+    if !by_class(options, sampling) {
+        return labels.len();
+    }
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    labels.iter().for_each(|&label| *counts.entry(label).or_default() += 1);
+    let largest = counts.values().max().copied().unwrap_or(0);
+    // Groups of items of a class are filled too.
+    let group = options.num_items_per_class.max(1);
+    let filled = largest.div_ceil(group).saturating_mul(group);
+    filled.saturating_mul(counts.len()).saturating_add(options.batch_size.max(LARGEST))
 }
 
 /// Checks that there is something to learn.

@@ -68,9 +68,9 @@ pub struct Trainer<'a> {
     notices: Vec<String>,
     resolved: Resolved,
     measure_epochs: bool,
-    /// The run's classes, in the order of the centres: those of the data, or those of an earlier run and new ones.
+    /// The run's classes, in the order of the centres: those trained on, or those of an earlier run and new ones.
     pub(in crate::run) classes: Vec<String>,
-    /// The place in `classes` of each of the data's classes.
+    /// The place in `classes` of each of the data's classes; [`init::NOWHERE`] for those not trained on.
     pub(in crate::run) class_index: Vec<u32>,
     pub(in crate::run) memory: Option<CrossBatchMemory>,
     pub(in crate::run) telemetry: Telemetry,
@@ -119,7 +119,8 @@ impl<'a> Trainer<'a> {
         let place = place::Place::new(&options, &loss, &centre_optimizer, &mut notices)?;
         let dim = encoder.output_dim();
         let on = |batch: usize| place.device_bytes(&options, dim, batch);
-        let what = (saves, held_out, on(1).is_some());
+        let most = plan::most_rows(&labels, loss.loss.sampling(), &options);
+        let what = (saves, held_out, on(1).is_some(), classes.len(), most);
         let costs = Costs::new(&options, &encoder, loss.loss.as_ref(), slots, split, what)?;
         let sizes = |size: usize| plan::batch_sizes(&options, size, loss.loss.sampling(), &labels);
         let least = plan::least_batch(&options, loss.loss.sampling());
@@ -145,10 +146,12 @@ impl<'a> Trainer<'a> {
                 options.num_items_per_class
             ));
         }
+        // Steps are counted through all epochs, and the end of each is saved anyway.
         let saves = options.callbacks.save_steps;
-        if saves > in_epoch {
+        if saves > 0 && (saves.is_multiple_of(in_epoch) || saves >= in_epoch.saturating_mul(options.epochs)) {
             notices.push(format!(
-                "callbacks.save_steps = {saves} is ignored: an epoch has {in_epoch} batches, and each epoch is saved at its end"
+                "callbacks.save_steps = {saves} saves nothing more: an epoch has {in_epoch} batches, and each is saved at its \
+                 end; write another number"
             ));
         }
         let steps = in_epoch.div_ceil(options.gradient_accumulation_steps);
@@ -305,6 +308,10 @@ impl<'a> Trainer<'a> {
                 self.finish(observer)?;
             } else {
                 self.save(observer)?;
+                // Asked for while retrieval was measured.
+                if self.stopped() {
+                    return Err(self.interrupted(self.progress.epoch));
+                }
             }
         }
         if !self.finished() {
@@ -312,6 +319,15 @@ impl<'a> Trainer<'a> {
             self.finish(observer)?;
         }
         Ok(())
+    }
+
+    /// Whether the run has been asked to stop.
+    fn stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed))
+    }
+
+    fn interrupted(&self, epoch: usize) -> Error {
+        Error::Interrupted { epoch, folder: self.folder.as_ref().map(|folder| folder.path().to_path_buf()) }
     }
 
     /// Writes the run file and measures the state before training.
@@ -410,7 +426,7 @@ impl<'a> Trainer<'a> {
             if (end && epoch + 1 == self.options.epochs) || self.accumulated.batches > 0 {
                 continue;
             }
-            let stop = asked || self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed));
+            let stop = asked || self.stopped();
             let every = self.options.callbacks.save_steps as u64;
             let due = !end && every > 0 && self.progress.step.is_multiple_of(every);
             if let Some(folder) = self.folder.as_ref().filter(|_| stop || due) {
@@ -418,8 +434,7 @@ impl<'a> Trainer<'a> {
                 observer.on_checkpoint(&folder.checkpoint());
             }
             if stop {
-                let folder = self.folder.as_ref().map(|folder| folder.path().to_path_buf());
-                return Err(Error::Interrupted { epoch: epoch + 1, folder });
+                return Err(self.interrupted(epoch + 1));
             }
         }
         Ok(())

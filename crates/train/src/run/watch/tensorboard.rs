@@ -71,7 +71,13 @@ fn scalars(epoch: &EpochRecord) -> Vec<(String, f64)> {
     let part = if epoch.validation.is_some() { "validation" } else { "evaluation" };
     // Two are there already.
     let more = epoch.figures.iter().filter(|(name, _)| !["recall_at_1", "map_at_r"].contains(&name.as_str()));
-    all.chain(more.map(|(name, &value)| (format!("{part}/{name}"), value))).collect()
+    let kept = epoch.kept.iter().flat_map(|kept| {
+        let of = kept.metrics;
+        [("kept/recall_at_1", of.recall_at_1), ("kept/map_at_r", of.map_at_r)]
+    });
+    all.chain(more.map(|(name, &value)| (format!("{part}/{name}"), value)))
+        .chain(kept.map(|(tag, value)| (tag.to_owned(), value)))
+        .collect()
 }
 
 fn event(time: f64, step: u64, what: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
