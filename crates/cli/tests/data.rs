@@ -141,8 +141,8 @@ fn damaged_vectors() {
             ("train.npy", Some(label_npy(&labels(TRAIN))), "expected vectors"),
             ("train_labels.npy", Some(whole), "expected labels"),
             ("train_labels.npy", Some(label_npy(&labels(47))), "has 47 labels for the 48 items of"),
-            ("test_labels.npy", None, "but no labels.npy file with `test`"),
-            ("test.npy", None, "but no test.npy file"),
+            ("test_labels.npy", None, "but no test_labels.npy to go with it"),
+            ("test.npy", None, "but no test.npy to go with it"),
         ],
     );
 }
@@ -176,7 +176,7 @@ fn damaged_text() {
                 "line 2 has 3 columns and the header 2; quote",
             ),
             ("train.csv", Some(b"text,label\nhi,\n".to_vec()), "line 2: the label is empty"),
-            ("test.csv", None, "has train.csv, but no .csv file with `test`"),
+            ("test.csv", None, "has train.csv, but no test.csv to go with it"),
         ],
     );
 }

@@ -109,10 +109,20 @@ impl<'a> Folder<'a> {
     /// As [`find`](Self::find), for what must be there because `beside` is.
     pub(super) fn need(&self, part: &str, ends: &[&str], beside: &Path) -> Result<PathBuf> {
         self.find(part, ends)?.ok_or_else(|| {
-            let what = if ends == IDX { "idx" } else { ends.first().unwrap_or(&"") };
-            let name = beside.file_name().unwrap_or_default().display();
-            let detail =
-                format!("has {name}, but no {what} file with `{part}` in its name to go with it; add it");
+            let end = ends.first().copied().unwrap_or_default();
+            let what = match end {
+                _ if ends == IDX => format!("idx file with `{part}` in its name"),
+                end if end.contains(part) => end.to_owned(),
+                end if end.starts_with(letter) => format!("{part}_{end}"),
+                end => format!("{part}{end}"),
+            };
+            // What trains must be measured; queries of a gallery will do.
+            let or = if part == "test" && !end.contains("labels") {
+                ", or files `queries` and `gallery`"
+            } else {
+                ""
+            };
+            let detail = format!("has {}, but no {what} to go with it; add it{or}", file_name(beside));
             Error::data(self.path, detail)
         })
     }
@@ -200,6 +210,11 @@ mod tests {
         assert_eq!(several, "set: has a_train.csv and b_train.csv: which is meant? Move the other elsewhere");
         assert!(of(&["query.npy", "queries.npy"]).measured(".npy", Path::new("train.npy")).is_err());
         let missing = of(&["latest.csv"]).measured(".csv", Path::new("set/train.csv")).err().unwrap();
-        assert!(missing.to_string().contains("no .csv file with `test` in its name"), "{missing}");
+        assert_eq!(
+            missing.to_string(),
+            "set: has train.csv, but no test.csv to go with it; add it, or files `queries` and `gallery`"
+        );
+        let missing = of(&[]).need("test", &["labels.npy"], Path::new("set/test.npy")).unwrap_err();
+        assert_eq!(missing.to_string(), "set: has test.npy, but no test_labels.npy to go with it; add it");
     }
 }
