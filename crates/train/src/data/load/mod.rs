@@ -33,11 +33,13 @@ impl Split {
     /// - `*images-idx3*`, `*labels-idx1*` and `*classes*.tsv`: background classes train, the items of the evaluation
     ///   classes query each other;
     /// - `train.csv` and `test.csv` with a text and a label column: test items query the training items; with pairs of
-    ///   texts ([`text::read_table`]), what pairs join is a class, and the test texts query each other;
+    ///   texts ([`text::read_table`](crate::data::text::read_table)), what pairs join is a class, and the test texts query
+    ///   each other;
     /// - `train.npy`, `train_labels.npy`, `test.npy`, `test_labels.npy`: the test vectors query each other;
     /// - `train.npz`, `test.npz` ([`vectors::read_npz`]), or `train.safetensors`, `test.safetensors`
     ///   ([`tensors::read_safetensors`]): likewise, vectors or sequences of token vectors;
-    /// - `train.parquet`, `test.parquet` ([`parquet::read`]), likewise, or texts with labels as in CSV files;
+    /// - `train.parquet`, `test.parquet` ([`parquet::read`](crate::data::parquet::read)), likewise, or texts with labels as
+    ///   in CSV files;
     /// - `train/CLASS/*.png` (or `.jpg`, `.jpeg`) and `test/CLASS/*.png`: the test images query each other;
     /// - `CLASS/*.png`: likewise, with a share of each class held back to be measured on.
     ///
