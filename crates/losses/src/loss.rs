@@ -70,8 +70,8 @@ pub struct Input<'a> {
     /// More positives and negatives (a memory bank); refused by losses with centres. Anchors always come from the batch; with a reference,
     /// positives and negatives come from the reference alone.
     pub reference: Option<Reference<'a>>,
-    /// A factor on each row's loss, `[batch]`, 0 or above. Any finite weight will do: a value or gradient beyond `f32` is
-    /// its largest number.
+    /// A factor on each row's loss, `[batch]`, 0 or above. Any finite weight will do: a gradient beyond `f32` is its
+    /// largest number.
     pub sample_weights: Option<&'a [f32]>,
     /// A factor on the loss of each row (anchor) of a class, `[classes]`, 0 or above.
     pub class_weights: Option<&'a [f32]>,

@@ -95,7 +95,8 @@ pub fn record<'t, 'a>(
         ..GradsMut::default()
     };
     let stats = loss.forward_backward(input, grads, work)?;
-    let value = ArrayD::from_elem(IxDyn(&[]), stats.value as f32);
+    let most = f64::from(f32::MAX);
+    let value = ArrayD::from_elem(IxDyn(&[]), stats.value.clamp(-most, most) as f32);
     let inputs: Vec<Var<'t>> = std::iter::once(x).chain(centres).collect();
     let mut gradients = vec![dx];
     gradients.extend(centres.map(|_| d_centres));
@@ -117,7 +118,7 @@ fn matrix<'a>(what: &'static str, value: &'a Value) -> Result<ArrayView2<'a, f32
 
 fn scale(mut gradient: Array2<f32>, by: f32) -> Array2<f32> {
     if by != 1.0 {
-        gradient.par_mapv_inplace(|v| v * by);
+        gradient.par_mapv_inplace(|v| (v * by).clamp(-f32::MAX, f32::MAX));
     }
     gradient
 }

@@ -96,3 +96,22 @@ fn constants_get_no_gradient_and_wrong_input_is_an_error() {
     let (value, stats) = record(&cosine, leaf, None, &vec![4; 6], &mut work).unwrap();
     assert!(stats.zero_signal && tape.backward(value).is_ok());
 }
+
+#[test]
+fn the_largest_weights_stay_numbers() {
+    let loss = MarginSoftmax::new(3, 4, MarginOptions::arcface()).unwrap();
+    let (sample, class) = ([1e30; 6], [1e30; 3]);
+    let labels =
+        Labels { sample_weights: Some(&sample), class_weights: Some(&class), ..Labels::from(&LABELS[..]) };
+    let pool = Pool::new();
+    let tape = Tape::new(&pool);
+    let (x, w) = (tape.leaf(x().into_dyn()), tape.leaf(centres(3).into_dyn()));
+    let (value, stats) = record(&loss, x, Some(w), labels, &mut Workspace::default()).unwrap();
+    assert!(stats.value > 1e38 && stats.value.is_finite());
+    assert_eq!(value.value().first(), Some(&f32::MAX));
+    let (value, _) =
+        record(&loss, x, Some(w), Labels { class_weights: None, ..labels }, &mut Workspace::default())
+            .unwrap();
+    let grads = tape.backward(value.scale(1e20).unwrap()).unwrap();
+    assert!(grads.dense(x).unwrap().iter().all(|v| v.is_finite()));
+}

@@ -95,7 +95,15 @@ impl NpyHeader {
                 &begin[..6]
             ));
         }
-        let used = if begin[6] == 1 { 2 } else { 4 };
+        let used = match begin[6] {
+            1 => 2,
+            2 | 3 => 4,
+            other => {
+                return Err(format!(
+                    "version {other} of the .npy format; 1 to 3 are read: write it again with numpy.save"
+                ));
+            }
+        };
         let mut length = [0u8; 4];
         from.read_exact(&mut length[..used]).map_err(damaged)?;
         let length = u32::from_le_bytes(length);

@@ -256,7 +256,6 @@ fn floats(descr: &str, bytes: &[u8]) -> Option<Vec<f32>> {
     Some(values)
 }
 
-/// How numbers of a type that vectors have are written.
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,6 +317,7 @@ mod tests {
         let good = file(&header("<f4", "False", "(1, 2)"), &nan);
         for (bytes, expected) in [
             (b"PK\x03\x04....".to_vec(), "not a .npy array"),
+            (b"\x93NUMPY\x04\x00\x10\x00".to_vec(), "version 4 of the .npy format"),
             (good[..4].to_vec(), "truncated"),
             (good[..40].to_vec(), "promises"),
             (good[..good.len() - 1].to_vec(), "promises 8 bytes of data and 7 are there"),

@@ -37,7 +37,7 @@ pub fn record(loss: &dyn Loss, x: Tensor<2>, w: Tensor<2>, labels: &[u32]) -> Re
         Flex::float_from_data(TensorData::new(values, dims), &Default::default())
     };
     let state = [inner(dx, x.dims().into()), inner(dw, w.dims().into())];
-    let value = inner(vec![stats.value as f32], vec![1]);
+    let value = inner(vec![stats.value.clamp(-f64::from(f32::MAX), f64::from(f32::MAX)) as f32], vec![1]);
     let primitive =
         |t: Tensor<2>| t.try_into_primitive::<Autodiff<Flex>>().map_err(|e| Error::from(format!("{e:?}")));
     let (x, w) = (primitive(x)?, primitive(w)?);

@@ -33,7 +33,9 @@ impl LossOp {
             input = input.with_weight_slice(floats(storage, layout)?).map_err(Error::wrap)?;
         }
         let output = self.loss.evaluate(input).map_err(Error::wrap)?;
-        let value = f32::to_cpu_storage_owned(vec![output.stats.value as f32]);
+        let value = f32::to_cpu_storage_owned(vec![
+            output.stats.value.clamp(-f64::from(f32::MAX), f64::from(f32::MAX)) as f32,
+        ]);
         if let Ok(mut place) = self.output.lock() {
             *place = Some(output);
         }
