@@ -71,7 +71,7 @@ pub struct Input<'a> {
     /// positives and negatives come from the reference alone.
     pub reference: Option<Reference<'a>>,
     /// A factor on each row's loss, `[batch]`, 0 or above. Any finite weight will do: a gradient beyond `f32` is its
-    /// largest number.
+    /// largest number. Rows are computed together: beside a weight 1e20 times as large a row may lose digits of its gradient.
     pub sample_weights: Option<&'a [f32]>,
     /// A factor on the loss of each row (anchor) of a class, `[classes]`, 0 or above.
     pub class_weights: Option<&'a [f32]>,

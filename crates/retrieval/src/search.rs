@@ -16,7 +16,7 @@ use crate::{Error, Result};
 
 /// Bytes of the reservoirs of one group of queries.
 const RESERVOIR_BYTES: usize = 48 << 20;
-/// With fewer blocks of queries than this the gallery is shared out as well, so that all threads have work.
+/// With fewer blocks of queries than this the gallery is shared out as well, so that more threads have work.
 const FEW_BLOCKS: usize = 16;
 /// Panels that one task takes at most of a gallery that is shared out, and tasks that a segment gives at least.
 const SHARE: (usize, usize) = (128, 4);

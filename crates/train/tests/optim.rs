@@ -280,10 +280,10 @@ fn wrong_gradients_are_errors_that_change_nothing() {
     for (grad, part) in [
         (Grad::Dense(array![1.0f32, 2.0].into_dyn()), "gradient has shape [2]"),
         (rows(vec![0], Array2::ones((1, 2))), "gradient has shape [2, 2]"),
-        (rows(vec![2], ones(1)), "below 2"),
-        (rows(vec![1, 0], ones(2)), "ascending"),
-        (rows(vec![0, 0], ones(2)), "ascending"),
-        (rows(vec![0, 1], ones(1)), "one for each row"),
+        (rows(vec![2], ones(1)), "index 2 at position 0 is out of range; the table has 2 rows"),
+        (rows(vec![1, 0], ones(2)), "rows have to ascend without repetition"),
+        (rows(vec![0, 0], ones(2)), "rows have to ascend without repetition"),
+        (rows(vec![0, 1], ones(1)), "one for each of its rows"),
     ] {
         let mut adam = optim::build(OptimizerKind::Adam, &OptimizerOptions::default(), 0.1).unwrap();
         let (mut good, mut bad) = (start(), Value::zeros(vec![2, 3]));

@@ -175,14 +175,7 @@ pub(super) fn check(params: &[Param<'_>]) -> Result<()> {
             return wrong(format!("its gradient has shape {got:?}, but its value has {shape:?}"));
         }
         if let Grad::Rows(rows) = grad {
-            let ascending = rows.rows.windows(2).all(|pair| pair[0] < pair[1]);
-            let inside = rows.rows.last().is_none_or(|&row| (row as usize) < rows.table_rows);
-            if !ascending || !inside || rows.rows.len() != rows.values.nrows() {
-                return wrong(format!(
-                    "its gradient's row numbers must be ascending, below {} and one for each row of values",
-                    rows.table_rows
-                ));
-            }
+            rows.check("optimizer step").or_else(|error| wrong(error.to_string()))?;
         }
     }
     Ok(())

@@ -5,7 +5,6 @@ pub(in crate::run) mod checksum;
 pub(in crate::run) mod files;
 pub(in crate::run) mod resume;
 pub(in crate::run) mod store;
-pub(in crate::run) mod written;
 
 use std::path::{Path, PathBuf};
 
@@ -76,7 +75,7 @@ impl RunFile {
     /// [`Error::Option`] for a value that TOML cannot hold.
     pub fn options_and_encoder(&self) -> Result<String> {
         let given = Given { options: &self.options, encoder: &self.encoder };
-        written::to_toml(&given).map_err(|e| Error::option("options", "?", e.to_string()))
+        toml::to_string(&given).map_err(|e| Error::option("options", "?", e.to_string()))
     }
 
     /// A run file of this version, without notices and without what the options resolve to.
@@ -243,7 +242,7 @@ impl RunFolder {
     /// I/O.
     pub fn write_run_file(&self, run: &RunFile) -> Result<()> {
         let path = self.run_file();
-        let text = written::to_toml(run).map_err(|e| Error::data(&path, e.to_string()))?;
+        let text = toml::to_string(run).map_err(|e| Error::data(&path, e.to_string()))?;
         io::write_atomically(&path, text.as_bytes())
     }
 

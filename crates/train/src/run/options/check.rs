@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use crate::head::CentreSpace;
 use crate::optim::{self, OptimizerKind};
-use crate::run::folder::written::to_toml;
 use crate::run::setup::{place, plan};
 use crate::run::{
     Device, DeviceOptions, DevicePrecision, EncoderChoice, RunOptions, SchedulerStep, ValSplitBy,
@@ -350,7 +349,7 @@ impl RunOptions {
 
 /// Options as they are written, on one line.
 fn as_given(options: &impl Serialize) -> String {
-    let text = to_toml(options).unwrap_or_default();
+    let text = toml::to_string(options).unwrap_or_default();
     format!("{{ {} }}", text.trim().replace('\n', ", "))
 }
 

@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use crate::data::DataOptions;
 use crate::head::CentreSpace;
 use crate::optim::{OptimizerKind, OptimizerOptions, ParamGroup};
-use crate::run::folder::written::to_toml;
 use crate::run::{CallbackOptions, SchedulerKind, SchedulerOptions};
 use crate::{Error, Result};
 
@@ -331,6 +330,6 @@ impl RunOptions {
     /// # Errors
     /// [`Error::Option`] for a value that TOML cannot hold.
     pub fn to_toml(&self) -> Result<String> {
-        to_toml(self).map_err(|e| Error::option("options", "?", e.to_string()))
+        toml::to_string(self).map_err(|e| Error::option("options", "?", e.to_string()))
     }
 }

@@ -45,8 +45,8 @@ pub(in crate::run) fn begin(options: &RunOptions, split: &Split, known: Option<&
     let trained = plan::trained_classes(train, &rows.train);
     let classes = match (known, &given) {
         (Some(known), _) => known.classes.clone(),
-        (None, Some(model)) => init::classes(model, trained),
-        (None, None) => trained.into_iter().cloned().collect(),
+        (None, Some(model)) => init::classes(model, &trained),
+        (None, None) => trained.iter().copied().cloned().collect(),
     };
     if let (Some(model), Some(folder)) = (&given, &options.init_from)
         && !classes.starts_with(&model.classes)
@@ -55,7 +55,7 @@ pub(in crate::run) fn begin(options: &RunOptions, split: &Split, known: Option<&
             "the run there is another than when this one began (it has other classes); start a new run";
         return Err(Error::option("init_from", folder, remedy));
     }
-    let class_index = init::class_index(train, &rows.train, &classes)?;
+    let class_index = init::class_index(&train.classes, &trained, &classes)?;
     let mut encoder = plan::encoder(options, spec)?;
     match &given {
         Some(model) => encoder.load_part(&model.encoder.state())?,

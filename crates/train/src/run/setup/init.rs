@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 
 use ndarray::{Array2, ArrayView2, Axis};
 
-use super::plan;
 use crate::data::Dataset;
 use crate::encoder::{Encoder, EncoderSpec};
 use crate::head::CentreSpace;
@@ -28,19 +27,23 @@ pub(in crate::run) fn spec(options: &RunOptions, model: &Model) -> EncoderSpec {
 }
 
 /// The model's classes and behind them those of `trained` that it does not have.
-pub(in crate::run) fn classes(model: &Model, trained: Vec<&String>) -> Vec<String> {
+pub(in crate::run) fn classes(model: &Model, trained: &[&String]) -> Vec<String> {
     let known: HashSet<&String> = model.classes.iter().collect();
-    let new = trained.into_iter().filter(|name| !known.contains(name));
+    let new = trained.iter().copied().filter(|name| !known.contains(name));
     model.classes.iter().chain(new).cloned().collect()
 }
 
 /// The place of a class that is not trained on.
 pub(in crate::run) const NOWHERE: u32 = u32::MAX;
 
-/// The place in `classes` of each class of `data`; [`NOWHERE`] for those without a place and without items in `rows`.
-pub(in crate::run) fn class_index(data: &Dataset, rows: &[usize], classes: &[String]) -> Result<Vec<u32>> {
+/// The place in `classes` of each of `names`; [`NOWHERE`] for those that have none and are not among `trained`.
+pub(in crate::run) fn class_index(
+    names: &[String],
+    trained: &[&String],
+    classes: &[String],
+) -> Result<Vec<u32>> {
     let places: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
-    let trained: HashSet<&String> = plan::trained_classes(data, rows).into_iter().collect();
+    let trained: HashSet<&String> = trained.iter().copied().collect();
     let place = |name: &String| match places.get(name.as_str()) {
         Some(&place) => Ok(place),
         None if !trained.contains(name) => Ok(NOWHERE),
@@ -48,7 +51,7 @@ pub(in crate::run) fn class_index(data: &Dataset, rows: &[usize], classes: &[Str
             "the data's class `{name}` is not among the run's classes; start a new run"
         ))),
     };
-    data.classes.iter().map(place).collect()
+    names.iter().map(place).collect()
 }
 
 /// The model's centres where those of a run of so many classes, `drawn`, can begin with them.
@@ -141,6 +144,7 @@ pub(in crate::run) fn centres(
 mod tests {
     use super::*;
     use crate::data::{Items, Places};
+    use crate::run::setup::plan;
 
     #[test]
     fn classes_find_their_places() {
@@ -152,7 +156,10 @@ mod tests {
             classes: names(classes),
             places: Places::default(),
         };
-        let index = |data: &Dataset| class_index(data, &(0..data.labels.len()).collect::<Vec<_>>(), &all);
+        let index = |data: &Dataset| {
+            let rows: Vec<usize> = (0..data.labels.len()).collect();
+            class_index(&data.classes, &plan::trained_classes(data, &rows), &all)
+        };
         assert_eq!(index(&data(&["c", "a"], &[0, 1])).unwrap(), [2, 0]);
         assert_eq!(index(&data(&["a", "b", "c"], &[0, 1, 2])).unwrap(), [0, 1, 2]);
         assert!(index(&data(&["d"], &[0])).unwrap_err().to_string().contains("class `d`"));
