@@ -33,3 +33,40 @@ pub(crate) fn aligned<T>(what: &'static str, buffer: &impl DevicePtr<T>, stream:
 pub(crate) fn int(size: usize) -> i32 {
     i32::try_from(size).unwrap_or(i32::MAX)
 }
+
+/// An option that the kernels take in f32: a number there as well, and not 0 unless it is.
+pub(crate) fn single(option: &'static str, value: f64) -> Result<()> {
+    let narrow = value as f32;
+    if narrow.is_finite() && (narrow == 0.0) == (value == 0.0) {
+        return Ok(());
+    }
+    let reason = "the kernels take it in f32: give 0, or a number whose size is from 1e-45 to 3.4e38";
+    Err(Error::Option { option, value: format!("{value:e}"), reason })
+}
+
+/// A learning rate: finite in f32, where one too small for it moves nothing, as the end of a schedule may.
+pub(crate) fn rate(value: f64) -> Result<()> {
+    if (value as f32).is_finite() {
+        return Ok(());
+    }
+    let reason = "the kernels take it in f32: give a number, at most 3.4e38; 1e-3 to 0.1 is usual";
+    Err(Error::Option { option: "rate", value: format!("{value:e}"), reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_f32_cannot_hold_is_refused() {
+        for value in [0.0, -0.0, 1e-45, -1e-45, 3.4e38, 0.05] {
+            assert_eq!(single("eps", value), Ok(()), "{value}");
+        }
+        for value in [1e-46, -1e-300, 3.5e38, f64::NAN, f64::INFINITY] {
+            let message = single("eps", value).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("eps = {value:e}: ")), "{message}");
+        }
+        assert_eq!(rate(1e-300), Ok(()));
+        assert!(rate(1e39).is_err() && rate(f64::NAN).is_err());
+    }
+}

@@ -59,8 +59,12 @@ impl Sgd {
         [self.rate, self.weight_decay, self.momentum, keep, take].map(|v| v as f32)
     }
 
-    /// The buffer, where there is momentum, of the parameter's length.
+    /// Numbers of f32; the buffer, where there is momentum, of the parameter's length.
     pub(crate) fn check(&self, buffer: Option<usize>, parameter: usize) -> Result<()> {
+        check::rate(self.rate)?;
+        check::single("weight_decay", self.weight_decay)?;
+        check::single("momentum", self.momentum)?;
+        check::single("dampening", self.dampening)?;
         match buffer {
             Some(buffer) => check::length("the momentum buffer", buffer, parameter),
             None if self.momentum == 0.0 => Ok(()),
@@ -87,8 +91,21 @@ impl Adam {
         [size, root, self.eps, shrink, decay, 1.0 - b1, b2, 1.0 - b2].map(|v| v as f32)
     }
 
-    /// Moments of the parameter's length, and a step that has been counted.
+    /// Numbers of f32, moments of the parameter's length, and a step that has been counted.
     pub(crate) fn check(&self, moments: &[usize], parameter: usize) -> Result<()> {
+        check::rate(self.rate)?;
+        check::single("weight_decay", self.weight_decay)?;
+        // In f32 it would become 0, and where nothing moves the step 0 / 0.
+        check::single("eps", self.eps)?;
+        let (b1, b2) = self.betas;
+        if let Some(beta) = [b1, b2].into_iter().find(|beta| !(0.0..1.0).contains(beta)) {
+            let (option, value) = ("betas", beta.to_string());
+            return Err(Error::Option {
+                option,
+                value,
+                reason: "from 0 to below 1; 0.9 and 0.999 are usual",
+            });
+        }
         for &moment in moments {
             check::length("a moment of the parameter", moment, parameter)?;
         }
@@ -103,7 +120,8 @@ impl Adam {
 /// Moves `parameter` by `factor` times `gradient`; `buffer` as [`Sgd::momentum`] says. Does not wait for the device.
 ///
 /// # Errors
-/// Buffers of different lengths, or none where there is momentum; what the driver says.
+/// Options that are no numbers of f32; buffers of different lengths, or none where there is momentum; what the driver
+/// says.
 pub fn sgd(
     kernels: &Kernels,
     stream: &Arc<CudaStream>,
@@ -129,7 +147,7 @@ pub fn sgd(
 /// 2018), the largest second moment so far. Does not wait for the device.
 ///
 /// # Errors
-/// Buffers of different lengths; what the driver says.
+/// Options that are no numbers of f32; buffers of different lengths; what the driver says.
 pub fn adam(
     kernels: &Kernels,
     stream: &Arc<CudaStream>,

@@ -165,10 +165,11 @@ impl TripletMargin {
             Miner::All(m) | Miner::Semihard(m) | Miner::Easy(m) => margins.push(m),
             Miner::None | Miner::Hard | Miner::BatchHard => {}
         }
-        if let Some(margin) = margins.into_iter().find(|margin| !(0.0..=1e15).contains(margin)) {
+        if let Some(margin) = margins.iter().find(|margin| !(0.0..=1e15).contains(*margin)) {
             let reason = "must be between 0 and 1e15; 0.05 to 0.5 is usual for unit vectors";
             return Err(Error::Option { option: "margin", value: margin.to_string(), reason });
         }
+        margins.into_iter().try_for_each(|margin| check::single("margin", margin))?;
         if options.distance == Distance::Cosine && !options.normalize {
             let reason = "a cosine is that of unit vectors; set normalize = true or choose another distance";
             return Err(Error::Option { option: "normalize", value: "false".to_owned(), reason });

@@ -84,8 +84,8 @@ impl MarginSoftmax {
     /// for whoever computes this loss on a GPU. Returns the factor of each row's loss: sample weight times class weight.
     ///
     /// # Errors
-    /// Shapes that do not fit, labels out of range (with the row), values that are not finite, a reference; a factor beyond
-    /// `f32`, which the kernels hold it in.
+    /// Shapes that do not fit, labels out of range (with the row), values that are not finite, a reference; a factor that is
+    /// no number of `f32`, which the kernels hold it in: too large, or so small that it would be 0 or lose digits.
     pub fn check_rows(&self, input: &Input<'_>) -> Result<Vec<f32>> {
         let [classes, dim] = self.sizes();
         check::matrix("embeddings", &input.embeddings, Some(input.labels.len()), dim)?;
@@ -93,11 +93,13 @@ impl MarginSoftmax {
         check::no_reference(input)?;
         let narrow = |(row, factor): (usize, f64)| {
             let narrow = factor as f32;
-            if narrow.is_finite() {
+            // Infinity, and below 1e-38 zero or what has lost digits, are further away than a rounding.
+            if (f64::from(narrow) - factor).abs() <= factor * f64::from(f32::EPSILON) {
                 return Ok(narrow);
             }
-            let reason = "sample weight times class weight has to be a number of f32 on the GPU; divide the weights by the \
-                          largest of them, or compute on the CPU";
+            let reason = "sample weight times class weight has to be a number of f32 on the GPU, 0 or from 1.2e-38 to \
+                          3.4e38; divide the weights by the largest of them, use 0 to leave a row out, or compute on the \
+                          CPU";
             Err(lacks("sample_weights", format!("{factor:e} with the class's weight in row {row}"), reason))
         };
         check::factors(input)?.into_iter().enumerate().map(narrow).collect()

@@ -69,6 +69,22 @@ fn a_factor_beyond_f32_is_refused_by_name() {
     assert!(message.contains("divide the weights by the largest"), "{message}");
     input.class_weights = None;
     assert_eq!(loss.check_rows(&input).unwrap(), sample);
+    // Too small for f32 as well: to nothing, and to a number with four digits of its own.
+    for (of_sample, of_class) in [(1e-30f32, 1e-30f32), (1e-20, 3.3e-22)] {
+        let (sample, mut class) = ([of_sample; ROWS], [1.0f32; CLASSES]);
+        class[3] = of_class;
+        let mut input = Input::new(x.view(), &labels);
+        (input.sample_weights, input.class_weights) = (Some(&sample[..]), Some(&class[..]));
+        let message = loss.check_rows(&input).unwrap_err().to_string();
+        let factor = f64::from(of_sample) * f64::from(of_class);
+        assert!(message.contains(&format!("{factor:e} with the class's weight in row 1")), "{message}");
+        assert!(message.contains("use 0 to leave a row out"), "{message}");
+    }
+    // 0, and the smallest weights that f32 itself has, are what they are.
+    let sample: [f32; ROWS] = std::array::from_fn(|row| if row == 1 { 0.0 } else { 1e-45 });
+    let mut input = Input::new(x.view(), &labels);
+    input.sample_weights = Some(&sample);
+    assert_eq!(loss.check_rows(&input).unwrap(), sample);
 }
 
 #[test]

@@ -102,6 +102,9 @@ fn buffers_and_options_are_checked() {
         TripletMargin::new(kernels(), cosine).err().unwrap().to_string().starts_with("normalize = false")
     );
 
+    let tiny = TripletOptions { margin: 1e-50, ..TripletOptions::default() };
+    assert!(TripletMargin::new(kernels(), tiny).err().unwrap().to_string().starts_with("margin = 1e-50: "));
+
     let loss = MarginSoftmax::new(kernels(), 3, 2, MarginOptions::new(cos)).unwrap();
     let (x, w, labels) = (device.zeros::<f32>(4), device.zeros::<f32>(6), device.zeros::<u32>(3));
     let batch = Batch {

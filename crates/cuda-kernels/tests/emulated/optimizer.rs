@@ -153,4 +153,26 @@ fn buffers_of_other_lengths_are_refused() {
     assert_eq!(wrong, Err(Error::Length { what: "the momentum buffer", expected: 4, got: 3 }));
     let wrong = optimizer::sgd(kernels, stream, &g, 1.0, &mut short, None, Sgd { momentum: 0.0, ..sgd });
     assert_eq!(wrong, Err(Error::Length { what: "the gradient", expected: 3, got: 4 }));
+    let mut moved = device.upload(&[1.0f32; 4]);
+    let mut moved = moved.as_view_mut();
+    for (options, said) in [
+        (Sgd::new(1e39), "rate = 1e39: the kernels take it in f32"),
+        (Sgd { weight_decay: 1e-50, ..Sgd::new(0.1) }, "weight_decay = 1e-50: the kernels take it in f32"),
+    ] {
+        let refused = optimizer::sgd(kernels, stream, &g, 1.0, &mut moved, None, options).unwrap_err();
+        assert!(refused.to_string().starts_with(said), "{refused}");
+    }
+    let adam =
+        Adam { rate: 0.1, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, decoupled: false, step: 1 };
+    let [mut first, mut second] = [0; 2].map(|_| device.zeros::<f32>(4));
+    for (options, said) in [
+        (Adam { eps: 1e-50, ..adam }, "eps = 1e-50: the kernels take it in f32"),
+        (Adam { betas: (0.9, 1.0), ..adam }, "betas = 1: from 0 to below 1"),
+        (Adam { step: 0, ..adam }, "step = 0: steps count from 1"),
+    ] {
+        let moments = [&mut first.as_view_mut(), &mut second.as_view_mut()];
+        let refused = optimizer::adam(kernels, stream, &g, 1.0, &mut moved, moments, None, options);
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.starts_with(said), "{refused}");
+    }
 }
