@@ -39,6 +39,9 @@ EXPECTED = [
     (r"pool_maps_(average|maximum)_\w+", {"LDG.E.128": 1}),
     (r"pool_maps_gem_b?f(16|32)", {"LDGSTS.E.BYPASS.128": 8, "LDS.128": 8}),
     (r"pool_maps_backward_(gem)_\w+", {"LDG.E.128": 1, "STG.E.128": 1}),
+    (r"pool_short_(gem|average|maximum)_\w+", {"LDGSTS.E.BYPASS.128": 4}),
+    (r"pool_short_backward_gem_\w+", {"LDG.E.128": 1, "STG.E.128": 1}),
+    (r"pool_short_backward_(average|maximum)_\w+", {"STG.E.128": 1}),
     (r"triplet_distance", {"LDS.128": 16, "LDG.E.128": 4, "STG.E.128": 32}),
     (r"triplet_pull", {"LDS.128": 16, "LDG.E.128": 8}),
 ]

@@ -42,6 +42,7 @@ inline bf16 to_bf16(float v) {
 }
 inline float exp2_fast(float x) { return exp2f(x); }
 inline float log2_fast(float x) { return log2f(x); }
+inline float inverse_fast(float x) { return 1.0f / x; }
 inline float largest_nan(float a, float b) { return a != a || b != b ? NAN : fmaxf(a, b); }
 inline float smallest_nan(float a, float b) { return a != a || b != b ? NAN : fminf(a, b); }
 
@@ -75,6 +76,12 @@ __device__ __forceinline__ float exp2_fast(float x) {
 __device__ __forceinline__ float log2_fast(float x) {
   float v;
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(v) : "f"(x));
+  return v;
+}
+// 1 / x within a unit in the last place (PTX ISA, rcp.approx), for x and 1 / x of normal size.
+__device__ __forceinline__ float inverse_fast(float x) {
+  float v;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(v) : "f"(x));
   return v;
 }
 // The larger and the smaller; NaN where either is.

@@ -1,9 +1,10 @@
-// Pooling of a row of values to one, and back: what maps (a warp a row) and tokens (a thread a row) share.
+// Pooling of a row of values to one, and back: what maps and tokens share.
 //
 // GeM (Radenovic, Tolias and Chum 2019, equation 3) relative to the largest magnitude, so that no power overflows: with
 // magnitudes c_i and signs q_i of the values, top = max c_i and u_i = c_i / top, y = top f(S), S = mean(q_i u_i^p),
 // f(S) = S^(1/p); dy/dx_i = f'(S) p u_i^(p-1) / n, dy/dp = top (f'(S) mean(q_i u_i^p ln u_i) + df/dp).
-// Powers are u^p = 2^(p log2 u) with the fast instructions: relative error about p 2^-22; products for whole p to 8.
+// Powers are u^p = 2^(p log2 u) with the fast instructions: relative error about p 2^-22; products for whole p to 8. So
+// is the root, with about 2^-22 / p.
 #pragma once
 #include "vector.cuh"
 
@@ -20,9 +21,12 @@ constexpr float LEAST_U = 1e-37f;
 // The largest magnitude from which on its inverse might not be a normal number.
 constexpr float HUGE_TOP = 1e37f;
 
-// What the forward pass leaves for the backward pass, a row. Mirrored by `pooling::SavedRow`.
+// Up to this p |log2 top| whole powers neither overflow nor vanish: their sum needs no largest magnitude before it.
+constexpr float PLAIN = 100.0f;
+
+// What the forward pass finds of a row.
 struct Saved {
-  float value;
+  float value;  // what it is pooled to
   float d_p;    // d value / d p
   float top;    // largest c_i
   float low;    // smallest value
@@ -39,6 +43,47 @@ struct GemOptions {
   int want_d_p;
   int powers;  // how many there are: row r has p[r % powers]
 };
+
+// What of it lies in memory for the backward pass: the fields that the pooling's reads, a plane [rows] of 4-byte numbers
+// each, in this order. AVERAGE has SLOPE alone and MAXIMUM PLACE alone, both as their first; GEM with CLAMP has SLOPE and TOP, and
+// D_P where p learns; the other signs have all. Mirrored by `pooling::planes`.
+enum Plane { SLOPE, TOP, D_P, LOW, SCALE, EXTRA, PLACE };
+
+template <Pooling KIND>
+__device__ __forceinline__ void leave(float* left, unsigned rows, unsigned row, const GemOptions& options,
+                                      const Saved& saved) {
+  float* at = left + row;
+  const unsigned long long plane = rows;
+  at[0] = KIND == MAXIMUM ? __int_as_float(saved.place) : saved.slope;
+  if (KIND != GEM) return;
+  at[TOP * plane] = saved.top;
+  if (options.sign == CLAMP && !options.want_d_p) return;
+  at[D_P * plane] = saved.d_p;
+  if (options.sign == CLAMP) return;
+  at[LOW * plane] = saved.low;
+  at[SCALE * plane] = saved.scale;
+  at[EXTRA * plane] = saved.extra;
+  at[PLACE * plane] = __int_as_float(saved.place);
+}
+template <Pooling KIND>
+__device__ __forceinline__ Saved left_of(const float* left, unsigned rows, unsigned row, const GemOptions& options) {
+  const float* at = left + row;
+  const unsigned long long plane = rows;
+  Saved saved{0.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, NOWHERE};
+  if (KIND == MAXIMUM) {
+    saved.place = __float_as_int(at[0]);
+    return saved;
+  }
+  saved.slope = at[0];
+  if (KIND == AVERAGE) return saved;
+  saved.top = at[TOP * plane];
+  if (options.sign == CLAMP) return saved;
+  saved.low = at[LOW * plane];
+  saved.scale = at[SCALE * plane];
+  saved.extra = at[EXTRA * plane];
+  saved.place = __float_as_int(at[PLACE * plane]);
+  return saved;
+}
 
 // A warp on one row. Everything is reduced to all lanes.
 struct Warp {
@@ -194,25 +239,26 @@ __device__ __forceinline__ Saved gem_finish(float p, const GemOptions& options, 
   saved.low = row.low;
   saved.scale = row.scale;
   saved.top = row.top;
-  const float n = (float)count, mean = sums.sum / n, mean_log = sums.logs * 0.693147181f / n;
-  float root, d_root, root_d_p, extra = 0.0f;
-  const float size = fabsf(mean);
+  const float each = inverse_fast((float)count), by_p = inverse_fast(p), mean = sums.sum * each, size = fabsf(mean);
+  const float top = shift ? saved.top / saved.scale : saved.top;
+  float root, slope, d_p = 0.0f, extra = 0.0f;  // f(S), f'(S) p / n, and what top is multiplied by in dy/dp
   if (is_signed && size < STRAIGHT) {
-    d_root = exp2f((1.0f / p - 1.0f) * -9.96578428f);  // STRAIGHT^(1/p - 1)
-    root = mean * d_root;
-    root_d_p = root * 6.90775528f / (p * p);  // -root ln(STRAIGHT) / p^2
+    const float steep = exp2f((by_p - 1.0f) * -9.96578428f);  // STRAIGHT^(1/p - 1)
+    root = mean * steep;
+    slope = steep * p * each;
     extra = root * (1.0f - p);
+    // d ln(steep) / dp = -ln(STRAIGHT) / p^2
+    d_p = steep * fmaf(sums.logs * each, 0.693147181f, mean * 6.90775528f * by_p * by_p);
   } else {
-    const float log = log2f(fmaxf(size, 1e-37f));
-    root = exp2f(log / p);
+    const float log = log2_fast(fmaxf(size, 1e-37f)), by_sum = inverse_fast(sums.sum);
+    root = exp2_fast(log * by_p);
     root = mean < 0.0f ? -root : root;
-    d_root = root / (p * mean);
-    root_d_p = -root * (log * 0.693147181f) / (p * p);
+    slope = root * by_sum;  // f'(S) = f(S) / (p S)
+    if (options.want_d_p) d_p = root * by_p * 0.693147181f * (sums.logs * by_sum - log * by_p);
   }
-  const float top = saved.top / saved.scale;
   saved.value = within_f32(top * root);
-  saved.d_p = options.want_d_p ? within_f32(top * fmaf(d_root, mean_log, root_d_p)) : 0.0f;
-  saved.slope = within_f32(d_root * p / n);
+  saved.d_p = options.want_d_p ? within_f32(top * d_p) : 0.0f;
+  saved.slope = within_f32(slope);
   if (shift) {
     saved.value = within_f32(fmaf(top, root, row.low - options.eps));
     saved.place = sums.place;
@@ -281,7 +327,7 @@ struct Growing {
       sums.logs = fmaf(log, sums.sum, sums.logs * share);
     }
     top = now;
-    inverse = 1.0f / top;
+    inverse = inverse_fast(top);
     least = fmaxf(eps, top * LEAST_U);
   }
 };

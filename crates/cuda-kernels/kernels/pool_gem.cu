@@ -124,9 +124,6 @@ __device__ __forceinline__ void stage(unsigned char* shared, const T* x, const S
   __syncwarp();
 }
 
-// Up to this p |log2 top| whole powers neither overflow nor vanish: their sum needs no largest magnitude before it.
-constexpr float PLAIN = 100.0f;
-
 // CLAMP, one row's share of a lane. `top` grows from chunk to chunk.
 template <class T> struct Clamped : Growing {
   float p, eps;
@@ -197,7 +194,7 @@ template <class T> struct Clamped : Growing {
 
 template <class T>
 __device__ __forceinline__ void gem_maps(const T* __restrict__ x, const float* __restrict__ p, const GemOptions& options,
-                                         T* __restrict__ y, Saved* __restrict__ saved, int rows, int length,
+                                         T* __restrict__ y, float* __restrict__ left, int rows, int length,
                                          const Staging& staging, unsigned char* memory) {
   const int lane = threadIdx.x & 31, in_warp = 32 / staging.team, team = lane / staging.team;
   const Lanes lanes{staging.team, lane & (staging.team - 1)};
@@ -260,7 +257,7 @@ __device__ __forceinline__ void gem_maps(const T* __restrict__ x, const float* _
   if (lanes.lane >= staging.steps || row >= rows) return;
   const float power = power_of(p[row % options.powers]);
   const Saved pooled = length > 0 ? gem_finish(power, options, length, mine_of, mine) : nothing_saved();
-  saved[row] = pooled;
+  leave<GEM>(left, rows, row, options, pooled);
   y[row] = from_f32<T>(pooled.value);
 }
 
@@ -292,7 +289,7 @@ __device__ __forceinline__ void change(const Place<T>& place, const Lanes& lanes
 
 template <class T>
 __device__ __forceinline__ void gem_maps_backward(const T* __restrict__ x, const float* __restrict__ p,
-                                                  const GemOptions& options, const Saved* __restrict__ saved,
+                                                  const GemOptions& options, const float* __restrict__ left,
                                                   const T* __restrict__ dy, T* __restrict__ dx, int rows, int length,
                                                   int team) {
   const Lanes lanes{team, (int)threadIdx.x & (team - 1)};
@@ -301,7 +298,8 @@ __device__ __forceinline__ void gem_maps_backward(const T* __restrict__ x, const
   const Place<T> place(x, row, length, true);
   T* out = dx + (place.from - x);
   const long long readable = (long long)rows * length - (place.from - x);
-  const Slope slope(p[row % options.powers], options, saved[row], to_f32(dy[row]));
+  const Saved saved = left_of<GEM>(left, rows, row, options);
+  const Slope slope(p[row % options.powers], options, saved, to_f32(dy[row]));
   if (slope.is_clamped) {
     by_power(slope.p, [&](auto by) {
       constexpr int POWER = decltype(by)::power;
@@ -312,21 +310,21 @@ __device__ __forceinline__ void gem_maps_backward(const T* __restrict__ x, const
   }
 }
 
-// x, dx [rows, length], 16-byte aligned; p [options.powers]; y, dy, saved [rows]. A block of the forward pass has WARPS
+// x, dx [rows, length], 16-byte aligned; p [options.powers]; y, dy [rows]; left: see Plane. A block of the forward pass has WARPS
 // warps, each of which takes 32 / team x steps rows.
 #define POOL_GEM(suffix, T)                                                                                           \
   extern "C" __global__ void __launch_bounds__(WARPS * 32, 7)                                                         \
       pool_maps_gem_##suffix(const T* __restrict__ x, const float* __restrict__ p, GemOptions options,                \
-                             T* __restrict__ y, Saved* __restrict__ saved, int rows, int length, Staging staging) {   \
+                             T* __restrict__ y, float* __restrict__ left, int rows, int length, Staging staging) {    \
     DYNAMIC_SHARED(memory);                                                                                           \
-    gem_maps(x, p, options, y, saved, rows, length, staging, memory);                                                 \
+    gem_maps(x, p, options, y, left, rows, length, staging, memory);                                                  \
   }                                                                                                                   \
   EXPORT_KERNEL(pool_maps_gem_##suffix)                                                                               \
   extern "C" __global__ void __launch_bounds__(256, 5)                                                                \
       pool_maps_backward_gem_##suffix(const T* __restrict__ x, const float* __restrict__ p, GemOptions options,       \
-                                      const Saved* __restrict__ saved, const T* __restrict__ dy, T* __restrict__ dx,  \
+                                      const float* __restrict__ left, const T* __restrict__ dy, T* __restrict__ dx,   \
                                       int rows, int length, int team) {                                               \
-    gem_maps_backward(x, p, options, saved, dy, dx, rows, length, team);                                              \
+    gem_maps_backward(x, p, options, left, dy, dx, rows, length, team);                                               \
   }                                                                                                                   \
   EXPORT_KERNEL(pool_maps_backward_gem_##suffix)
 POOL_GEM(f32, float)

@@ -56,25 +56,31 @@ __device__ __forceinline__ void backward(const MapRow<T>& row, const Saved& save
   row.map(dx, [&](int i, float) { return KIND == AVERAGE ? each : i == saved.place ? upstream : 0.0f; });
 }
 
-// x, dx [rows, length], 16-byte aligned; y, dy, saved [rows].
+// The warp's row. Blocks are counted apart from threads: their product leaves 32 bits before the rows do.
+__device__ __forceinline__ long long row_of_warp() {
+  return (long long)blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
+}
+
+// x, dx [rows, length], 16-byte aligned; y, dy [rows]; left: see Plane.
 #define POOL_MAPS(name, KIND, T)                                                                                      \
   extern "C" __global__ void __launch_bounds__(256) pool_maps_##name(                                                 \
-      const T* __restrict__ x, T* __restrict__ y, Saved* __restrict__ saved, int rows, int length) {                  \
-    const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5);                                              \
+      const T* __restrict__ x, T* __restrict__ y, float* __restrict__ left, int rows, int length) {                   \
+    const long long row = row_of_warp();                                                                              \
     if (row >= rows) return;                                                                                          \
     const Saved pooled = forward<KIND>(MapRow<T>(x, row, length));                                                    \
     if (Warp().leads()) {                                                                                             \
-      saved[row] = pooled;                                                                                            \
+      leave<KIND>(left, rows, row, GemOptions(), pooled);                                                             \
       y[row] = from_f32<T>(pooled.value);                                                                             \
     }                                                                                                                 \
   }                                                                                                                   \
   EXPORT_KERNEL(pool_maps_##name)                                                                                     \
   extern "C" __global__ void __launch_bounds__(256)                                                                   \
-      pool_maps_backward_##name(const T* __restrict__ x, const Saved* __restrict__ saved, const T* __restrict__ dy,   \
+      pool_maps_backward_##name(const T* __restrict__ x, const float* __restrict__ left, const T* __restrict__ dy,    \
                                 T* __restrict__ dx, int rows, int length) {                                           \
-    const int row = (int)((blockIdx.x * blockDim.x + threadIdx.x) >> 5);                                              \
+    const long long row = row_of_warp();                                                                              \
     if (row >= rows) return;                                                                                          \
-    backward<KIND>(MapRow<T>(x, row, length), saved[row], to_f32(dy[row]), dx + (long long)row * length);             \
+    const Saved saved = left_of<KIND>(left, rows, row, GemOptions());                                                 \
+    backward<KIND>(MapRow<T>(x, row, length), saved, to_f32(dy[row]), dx + row * length);                             \
   }                                                                                                                   \
   EXPORT_KERNEL(pool_maps_backward_##name)
 POOL_MAPS(average_f32, AVERAGE, float)
@@ -86,17 +92,17 @@ POOL_MAPS(maximum_bf16, MAXIMUM, bf16)
 
 constexpr int SUM_THREADS = 256;
 
-// The sum of saved[r].d_p * dy[r] over a share of the rows: partial [blocks, powers], f64, in a fixed order. Block b
+// The sum of d_p[r] * dy[r] over a share of the rows, d_p being the plane that the forward pass left: partial [blocks, powers], f64, in a fixed order. Block b
 // takes the rows [b share, (b + 1) share) of each power: with one power consecutive rows, with one a channel the rows
 // of that channel. grid: (blocks, powers).
 template <class T>
-__device__ __forceinline__ void sum_d_p(const Saved* saved, const T* dy, double* partial, int rows, int powers,
+__device__ __forceinline__ void sum_d_p(const float* d_p, const T* dy, double* partial, int rows, int powers,
                                         int share, double* sums) {
   const int of_power = rows / powers, from = blockIdx.x * share, to = min(from + share, of_power);
   double sum = 0.0;
   for (int i = from + (int)threadIdx.x; i < to; i += SUM_THREADS) {
     const long long row = (long long)i * powers + blockIdx.y;
-    sum += (double)saved[row].d_p * (double)to_f32(dy[row]);
+    sum += (double)d_p[row] * (double)to_f32(dy[row]);
   }
   sum = warp_sum(sum);
   if ((threadIdx.x & 31) == 0) sums[threadIdx.x >> 5] = sum;
@@ -109,10 +115,10 @@ __device__ __forceinline__ void sum_d_p(const Saved* saved, const T* dy, double*
 
 #define POOL_D_P(suffix, T)                                                                                         \
   extern "C" __global__ void __launch_bounds__(SUM_THREADS)                                                         \
-      pool_d_p_##suffix(const Saved* __restrict__ saved, const T* __restrict__ dy, double* __restrict__ partial,    \
+      pool_d_p_##suffix(const float* __restrict__ d_p, const T* __restrict__ dy, double* __restrict__ partial,    \
                         int rows, int powers, int share) {                                                          \
     __shared__ double sums[SUM_THREADS / 32];                                                                       \
-    sum_d_p(saved, dy, partial, rows, powers, share, sums);                                                         \
+    sum_d_p(d_p, dy, partial, rows, powers, share, sums);                                                         \
   }                                                                                                                 \
   EXPORT_KERNEL(pool_d_p_##suffix)
 POOL_D_P(f32, float)

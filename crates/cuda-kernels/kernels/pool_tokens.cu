@@ -90,13 +90,13 @@ __device__ __forceinline__ void backward(const TokenRow<T>& row, float p, const 
   }
 }
 
-// x, dx [batch, tokens, dim]; mask [batch, tokens] bytes or null; y, dy, saved [batch, dim]; p [options.powers], read by
-// GeM only. grid: (batch, dim / 128 rounded up).
+// x, dx [batch, tokens, dim]; mask [batch, tokens] bytes or null; y, dy [batch, dim]; left: see Plane; p [options.powers],
+// read by GeM only. grid: (batch, dim / 128 rounded up).
 #define POOL_TOKENS(name, KIND, T)                                                                                  \
   extern "C" __global__ void __launch_bounds__(128, 8)                                                                 \
       pool_tokens_##name(const T* __restrict__ x, const unsigned char* __restrict__ mask,                           \
                          const float* __restrict__ p, GemOptions options, T* __restrict__ y,                        \
-                         Saved* __restrict__ saved, int tokens, int dim) {                                          \
+                         float* __restrict__ left, int tokens, int dim) {                                          \
     const int channel = (int)(blockIdx.y * blockDim.x + threadIdx.x), item = blockIdx.x;                            \
     if (channel >= dim) return;                                                                                     \
     const long long row = (long long)item * dim + channel;                                                          \
@@ -104,20 +104,21 @@ __device__ __forceinline__ void backward(const TokenRow<T>& row, float p, const 
     const TokenRow<T> values{x + (long long)item * tokens * dim + channel,                                          \
                              mask ? mask + (long long)item * tokens : nullptr, tokens, dim};                        \
     const Saved pooled = forward<KIND>(values, power, options);                                         \
-    saved[row] = pooled;                                                                                            \
+    leave<KIND>(left, gridDim.x * dim, row, options, pooled);                                            \
     y[row] = from_f32<T>(pooled.value);                                                                             \
   }                                                                                                                 \
   EXPORT_KERNEL(pool_tokens_##name)                                                                                 \
   extern "C" __global__ void __launch_bounds__(128, 8) pool_tokens_backward_##name(                                    \
       const T* __restrict__ x, const unsigned char* __restrict__ mask, const float* __restrict__ p,                 \
-      GemOptions options, const Saved* __restrict__ saved, const T* __restrict__ dy, T* __restrict__ dx,            \
+      GemOptions options, const float* __restrict__ left, const T* __restrict__ dy, T* __restrict__ dx,            \
       int tokens, int dim) {                                                                                        \
     const int channel = (int)(blockIdx.y * blockDim.x + threadIdx.x), item = blockIdx.x;                            \
     if (channel >= dim) return;                                                                                     \
     const long long row = (long long)item * dim + channel, start = (long long)item * tokens * dim + channel;        \
     const float power = KIND == GEM ? p[channel % options.powers] : 1.0f;                                           \
     const TokenRow<T> values{x + start, mask ? mask + (long long)item * tokens : nullptr, tokens, dim};             \
-    backward<KIND>(values, power, options, saved[row], to_f32(dy[row]), dx + start);                    \
+    const Saved saved = left_of<KIND>(left, gridDim.x * dim, row, options);                              \
+    backward<KIND>(values, power, options, saved, to_f32(dy[row]), dx + start);                                     \
   }                                                                                                                 \
   EXPORT_KERNEL(pool_tokens_backward_##name)
 POOL_TOKENS(gem_f32, GEM, float)

@@ -44,8 +44,15 @@ PAIRS(bf16, "bf16")
 
 #endif
 
-// Values of T in 16 bytes.
+// Values of T in 16 bytes, and in a word of 4.
 template <class T> constexpr int IN_VECTOR = 16 / (int)sizeof(T);
+template <class T> constexpr int IN_WORD = 4 / (int)sizeof(T);
+
+// A value of a word, the lowest first.
+__device__ __forceinline__ float value_in(unsigned word, int, float) { return __uint_as_float(word); }
+template <class T> __device__ __forceinline__ float value_in(unsigned word, int which, T) {
+  return to_f32(half_of<T>(word, which));
+}
 
 __device__ __forceinline__ void unpack(const uint4& from, float (&to)[4], float) {
   to[0] = __uint_as_float(from.x);
@@ -68,6 +75,16 @@ template <class T> __device__ __forceinline__ uint4 pack(const float (&from)[8],
   return {pack_pair<T>(from[0], from[1]), pack_pair<T>(from[2], from[3]), pack_pair<T>(from[4], from[5]),
           pack_pair<T>(from[6], from[7])};
 }
+// The larger of each value of two words; NaN where either is.
+__device__ __forceinline__ unsigned largest_in(unsigned a, unsigned b, float) {
+  return __float_as_uint(largest_nan(__uint_as_float(a), __uint_as_float(b)));
+}
+template <class T> __device__ __forceinline__ unsigned largest_in(unsigned a, unsigned b, T) {
+  return largest_pair<T>(a, b);
+}
+// A word of one value.
+__device__ __forceinline__ unsigned word_of(float v, float) { return __float_as_uint(v); }
+template <class T> __device__ __forceinline__ unsigned word_of(float v, T) { return pack_pair<T>(v, v); }
 
 // Largest and smallest of many vectors and of 0, NaN once a value was NaN. Values of 16 bits stay in pairs until the end.
 template <class T> struct Extremes {
@@ -75,6 +92,10 @@ template <class T> struct Extremes {
   __device__ __forceinline__ void take(const uint4& v) {
     high = largest_pair<T>(high, largest_pair<T>(largest_pair<T>(v.x, v.y), largest_pair<T>(v.z, v.w)));
     low = smallest_pair<T>(low, smallest_pair<T>(smallest_pair<T>(v.x, v.y), smallest_pair<T>(v.z, v.w)));
+  }
+  __device__ __forceinline__ void take(unsigned word) {
+    high = largest_pair<T>(high, word);
+    low = smallest_pair<T>(low, word);
   }
   __device__ __forceinline__ float largest() const {
     return largest_nan(to_f32(half_of<T>(high, 0)), to_f32(half_of<T>(high, 1)));
@@ -90,6 +111,10 @@ template <> struct Extremes<float> {
     unpack(v, of, 0.0f);
     high = largest_nan(high, largest_nan(largest_nan(of[0], of[1]), largest_nan(of[2], of[3])));
     low = smallest_nan(low, smallest_nan(smallest_nan(of[0], of[1]), smallest_nan(of[2], of[3])));
+  }
+  __device__ __forceinline__ void take(unsigned word) {
+    high = largest_nan(high, __uint_as_float(word));
+    low = smallest_nan(low, __uint_as_float(word));
   }
   __device__ __forceinline__ float largest() const { return high; }
   __device__ __forceinline__ float smallest() const { return low; }

@@ -17,7 +17,7 @@ use crate::pooling::{GemArgument, Staging};
 use crate::{Error, Result};
 
 /// The PTX of every source in `kernels/`, by name; `build-kernels.sh` writes it.
-const MODULES: [(&str, &str); 16] = [
+const MODULES: [(&str, &str); 17] = [
     ("rows", include_str!("../ptx/rows.ptx")),
     ("margin_forward", include_str!("../ptx/margin_forward.ptx")),
     ("margin_loss", include_str!("../ptx/margin_loss.ptx")),
@@ -33,6 +33,7 @@ const MODULES: [(&str, &str); 16] = [
     ("triplet_hardest", include_str!("../ptx/triplet_hardest.ptx")),
     ("pool_gem", include_str!("../ptx/pool_gem.ptx")),
     ("pool_maps", include_str!("../ptx/pool_maps.ptx")),
+    ("pool_short", include_str!("../ptx/pool_short.ptx")),
     ("pool_tokens", include_str!("../ptx/pool_tokens.ptx")),
 ];
 

@@ -43,7 +43,7 @@ pub enum Pooling<'a> {
 }
 
 /// `GemOptions` of `kernels/pool.cuh`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(C)]
 pub(crate) struct GemArgument {
     eps: f32,
@@ -56,20 +56,17 @@ pub(crate) struct GemArgument {
 #[expect(unsafe_code, reason = "what says that a structure may be a kernel's argument")]
 unsafe impl DeviceRepr for GemArgument {}
 
-/// `Saved` of `kernels/pool.cuh`: eight 4-byte numbers a row.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-struct SavedRow([u32; 8]);
-
-// SAFETY: plain numbers.
-#[expect(unsafe_code, reason = "what says that a structure may lie in device memory")]
-unsafe impl DeviceRepr for SavedRow {}
-
-/// What a forward pass leaves for the backward pass: 32 bytes a pooled value.
+/// What a forward pass leaves for the backward pass: 4 bytes a pooled value; with GeM 8, or 12 where its power learns, and
+/// with signs other than [`Sign::Clamp`] 28.
 pub struct Saved {
-    rows: CudaSlice<SavedRow>,
+    /// The planes of `Plane` of `kernels/pool.cuh` that the pooling's backward pass reads, `len` numbers each.
+    left: CudaSlice<f32>,
     len: usize,
+    of: (&'static str, GemArgument),
 }
+
+/// The plane with GeM's gradient of the power.
+const D_P_PLANE: usize = 2;
 
 /// Feature maps or tokens.
 #[derive(Clone, Copy)]
@@ -144,6 +141,15 @@ impl Pooling<'_> {
             Sign::Signed => 2,
         };
         Ok(GemArgument { eps, sign, want_d_p: i32::from(learnable), powers: check::int(p.len()) })
+    }
+
+    /// How many planes the forward pass leaves.
+    fn planes(&self) -> usize {
+        match self {
+            Pooling::Gem { sign: Sign::Clamp, learnable, .. } => 2 + usize::from(*learnable),
+            Pooling::Gem { .. } => 7,
+            Pooling::Average | Pooling::Maximum => 1,
+        }
     }
 
     fn powers(&self) -> Option<&CudaView<'_, f32>> {
@@ -265,7 +271,8 @@ pub fn forward<T: Storage>(
     let argument = pooling.argument(channels)?;
     check::length("the values to pool", x.len(), values)?;
     check::length("the pooled values", y.len(), rows)?;
-    let mut saved = Saved { rows: kernels.allocate(stream, rows, "what pooling leaves")?, len: rows };
+    let left = kernels.allocate(stream, rows * pooling.planes(), "what pooling leaves")?;
+    let mut saved = Saved { left, len: rows, of: (pooling.name(), argument) };
     if rows == 0 {
         return Ok(saved);
     }
@@ -277,8 +284,8 @@ pub fn forward<T: Storage>(
         }
         Layout::Tokens { mask, .. } => args.optional(mask, stream),
     };
-    let args = with_powers(args, stream, layout, &pooling, argument);
-    let args = args.write(y, stream).write(&mut saved.rows, stream);
+    let args = with_powers::<T>(args, stream, layout, &pooling, argument, "");
+    let args = args.write(y, stream).write(&mut saved.left, stream);
     launch::<T>(kernels, stream, "", layout, pooling, args)?;
     Ok(saved)
 }
@@ -304,6 +311,11 @@ pub fn backward<T: Storage>(
     check::length("the values to pool", x.len(), values)?;
     check::length("the gradient of the pooled values", dy.len(), rows)?;
     check::length("what the forward pass left", saved.len, rows)?;
+    if saved.of != (pooling.name(), argument) {
+        let reason =
+            "the forward pass had another pooling or other options; give it and the backward pass the same";
+        return Err(Error::Option { option: "pooling", value: pooling.name().to_owned(), reason });
+    }
     if let Some(dx) = &dx {
         check::length("the gradient of the values", dx.len(), values)?;
     }
@@ -330,23 +342,48 @@ pub fn backward<T: Storage>(
         }
         Layout::Tokens { mask, .. } => args.optional(mask, stream),
     };
-    let args = with_powers(args, stream, layout, &pooling, argument);
-    let args = args.read(&saved.rows, stream).read(dy, stream).write(dx, stream);
-    launch::<T>(kernels, stream, "backward_", layout, pooling, args)
+    let args = with_powers::<T>(args, stream, layout, &pooling, argument, BACKWARD);
+    let args = args.read(&saved.left, stream).read(dy, stream).write(dx, stream);
+    launch::<T>(kernels, stream, BACKWARD, layout, pooling, args)
 }
 
+/// What the names of the backward passes' kernels have before the pooling's.
+const BACKWARD: &str = "backward_";
+
 /// The powers and GeM's options, for the kernels that take them.
-fn with_powers<'a>(
+fn with_powers<'a, T: Storage>(
     args: Args<'a>,
     stream: &'a Arc<CudaStream>,
     layout: Layout<'_>,
     pooling: &'a Pooling<'_>,
     argument: GemArgument,
+    direction: &str,
 ) -> Args<'a> {
     match (layout, pooling.powers()) {
-        (Layout::Maps { .. }, None) => args,
+        (Layout::Maps { length, .. }, None) if short::<T>(length, pooling, direction).is_none() => args,
         (_, powers) => args.optional(powers, stream).arg(Arg::Gem(argument)),
     }
+}
+
+/// Bytes of a row of `kernels/pool_short.cu` at most, at least a vector; its rows to a warp, and warps to a block.
+const SHORT_BYTES: usize = 256;
+const SHORT_ROWS: usize = 32;
+const SHORT_WARPS: usize = 4;
+
+/// Whether maps are short ones, to be done by `kernels/pool_short.cu`, and then the bytes from row to row in shared memory.
+fn short<T: Storage>(length: usize, pooling: &Pooling<'_>, direction: &str) -> Option<usize> {
+    let bytes = length * size_of::<T>();
+    // Its backward pass has one power, and values whose gradient hangs on nothing but themselves.
+    let not_back = match pooling {
+        Pooling::Gem { p, sign, .. } => direction == BACKWARD && (*sign != Sign::Clamp || p.len() != 1),
+        _ => false,
+    };
+    if !(check::ALIGNMENT..=SHORT_BYTES).contains(&bytes) || not_back {
+        return None;
+    }
+    // Rows of an even number of vectors would all start in the same few banks.
+    let apart = if bytes.is_multiple_of(2 * check::ALIGNMENT) { check::ALIGNMENT } else { 0 };
+    Some(bytes + apart)
 }
 
 fn launch<T: Storage>(
@@ -361,6 +398,18 @@ fn launch<T: Storage>(
     match layout {
         Layout::Maps { batch, channels, length } => {
             let rows = batch * channels;
+            if let Some(stride) = short::<T>(length, &pooling, direction) {
+                let name = format!("pool_short_{direction}{kind}_{suffix}");
+                let blocks = rows.div_ceil(SHORT_ROWS * SHORT_WARPS);
+                let mut shape = Shape::blocks([blocks, 1, 1], (32 * SHORT_WARPS) as u32);
+                let args = args.int(rows).int(length);
+                if direction == BACKWARD {
+                    return kernels.launch(stream, &name, shape, args);
+                }
+                let shared = SHORT_WARPS * (SHORT_ROWS * stride + check::ALIGNMENT);
+                shape.shared = u32::try_from(shared).unwrap_or(u32::MAX);
+                return kernels.launch(stream, &name, shape, args.int(stride));
+            }
             let name = format!("pool_maps_{direction}{kind}_{suffix}");
             let args = args.int(rows).int(length);
             let in_vector = check::ALIGNMENT / size_of::<T>();
@@ -400,10 +449,12 @@ fn sum_d_p<T: Storage>(
     let of_power = saved.len / powers.max(1);
     let share = of_power.div_ceil(SUM_BLOCKS).max(SUM_SHARE);
     let blocks = of_power.div_ceil(share).max(1);
+    let plane = D_P_PLANE * saved.len;
+    let of_p = saved.left.slice(plane..plane + saved.len);
     let mut partial: CudaSlice<f64> =
         kernels.allocate(stream, blocks * powers, "sums of the powers' gradient")?;
     let args = Args::default()
-        .read(&saved.rows, stream)
+        .read(&of_p, stream)
         .read(dy, stream)
         .write(&mut partial, stream)
         .int(saved.len)

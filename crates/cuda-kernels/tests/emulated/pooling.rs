@@ -359,6 +359,97 @@ fn no_power_overflows_and_what_is_not_finite_shows() {
 
 #[test]
 #[ignore = "needs the emulated device or a GPU"]
+fn short_maps_of_every_length() {
+    let device = Device::new();
+    // From a vector to 256 bytes; rows that start at every place in a word and a vector, and that are laid apart; the last
+    // warp and the last vector not full.
+    for length in [8, 9, 16, 25, 36, 49, 64, 121, 127, 128] {
+        let layout = Layout::Maps { batch: 1, channels: 37, length };
+        for kind in [Kind::Gem(Sign::Clamp), Kind::Average, Kind::Maximum] {
+            check::<bf16>(&device, layout, None, kind, &[3.0]);
+            if length <= 64 {
+                check::<f32>(&device, layout, None, kind, &[2.5]);
+            }
+        }
+    }
+    // Several warps and blocks.
+    let layout = Layout::Maps { batch: 3, channels: 67, length: 49 };
+    for kind in KINDS {
+        check::<f16>(&device, layout, None, kind, &[3.0]);
+    }
+}
+
+/// Each row's place of the maximum is where the gradient goes.
+fn maximum_is_at<T: Half>(device: &Device, rows: &[Vec<f32>], places: &[usize]) {
+    let length = rows[0].len();
+    let x: Vec<T> = rows.iter().flatten().copied().map(T::round).collect();
+    let layout = Layout::Maps { batch: 1, channels: rows.len(), length };
+    let got = pool(device, &x, layout, Kind::Maximum, &[1.0], &vec![T::round(1.0); rows.len()]);
+    for (row, &place) in places.iter().enumerate() {
+        let of_row = &got.dx[row * length..(row + 1) * length];
+        let expected: Vec<f32> = (0..length).map(|at| f32::from(u8::from(at == place))).collect();
+        assert_eq!(of_row, expected, "row {row}, {}", T::SUFFIX);
+        let (value, expected) = (got.y[row], rows[row][place]);
+        assert!(value == expected || value.is_nan() && expected.is_nan(), "row {row}: {value} {expected}");
+    }
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn the_first_of_equal_maxima_gets_the_gradient() {
+    let device = Device::new();
+    let (nan, inf) = (f32::NAN, f32::INFINITY);
+    // Long maps and short ones of odd and even length.
+    for length in [9, 12, 300] {
+        let row = |fill: f32, of: &[(usize, f32)]| {
+            let mut row = vec![fill; length];
+            of.iter().for_each(|&(at, v)| row[at] = v);
+            row
+        };
+        let rows = [
+            row(0.0, &[]),
+            row(-inf, &[]),
+            row(-1.0, &[(3, 2.0), (4, 2.0), (8, 2.0)]),
+            row(-1.0, &[(8, 2.0)]),
+            row(-1.0, &[(5, -0.0), (6, 0.0)]),
+            row(-1.0, &[(6, 0.0), (7, -0.0)]),
+            row(1.0, &[(2, inf), (7, nan), (8, nan)]),
+            row(1.0, &[(8, nan)]),
+            row(-0.0, &[(4, 0.0)]),
+            row(nan, &[]),
+        ];
+        let places = [0, 0, 3, 8, 5, 6, 7, 8, 0, 0];
+        maximum_is_at::<f32>(&device, &rows, &places);
+        maximum_is_at::<f16>(&device, &rows, &places);
+        maximum_is_at::<bf16>(&device, &rows, &places);
+    }
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn what_another_pooling_left_is_refused() {
+    let device = Device::new();
+    let (kernels, stream) = (&device.kernels, &device.stream);
+    let (x, dy, mut y, mut dx) =
+        (device.zeros::<f32>(98), device.zeros(2), device.zeros(2), device.zeros(98));
+    let p = device.upload(&[3.0f32]);
+    let p = p.as_view();
+    let layout = Layout::Maps { batch: 1, channels: 2, length: 49 };
+    let gem = |sign, learnable| Pooling::Gem { p: &p, eps: 1e-6, sign, learnable };
+    let saved =
+        pooling::forward(kernels, stream, &x.as_view(), layout, Pooling::Average, &mut y.as_view_mut())
+            .unwrap();
+    for pooling in [gem(Sign::Clamp, false), gem(Sign::Shift, true), Pooling::Maximum] {
+        let (x, dy, mut dx) = (x.as_view(), dy.as_view(), dx.as_view_mut());
+        let refused =
+            pooling::backward(kernels, stream, &x, layout, pooling, &saved, &dy, Some(&mut dx), None);
+        let message = refused.unwrap_err().to_string();
+        assert!(message.contains("the forward pass had another pooling"), "{message}");
+    }
+}
+
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
 fn a_view_that_starts_between_vectors_is_refused() {
     let device = Device::new();
     let (x, mut y) = (device.zeros::<f32>(9), device.zeros::<f32>(2));
