@@ -91,6 +91,13 @@ fn a_folder_of_jpegs_becomes_an_exported_model() {
     std::fs::write(&one, &whole[..60]).unwrap();
     run(at, "fit --data photos --out B")
         .refused(1, &["0.jpg: not a complete PNG or JPEG image", "repair it"]);
+    // A header that promises more pixels than so few bytes can hold: no gigabytes are laid out for them.
+    let mut vast = whole.clone();
+    let frame = vast.windows(2).position(|marker| marker == [0xff, 0xc0]).unwrap();
+    vast[frame + 5..frame + 9].copy_from_slice(&[0x7f, 0, 0x7f, 0]);
+    std::fs::write(&one, vast).unwrap();
+    run(at, "fit --data photos --out B")
+        .refused(1, &["0.jpg: not a complete PNG or JPEG image", "cannot hold the 32512 x 32512 pixels"]);
     std::fs::write(&one, b"GIF89a").unwrap();
     run(at, "fit --data photos --out B").refused(1, &["0.jpg: not a complete PNG or JPEG image"]);
     std::fs::create_dir(at.join("loose")).unwrap();

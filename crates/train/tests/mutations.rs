@@ -16,6 +16,9 @@ use rand_chacha::ChaCha8Rng;
 /// Inputs no longer than this; what grows beyond is cut.
 const LONGEST: usize = 1 << 14;
 
+/// What no input of that length should take, unless the machine is busy: a header that is believed.
+const SLOW: Duration = Duration::from_secs(2);
+
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -87,7 +90,7 @@ enum Effort {
 fn drive(name: &str, seeds: &[Vec<u8>], keep: usize, effort: Effort, work: fn(&[u8])) {
     let mut random = ChaCha8Rng::seed_from_u64(name.bytes().map(u64::from).sum());
     let started = Instant::now();
-    let mut inputs = 0u64;
+    let (mut inputs, mut slowest) = (0u64, Duration::ZERO);
     let on = |inputs: u64| match effort {
         Effort::Inputs(most) => inputs < most,
         Effort::Time(most) => started.elapsed() < most,
@@ -96,37 +99,38 @@ fn drive(name: &str, seeds: &[Vec<u8>], keep: usize, effort: Effort, work: fn(&[
     while on(inputs) {
         let input = damage(seeds, keep, &mut random);
         inputs += 1;
-        if catch_unwind(|| work(&input)).is_err() {
+        let save = || {
             let path = std::env::temp_dir().join(format!("embedtune-{name}-{inputs}"));
             std::fs::write(&path, &input).unwrap();
-            panic!("{name}: input {inputs} panics; it is saved in {}", path.display());
+            path.display().to_string()
+        };
+        let began = Instant::now();
+        if catch_unwind(|| work(&input)).is_err() {
+            panic!("{name}: input {inputs} panics; it is saved in {}", save());
+        }
+        let took = began.elapsed();
+        slowest = slowest.max(took);
+        if took > SLOW {
+            println!("{name}: input {inputs} took {:.1} s; it is saved in {}", took.as_secs_f64(), save());
         }
     }
-    println!("{name}: {inputs} inputs in {:.1} s", started.elapsed().as_secs_f64());
+    let (seconds, slowest) = (started.elapsed().as_secs_f64(), slowest.as_secs_f64());
+    println!("{name}: {inputs} inputs in {seconds:.1} s, the slowest in {slowest:.3} s");
 }
 
 fn all(data: Effort, run: Effort) {
     let seeds = corpus("data");
-    for kind in 0..entries::KINDS {
-        // What stays in its file is read from the same files.
-        let of = match kind {
-            14 => 2,
-            15 => 5,
-            kind => kind,
-        };
-        let seeds =
-            seeds.iter().filter(|seed| seed.first().is_some_and(|first| first % entries::KINDS == of));
-        let seeds: Vec<Vec<u8>> = seeds.map(|seed| [&[kind], &seed[1..]].concat()).collect();
-        assert!(!seeds.is_empty(), "no seed of kind {kind}");
-        drive(&format!("data-{kind}"), &seeds, 1, data, entries::data);
+    for (kind, reader) in (0u8..).zip(&entries::DATA) {
+        let own = seeds.iter().filter(|seed| seed.first() == Some(&reader.seeds));
+        let own: Vec<Vec<u8>> = own.map(|seed| [&[kind], &seed[1..]].concat()).collect();
+        assert!(!own.is_empty(), "no seed of {}", reader.name);
+        drive(reader.name, &own, 1, data, entries::data);
     }
     let options = |bytes: &[u8]| entries::options(&String::from_utf8_lossy(bytes));
     drive("options", &corpus("options"), 0, data, options);
     for (kind, name) in (0u8..).zip(entries::FILES) {
-        let mut seeds: Vec<Vec<u8>> = corpus("run")
-            .into_iter()
-            .filter(|seed| seed.first().is_some_and(|first| first % 4 == kind))
-            .collect();
+        let mut seeds: Vec<Vec<u8>> =
+            corpus("run").into_iter().filter(|seed| seed.first() == Some(&kind)).collect();
         seeds.push([vec![kind], entries::whole(name)].concat());
         drive(name, &seeds, 1, run, entries::run);
     }

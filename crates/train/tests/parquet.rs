@@ -283,3 +283,22 @@ fn what_is_wrong_is_named_by_column_and_row() {
         let _ = read(&path);
     }
 }
+
+/// A page whose header promises a list of some billion texts, over which the reader would skip for minutes.
+#[test]
+fn a_header_that_promises_billions_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = place(&folder);
+    let schema = "message m { required binary text (UTF8); }";
+    write(&path, schema, Compression::UNCOMPRESSED, 1, |_, to| {
+        column::<ByteArrayType>(to, &[ByteArray::from("one"), ByteArray::from("two")], None, None);
+    });
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The first field of the first page's header, its type, becomes field 15: a list of so many texts.
+    bytes.splice(4..10, [0xf9, 0xf8, 0xff, 0xff, 0xff, 0x07]);
+    std::fs::write(&path, &bytes).unwrap();
+    let started = std::time::Instant::now();
+    let message = read_items(&path).unwrap_err().to_string();
+    assert!(message.contains("train.parquet") && message.contains("ends"), "{message}");
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+}

@@ -14,6 +14,11 @@ use crate::{Error, Result};
 
 /// More than any photograph: a header that asks for more is damaged.
 const MOST_SIDE: usize = 1 << 15;
+/// Pixels that a byte of a JPEG file can stand for at most: 8 x 8 of a component take a bit or more, and a file whose components
+/// are all subsampled has less than half of them.
+const JPEG_PIXELS: u64 = 1024;
+/// Bytes that a byte of a deflated stream can stand for at most (zlib's documentation: 1032 to 1).
+const DEFLATED: u64 = 1032;
 /// Bytes that a PNG's lines and chunks may take beside its pixels.
 const PNG_BYTES: usize = 1 << 29;
 
@@ -40,13 +45,16 @@ fn open(path: &Path) -> Result<(Open, usize, usize)> {
     let start = from.fill_buf().map_err(Error::io(path, "reading"))?;
     let is_png = start.starts_with(b"\x89PNG\r\n\x1a\n");
     from.rewind().map_err(Error::io(path, "reading"))?;
-    let (open, width, height) = if is_png {
+    let length = from.get_ref().metadata().map_err(Error::io(path, "reading"))?.len();
+    let (open, width, height, most) = if is_png {
         let mut decoder = png::Decoder::new_with_limits(from, png::Limits { bytes: PNG_BYTES });
         // Palettes and fewer bits become bytes, 16 bits the upper 8.
         decoder.set_transformations(png::Transformations::normalize_to_color8());
         let reader = decoder.read_info().map_err(|e| broken(path, &e))?;
         let (width, height) = reader.info().size();
-        (Open::Png(Box::new(reader)), width as usize, height as usize)
+        let bits = reader.info().bits_per_pixel().max(1) as u64;
+        let most = length.saturating_mul(DEFLATED).saturating_mul(8) / bits;
+        (Open::Png(Box::new(reader)), width as usize, height as usize, most)
     } else {
         let options = DecoderOptions::new_safe()
             .set_max_width(MOST_SIDE)
@@ -57,12 +65,17 @@ fn open(path: &Path) -> Result<(Open, usize, usize)> {
         let mut decoder = JpegDecoder::new_with_options(from, options);
         decoder.decode_headers().map_err(|e| broken(path, &e))?;
         let (width, height) = decoder.dimensions().unwrap_or((0, 0));
-        (Open::Jpeg(Box::new(decoder)), width, height)
+        (Open::Jpeg(Box::new(decoder)), width, height, length.saturating_mul(JPEG_PIXELS))
     };
     if width == 0 || height == 0 || width > MOST_SIDE || height > MOST_SIDE {
         let detail =
             format!("its header promises {width} x {height} pixels; 1 to {MOST_SIDE} a side are read");
         return Err(Error::data(path, detail));
+    }
+    // A damaged header would have gigabytes laid out and filled for what is not there.
+    if (width * height) as u64 > most {
+        let missing = format!("{length} bytes cannot hold the {width} x {height} pixels of its header");
+        return Err(broken(path, &missing));
     }
     Ok((open, width, height))
 }

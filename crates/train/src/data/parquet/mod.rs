@@ -2,6 +2,8 @@
 
 #[cfg(feature = "parquet")]
 mod levels;
+#[cfg(feature = "parquet")]
+mod source;
 
 use std::path::Path;
 
@@ -106,6 +108,7 @@ mod imp {
     use super::super::text::{LABEL, LEFT, RIGHT, SCORE, TEXT, Table as Texts};
     use super::super::vectors::{LABELS, VECTORS, check_finite, check_finite_from};
     use super::levels::{Block, Stop, Vectors, blocks, check_scalars};
+    use super::source::Source;
     use super::{Items, Labels};
     use crate::{Error, Result};
 
@@ -165,7 +168,7 @@ mod imp {
 
     struct Table<'a> {
         path: &'a Path,
-        file: SerializedFileReader<File>,
+        file: SerializedFileReader<Source>,
     }
 
     /// One column: its name and its place among the leaves of the schema.
@@ -180,7 +183,7 @@ mod imp {
         fn open(path: &'a Path) -> Result<Self> {
             let file = File::open(path).map_err(Error::io(path, "opening"))?;
             let length = file.metadata().map_err(Error::io(path, "reading"))?.len();
-            let file = SerializedFileReader::new(file).map_err(|e| damaged(path, &e))?;
+            let file = SerializedFileReader::new(Source::new(file, length)).map_err(|e| damaged(path, &e))?;
             // The reader asserts what it should check: that the columns lie inside the file.
             let columns = file.metadata().row_groups().iter().flat_map(|group| group.columns());
             for column in columns {

@@ -393,7 +393,8 @@ impl<'a> Trainer<'a> {
         record.centre_turn_degrees = watched.centre_turn;
         record.centre_angle_degrees = watched.centre_angle;
         record.mean_cosine = watched.mean_cosine;
-        record.alarms = alarms(&self.options, self.classes.len(), batches.len(), &record, &watched);
+        let (classes, earlier) = (self.classes.len(), self.records.as_slice());
+        record.alarms = alarms(&self.options, classes, batches.len(), earlier, &record, &watched);
         let due = self.measure_epochs && self.options.callbacks.measures(record.epoch);
         if due || last {
             // With items held out the evaluation items are for the end.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use embedtune_losses::MinerKind;
 use serde::{Deserialize, Serialize};
 
 use super::telemetry::Watched;
@@ -13,6 +14,8 @@ use crate::run::{EpochRecord, RunOptions};
 const COLLAPSED: f64 = 0.95;
 /// Share of an epoch's batches without signal.
 const MOSTLY: f64 = 0.5;
+/// What sums of shares may be off by.
+const ROUNDING: f64 = 1e-9;
 /// A scale so many times the fitting one is a slip, however many items still have a gradient: it multiplies that, too.
 const FAR: f64 = 16.0;
 /// Centres that turn by less than this in an epoch (degrees) although they are further than `ASTRAY` from their class.
@@ -65,53 +68,24 @@ impl fmt::Display for Alarm {
     }
 }
 
-/// What an epoch's figures warn of.
+/// What an epoch's figures warn of; `earlier` are the epochs before it.
 pub(in crate::run) fn alarms(
     options: &RunOptions,
     classes: usize,
     batches: usize,
+    earlier: &[EpochRecord],
     record: &EpochRecord,
     watched: &Watched,
 ) -> Vec<Alarm> {
     let mut alarms = Vec::new();
     let mut raise = |kind, message| alarms.push(Alarm { kind, message });
     if let Some(cosine) = watched.mean_cosine.filter(|&cosine| cosine > COLLAPSED) {
-        raise(
-            AlarmKind::Collapse,
-            format!(
-                "two embeddings have a mean cosine of {cosine:.3} whatever their classes; write a lower learning_rate \
-                 ({} now){}; where the raw vectors retrieve no better than chance, look at the data: items that are alike \
-                 cannot be told apart",
-                options.learning_rate,
-                // The remedy of the triplet loss alone: one with centres has been chosen already.
-                if watched.centre_turn.is_some() {
-                    ""
-                } else {
-                    ", a larger batch_size, or a loss with class centres"
-                }
-            ),
-        );
-    }
-    let share = record.zero_signal_batches as f64 / batches.max(1) as f64;
-    if share > MOSTLY {
-        raise(
-            AlarmKind::ZeroSignal,
-            format!(
-                "{} of {batches} batches moved nothing; if the result is not good yet, write a larger loss_options.margin \
-                 or batch_size, leave the miner out, or stop earlier",
-                record.zero_signal_batches
-            ),
-        );
-    }
-    if share <= MOSTLY && record.grad_norm == Some(0.0) {
-        raise(
-            AlarmKind::ZeroSignal,
-            "the gradient of every batch was zero: nothing in the items tells them apart for this encoder (empty texts, \
-             images or vectors that are all the same?); look at the data"
-                .to_owned(),
-        );
+        raise(AlarmKind::Collapse, collapse(options, earlier, cosine, watched.centre_turn.is_some()));
     }
     let active = record.active_fraction.unwrap_or(1.0);
+    if let Some(message) = zero_signal(options, batches, record, active) {
+        raise(AlarmKind::ZeroSignal, message);
+    }
     let loss = &options.loss_options;
     if let Some(scale) = given_scale(options.loss, loss)
         && let Some(fitting) = fitting_scale(options.loss, loss, classes).filter(|&fitting| scale > fitting)
@@ -159,6 +133,58 @@ pub(in crate::run) fn alarms(
     alarms
 }
 
+/// What to say of embeddings whose mean cosine is so high: what training has led to, and what was so from the beginning, have
+/// different remedies.
+fn collapse(options: &RunOptions, earlier: &[EpochRecord], cosine: f64, centres: bool) -> String {
+    let apart = earlier.iter().find(|epoch| epoch.mean_cosine.is_some_and(|before| before <= COLLAPSED));
+    let seen = format!("two embeddings have a mean cosine of {cosine:.3} whatever their classes");
+    let rate = format!("write a lower learning_rate ({} now)", options.learning_rate);
+    let Some((before, epoch)) = apart.and_then(|epoch| Some((epoch.mean_cosine?, epoch.epoch))) else {
+        return format!(
+            "{seen}, from the first epoch on: items that are alike cannot be told apart, so look at the data; vectors that \
+             share an offset are alike until the mean of the training vectors is subtracted from all; where the raw vectors \
+             retrieve well, {rate}"
+        );
+    };
+    let miner = match options.miner {
+        Some(MinerKind::BatchHardMiner) => {
+            ", leave the miner out (the hardest triplets pull all to one place)"
+        }
+        _ => "",
+    };
+    // The remedy of the triplet loss alone: one with centres has been chosen already.
+    let loss = if centres { "" } else { ", a larger batch_size, or a loss with class centres" };
+    format!(
+        "{seen}, and {before:.3} in epoch {epoch}; {rate}{miner}{loss}; check that the labels tell of the items"
+    )
+}
+
+/// What to say of batches without a gradient, if most are.
+fn zero_signal(options: &RunOptions, batches: usize, record: &EpochRecord, active: f64) -> Option<String> {
+    let share = record.zero_signal_batches as f64 / batches.max(1) as f64;
+    let mostly = share > MOSTLY;
+    // The other batches' share of this is no larger than they are.
+    let unsatisfied = mostly && active > 1.0 - share + ROUNDING;
+    if unsatisfied || (!mostly && record.grad_norm == Some(0.0)) {
+        let which = match record.zero_signal_batches as usize {
+            count if unsatisfied && count < batches => format!("{count} of {batches} batches"),
+            _ => "every batch".to_owned(),
+        };
+        return Some(format!(
+            "the gradient of {which} was zero although the loss was not: nothing in the items tells them apart for this \
+             encoder (empty texts, images or vectors that are all the same?); look at the data"
+        ));
+    }
+    mostly.then(|| {
+        let miner = if options.miner.is_some() { "leave the miner out, " } else { "" };
+        format!(
+            "{} of {batches} batches moved nothing: the loss is satisfied there; if the result is not good yet, {miner}write \
+             a larger loss_options.margin or batch_size, or stop earlier",
+            record.zero_signal_batches
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,16 +201,10 @@ mod tests {
             mean_cosine: Some(0.1),
             ..Watched::default()
         };
-        let of = |record: &EpochRecord, watched: &Watched| alarms(&options, 10, 4, record, watched);
+        let of = |record: &EpochRecord, watched: &Watched| alarms(&options, 10, 4, &[], record, watched);
         assert_eq!(of(&fine, &quiet), []);
         for (record, watched, kind, part) in [
             (fine.clone(), Watched { mean_cosine: Some(0.99), ..quiet }, AlarmKind::Collapse, "0.990"),
-            (
-                EpochRecord { zero_signal_batches: 3, ..fine.clone() },
-                quiet,
-                AlarmKind::ZeroSignal,
-                "3 of 4 batches",
-            ),
             (
                 EpochRecord { active_fraction: Some(0.1), ..fine.clone() },
                 quiet,
@@ -208,6 +228,17 @@ mod tests {
             assert_eq!(raised.len(), 1, "{raised:?}");
             assert!(raised[0].kind == kind && raised[0].message.contains(part), "{raised:?}");
         }
+        // What the last of four batches may add tells satisfied ones from those that have a loss and no gradient.
+        options.loss_options.scale = Some(16.0);
+        for (active, part) in [
+            (0.25, "3 of 4 batches moved nothing: the loss is satisfied"),
+            (0.5, "of 3 of 4 batches was zero although"),
+        ] {
+            let record =
+                EpochRecord { zero_signal_batches: 3, active_fraction: Some(active), ..fine.clone() };
+            let raised = alarms(&options, 10, 4, &[], &record, &quiet);
+            assert!(raised.len() == 1 && raised[0].message.contains(part), "{raised:?}");
+        }
     }
 
     #[test]
@@ -217,7 +248,7 @@ mod tests {
         let raised = |loss, preset, scale, classes| {
             let mut options = RunOptions { loss, ..RunOptions::default() };
             (options.loss_options.preset, options.loss_options.scale) = (preset, scale);
-            alarms(&options, classes, 4, &record, &watched)
+            alarms(&options, classes, 4, &[], &record, &watched)
         };
         for (loss, fitting) in [(LossKind::ArcFaceLoss, "16"), (LossKind::CosFaceLoss, "17.7")] {
             let of = raised(loss, Some(Preset::Finetuner), None, 1000);
@@ -235,7 +266,7 @@ mod tests {
         let mut options = RunOptions { loss: LossKind::ArcFaceLoss, ..RunOptions::default() };
         for (scale, far) in [(64.0, false), (1000.0, true)] {
             options.loss_options.scale = Some(scale);
-            let of = alarms(&options, 10, 4, &busy, &watched);
+            let of = alarms(&options, 10, 4, &[], &busy, &watched);
             assert_eq!(
                 of.iter().map(|alarm| alarm.kind).collect::<Vec<_>>(),
                 if far { vec![AlarmKind::SaturatedScale] } else { vec![] }
