@@ -79,8 +79,8 @@ Data are a folder, recognised by its files' names:
            as train.npz or train.safetensors: tokens, [items, tokens, dim], and mask, [items, tokens]
   image files
            train/CLASS/*.png (or .jpg, .jpeg) and test/CLASS/*.png; or CLASS/*.png, of which a fifth is
-           measured on. Read when needed and resized to 64 x 64 ([data_options] in the TOML file:
-           image_size, grayscale, in_memory, test_share)
+           measured on. Resized to 64 x 64 ([data_options] in the TOML file: image_size, grayscale,
+           in_memory, test_share), once, into a temporary file (TMPDIR) where a disk has room
 
 A file classes.txt beside images or vectors names the classes: its line i, from 0, is label i.
 Evaluation items search each other; those of text search the training items. Files (or folders)

@@ -47,16 +47,16 @@ fn near(predicted: f64, measured: f64) -> bool {
     (predicted - measured).abs() < (0.1 * measured).max(5.0)
 }
 
-/// Images in files, one folder for each of eight classes.
-fn image_files(folder: &std::path::Path) {
-    for (part, count) in [("train", 40), ("test", 8)] {
+/// Images of `side` x `side` in files, one folder for each of eight classes.
+fn image_files(folder: &std::path::Path, side: u32, counts: [u32; 2]) {
+    for (part, count) in ["train", "test"].into_iter().zip(counts) {
         for class in 0..8u32 {
             let inside = folder.join(part).join(class.to_string());
             std::fs::create_dir_all(&inside).unwrap();
             for item in 0..count {
                 let pixel =
                     |x: u32, y: u32| image::Rgb([(x * 7 + item) as u8, (y * 5) as u8, (class * 30) as u8]);
-                let picture = image::RgbImage::from_fn(80, 80, pixel);
+                let picture = image::RgbImage::from_fn(side, side, pixel);
                 picture.save(inside.join(format!("{item}.png"))).unwrap();
             }
         }
@@ -72,12 +72,18 @@ fn small_runs_are_predicted_too() {
     let labels: Vec<u8> = (0..2_000).map(|row| (row % 16) as u8).collect();
     std::fs::write(at.join("few/train_labels.npy"), support::label_npy(&labels)).unwrap();
     support::vector_folder(&at.join("tiny"));
-    image_files(&at.join("files"));
+    image_files(&at.join("files"), 80, [40, 8]);
+    // Fewer to measure than a task embeds at once; a batch smaller than the trials; files beside which the rest is small.
+    image_files(&at.join("some"), 80, [9, 2]);
+    image_files(&at.join("large"), 1_000, [2, 2]);
     for (name, line) in [
         ("tiny", "--data tiny --batch-size 16"),
         ("vectors", "--data few --loss CosFaceLoss"),
         ("vectors, a memory", "--data few --memory-size 1024"),
         ("image files, 128 and 64 in a batch", "--data files --loss ArcFaceLoss"),
+        ("few image files", "--data some --batch-size 16 --loss CosFaceLoss --pooler GeM"),
+        ("fewer in a batch", "--data some --batch-size 8"),
+        ("large image files", "--data large --batch-size 8"),
         ("glyphs", "--loss ArcFaceLoss --batch-size 64"),
     ] {
         for threads in ["1", "2"] {

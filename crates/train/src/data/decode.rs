@@ -1,7 +1,7 @@
 //! PNG and JPEG files as pixels of one size.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek};
+use std::io::{BufRead, BufReader, Cursor, Read, Result as Done, Seek, SeekFrom};
 use std::path::Path;
 
 use zune_jpeg::JpegDecoder;
@@ -31,7 +31,49 @@ pub(super) struct Pixels {
     pub(super) bytes: Vec<u8>,
 }
 
-type Reader = BufReader<File>;
+/// A file, or all of its bytes: one type, so that the decoders are compiled once.
+enum Reader {
+    File(BufReader<File>),
+    Bytes(Cursor<Vec<u8>>),
+}
+
+impl Read for Reader {
+    fn read(&mut self, to: &mut [u8]) -> Done<usize> {
+        match self {
+            Self::File(file) => file.read(to),
+            Self::Bytes(bytes) => bytes.read(to),
+        }
+    }
+}
+
+impl BufRead for Reader {
+    fn fill_buf(&mut self) -> Done<&[u8]> {
+        match self {
+            Self::File(file) => file.fill_buf(),
+            Self::Bytes(bytes) => bytes.fill_buf(),
+        }
+    }
+
+    fn consume(&mut self, count: usize) {
+        match self {
+            Self::File(file) => file.consume(count),
+            Self::Bytes(bytes) => bytes.consume(count),
+        }
+    }
+}
+
+impl Seek for Reader {
+    fn seek(&mut self, to: SeekFrom) -> Done<u64> {
+        match self {
+            Self::File(file) => file.seek(to),
+            Self::Bytes(bytes) => bytes.seek(to),
+        }
+    }
+}
+
+fn file(path: &Path) -> Result<Reader> {
+    Ok(Reader::File(BufReader::new(File::open(path).map_err(Error::io(path, "opening"))?)))
+}
 
 /// A file whose header has been read.
 enum Open {
@@ -39,8 +81,7 @@ enum Open {
     Jpeg(Box<JpegDecoder<Reader>>),
 }
 
-fn open(path: &Path) -> Result<(Open, usize, usize)> {
-    let mut from = BufReader::new(File::open(path).map_err(Error::io(path, "opening"))?);
+fn open(path: &Path, mut from: Reader) -> Result<(Open, usize, usize)> {
     // The first bytes tell, not the name.
     let start = from.fill_buf().map_err(Error::io(path, "reading"))?;
     let is_png = start.starts_with(b"\x89PNG\r\n\x1a\n");
@@ -90,11 +131,11 @@ fn broken(path: &Path, error: &dyn std::fmt::Display) -> Error {
 
 /// Looks at a file's header.
 pub(super) fn check(path: &Path) -> Result<()> {
-    open(path).map(drop)
+    open(path, file(path)?).map(drop)
 }
 
-fn decode(path: &Path) -> Result<Pixels> {
-    let (open, width, height) = open(path)?;
+fn decode(path: &Path, from: Reader) -> Result<Pixels> {
+    let (open, width, height) = open(path, from)?;
     let mut orientation = Orientation::UPRIGHT;
     let (channels, bytes) = match open {
         Open::Png(mut reader) => {
@@ -117,18 +158,43 @@ fn decode(path: &Path) -> Result<Pixels> {
     Ok(orientation.upright(Pixels { width, height, channels, bytes }))
 }
 
-/// A file's pixels, row by row, a pixel's channels together: `channels` is 1 or 3. A JPEG is turned as its Exif data say. Transparency is left out, colours become
-/// grey by their luminance (ITU-R BT.709).
-pub(super) fn read(path: &Path, [channels, height, width]: [usize; 3]) -> Result<Vec<u8>> {
-    let pixels = resize(decode(path)?, width, height);
-    let colours = pixels.channels;
-    Ok(match (colours, channels) {
-        (1, 1) | (3, 3) => pixels.bytes,
-        (2, 1) => pixels.bytes.chunks_exact(colours).map(|pixel| pixel[0]).collect(),
-        (1 | 2, _) => pixels.bytes.chunks_exact(colours).flat_map(|pixel| [pixel[0]; 3]).collect(),
-        (_, 1) => pixels.bytes.chunks_exact(colours).map(luminance).collect(),
-        _ => pixels.bytes.chunks_exact(colours).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect(),
-    })
+/// What a file held.
+pub(super) struct Seen {
+    pub(super) bytes: u64,
+    pub(super) crc32: u32,
+    /// Bytes of its pixels in their own size.
+    pub(super) pixels: usize,
+}
+
+/// A file's pixels in this size: `channels` is 1 or 3; each channel's pixels together, row by row. A JPEG is turned as its
+/// Exif data say. Transparency is left out, colours become grey by their luminance (ITU-R BT.709).
+pub(super) fn read(path: &Path, shape: [usize; 3]) -> Result<Vec<u8>> {
+    Ok(fitted(decode(path, file(path)?)?, shape))
+}
+
+/// As [`read`], with what the file held: its bytes are read once for both.
+pub(super) fn read_whole(path: &Path, shape: [usize; 3]) -> Result<(Vec<u8>, Seen)> {
+    let bytes = std::fs::read(path).map_err(Error::io(path, "reading"))?;
+    let mut crc = flate2::Crc::new();
+    crc.update(&bytes);
+    let length = bytes.len() as u64;
+    let pixels = decode(path, Reader::Bytes(Cursor::new(bytes)))?;
+    let seen = Seen { bytes: length, crc32: crc.sum(), pixels: pixels.bytes.len() };
+    Ok((fitted(pixels, shape), seen))
+}
+
+fn fitted(pixels: Pixels, [channels, height, width]: [usize; 3]) -> Vec<u8> {
+    let pixels = resize(pixels, width, height);
+    let (colours, bytes) = (pixels.channels, pixels.bytes);
+    // Files hold a pixel's channels together; encoders want each channel's pixels together.
+    let channel = |c: usize| bytes.iter().skip(c).step_by(colours).copied();
+    match (colours, channels) {
+        (1, 1) => bytes,
+        (2, 1) => channel(0).collect(),
+        (1 | 2, _) => channel(0).chain(channel(0)).chain(channel(0)).collect(),
+        (_, 1) => bytes.chunks_exact(colours).map(luminance).collect(),
+        _ => channel(0).chain(channel(1)).chain(channel(2)).collect(),
+    }
 }
 
 fn luminance(pixel: &[u8]) -> u8 {

@@ -3,23 +3,50 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use ndarray::{Array4, Axis};
+use ndarray::Array4;
 use rayon::prelude::*;
 
 use super::DataOptions;
 #[cfg(feature = "images")]
 use super::decode;
+use super::decoded::{self, Decoded};
 use crate::{Error, Result};
 
-/// PNG and JPEG files, decoded and resized when they are read.
-#[derive(Debug, Clone, PartialEq)]
+/// PNG and JPEG files, decoded and resized when they are read, or once for all ([`decode_once`](Self::decode_once)).
+#[derive(Debug, Clone)]
 pub struct ImageFiles {
-    paths: Vec<Arc<Path>>,
+    files: Vec<ImageFile>,
     /// Channels, height, width of every image once it is read.
     shape: [usize; 3],
     /// Images beside them of kinds that are not read: how many of each ending.
     left_out: BTreeMap<String, usize>,
+    /// The images in their size, those of a choice and others.
+    decoded: Option<Arc<Decoded>>,
+}
+
+#[derive(Debug, Clone)]
+struct ImageFile {
+    path: Arc<Path>,
+    seen: Option<SeenFile>,
+}
+
+/// What a file held when it was decoded for all.
+#[derive(Debug, Clone, Copy)]
+struct SeenFile {
+    /// Its place among the decoded.
+    place: usize,
+    bytes: u64,
+    crc32: u32,
+    pixels: usize,
+}
+
+impl PartialEq for ImageFiles {
+    /// Whether both are the same files, to be read in the same way.
+    fn eq(&self, other: &Self) -> bool {
+        self.paths().eq(other.paths()) && (self.shape, &self.left_out) == (other.shape, &other.left_out)
+    }
 }
 
 /// Endings of images that are not read.
@@ -49,28 +76,63 @@ impl ImageFiles {
         options.check()?;
         let checked: Vec<Result<()>> = paths.par_iter().map(|path| decode::check(path)).collect();
         checked.into_iter().collect::<Result<()>>()?;
-        let shape = [options.channels(), options.image_size, options.image_size];
-        Ok(Self { paths: paths.into_iter().map(Arc::from).collect(), shape, left_out: BTreeMap::new() })
+        Ok(Self::unseen(paths, options))
     }
 
-    /// Decodes every image once and keeps none: a broken one is found before training, not in the middle of it.
+    /// Files that nobody has looked at.
+    pub(super) fn unseen(paths: Vec<PathBuf>, options: &DataOptions) -> Self {
+        let shape = [options.channels(), options.image_size, options.image_size];
+        let files = paths.into_iter().map(|path| ImageFile { path: path.into(), seen: None }).collect();
+        Self { files, shape, left_out: BTreeMap::new(), decoded: None }
+    }
+
+    /// Reads and decodes every image, in parallel: a broken one is found now, not in the middle of training. What they are in
+    /// the size asked for is kept in a temporary file without a name, so that an image of any size costs its decoding once,
+    /// not in every epoch, and training sees what was there now. Where no disk has room for it (the folders of `TMPDIR` and
+    /// `/var/tmp`, at most half of what is free), images are decoded each time.
     ///
     /// # Errors
     /// [`Error::Data`] naming the first file that cannot be read.
-    pub fn verify(&self) -> Result<()> {
-        let read: Vec<Result<()>> =
-            self.paths.par_iter().map(|path| decode::read(path, self.shape).map(drop)).collect();
-        read.into_iter().collect()
+    pub fn decode_once(self) -> Result<Self> {
+        self.decode_into(&decoded::places())
+    }
+
+    fn decode_into(mut self, places: &[PathBuf]) -> Result<Self> {
+        let shape = self.shape;
+        let room = Decoded::room(places, self.len(), shape.iter().product());
+        let full = AtomicBool::new(false);
+        let seen = self.files.par_iter().enumerate().map(|(place, file)| {
+            let (pixels, seen) = decode::read_whole(&file.path, shape)?;
+            if room.as_ref().is_some_and(|room| room.write(place, &pixels).is_err()) {
+                full.store(true, Ordering::Relaxed);
+            }
+            Ok(SeenFile { place, bytes: seen.bytes, crc32: seen.crc32, pixels: seen.pixels })
+        });
+        let seen: Vec<Result<SeenFile>> = seen.collect();
+        for (file, seen) in self.files.iter_mut().zip(seen) {
+            file.seen = Some(seen?);
+        }
+        self.decoded = room.filter(|_| !full.into_inner()).map(Arc::new);
+        Ok(self)
+    }
+
+    /// Bytes of the largest image in its own size, which each thread takes while images are decoded each time they are read;
+    /// `None` where they are decoded once, or nobody has looked at them.
+    pub fn decoded_again(&self) -> Option<usize> {
+        if self.decoded.is_some() {
+            return None;
+        }
+        self.files.iter().filter_map(|file| file.seen).map(|seen| seen.pixels).max()
     }
 
     /// Number of files.
     pub fn len(&self) -> usize {
-        self.paths.len()
+        self.files.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.paths.is_empty()
+        self.files.is_empty()
     }
 
     /// The same with images beside them that are left out.
@@ -90,24 +152,33 @@ impl ImageFiles {
 
     /// The files.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.paths.iter().map(AsRef::as_ref)
+        self.files.iter().map(|file| file.path.as_ref())
     }
 
     /// The files in `rows` that exist, in that order.
     #[must_use]
     pub fn select(&self, rows: &[usize]) -> Self {
-        let paths = rows.iter().filter_map(|&row| self.paths.get(row).cloned()).collect();
-        Self { paths, shape: self.shape, left_out: self.left_out.clone() }
+        let files = rows.iter().filter_map(|&row| self.files.get(row).cloned()).collect();
+        Self { files, left_out: self.left_out.clone(), decoded: self.decoded.clone(), ..*self }
     }
 
-    /// CRC-32 of each file's bytes, read in parallel; 0 for a file that cannot be read, which training reports.
+    /// What is known of the files' contents: their lengths in bytes and CRC-32.
+    pub(crate) fn seen(&self) -> impl Iterator<Item = (&Path, (u64, u32))> {
+        self.files.iter().filter_map(|file| file.seen.map(|seen| (&*file.path, (seen.bytes, seen.crc32))))
+    }
+
+    /// CRC-32 of each file's bytes, those not known read in parallel; 0 for a file that cannot be read, which training
+    /// reports.
     pub(crate) fn checksums(&self) -> Vec<u32> {
-        let sum = |path: &Arc<Path>| {
-            let mut crc = flate2::Crc::new();
-            crc.update(&std::fs::read(path).unwrap_or_default());
-            crc.sum()
+        let sum = |file: &ImageFile| {
+            let read = || {
+                let mut crc = flate2::Crc::new();
+                crc.update(&std::fs::read(&file.path).unwrap_or_default());
+                crc.sum()
+            };
+            file.seen.map_or_else(read, |seen| seen.crc32)
         };
-        self.paths.par_iter().map(sum).collect()
+        self.files.par_iter().map(sum).collect()
     }
 
     /// Reads the images in `rows`, in parallel: `[rows, channels, height, width]`.
@@ -117,23 +188,23 @@ impl ImageFiles {
     pub fn read(&self, rows: &[usize]) -> Result<Array4<u8>> {
         let [channels, height, width] = self.shape;
         let mut images = Array4::zeros((rows.len(), channels, height, width));
-        let results: Vec<Result<()>> = images
-            .axis_iter_mut(Axis(0))
-            .into_par_iter()
-            .zip(rows)
-            .map(|(mut to, &row)| {
-                let missing =
-                    || Error::Unsuitable(format!("item {row} was asked for; there are {}", self.len()));
-                let pixels = decode::read(self.paths.get(row).ok_or_else(missing)?, self.shape)?;
-                // Files hold a pixel's channels together; encoders want each channel's pixels together.
-                for ((c, y, x), to) in to.indexed_iter_mut() {
-                    *to = pixels[(y * width + x) * channels + c];
-                }
-                Ok(())
-            })
-            .collect();
+        let each = channels * height * width;
+        let to = images.as_slice_mut().unwrap_or_default();
+        let results: Vec<Result<()>> =
+            to.par_chunks_mut(each.max(1)).zip(rows).map(|(to, &row)| self.read_one(row, to)).collect();
         results.into_iter().collect::<Result<()>>()?;
         Ok(images)
+    }
+
+    fn read_one(&self, row: usize, to: &mut [u8]) -> Result<()> {
+        let missing = || Error::Unsuitable(format!("item {row} was asked for; there are {}", self.len()));
+        let file = self.files.get(row).ok_or_else(missing)?;
+        if let (Some(decoded), Some(seen)) = (&self.decoded, file.seen) {
+            return decoded.read(seen.place, to).map_err(Error::io(&file.path, "reading, once decoded,"));
+        }
+        let pixels = decode::read(&file.path, self.shape)?;
+        to.iter_mut().zip(pixels).for_each(|(to, pixel)| *to = pixel);
+        Ok(())
     }
 }
 
@@ -142,6 +213,13 @@ mod decode {
     use std::path::Path;
 
     use crate::{Error, Result};
+
+    /// What a file held.
+    pub(super) struct Seen {
+        pub(super) bytes: u64,
+        pub(super) crc32: u32,
+        pub(super) pixels: usize,
+    }
 
     fn absent(path: &Path) -> Error {
         Error::data(path, "this build reads no PNG or JPEG; build it with the feature `images`")
@@ -153,5 +231,70 @@ mod decode {
 
     pub(super) fn read(path: &Path, _shape: [usize; 3]) -> Result<Vec<u8>> {
         Err(absent(path))
+    }
+
+    pub(super) fn read_whole(path: &Path, _shape: [usize; 3]) -> Result<(Vec<u8>, Seen)> {
+        Err(absent(path))
+    }
+}
+
+#[cfg(all(test, feature = "images"))]
+mod tests {
+    use super::*;
+
+    fn png(path: &Path, side: u32, shade: u8) {
+        let file = std::fs::File::create(path).unwrap();
+        let mut encoder = png::Encoder::new(file, side, side);
+        encoder.set_color(png::ColorType::Rgb);
+        let pixels: Vec<u8> = (0..side * side * 3).map(|i| (i as u8).wrapping_mul(shade)).collect();
+        encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+    }
+
+    #[test]
+    fn what_is_decoded_once_is_what_is_decoded_each_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths: Vec<PathBuf> = (0..9).map(|i| folder.path().join(format!("{i}.png"))).collect();
+        paths.iter().zip(1..).for_each(|(path, i)| png(path, 8 + u32::from(i), i));
+        for grayscale in [false, true] {
+            let options = DataOptions { image_size: 12, grayscale, ..DataOptions::default() };
+            let each_time = ImageFiles::new(paths.clone(), &options).unwrap();
+            let again = each_time.clone().decode_into(&[]).unwrap();
+            let here = [PathBuf::from(env!("CARGO_MANIFEST_DIR"))];
+            let once = each_time.clone().decode_into(&here).unwrap();
+            // The largest is 17 x 17.
+            assert_eq!(
+                [&each_time, &again, &once].map(ImageFiles::decoded_again),
+                [None, Some(17 * 17 * 3), None]
+            );
+            assert_eq!(each_time, once);
+            assert_eq!(each_time.checksums(), once.checksums());
+            let seen: Vec<_> = once.seen().collect();
+            let length = std::fs::metadata(&paths[4]).unwrap().len();
+            assert_eq!(seen[4], (&*paths[4], (length, each_time.checksums()[4])));
+            let rows = [7, 0, 0, 8];
+            let expected = each_time.read(&rows).unwrap();
+            assert_eq!(expected.dim(), (4, if grayscale { 1 } else { 3 }, 12, 12));
+            for files in [&again, &once] {
+                assert_eq!(files.read(&rows).unwrap(), expected);
+                assert_eq!(files.select(&[3, 8, 7, 0]).read(&[2, 3, 3, 1]).unwrap(), expected);
+            }
+            assert!(once.read(&[9]).unwrap_err().to_string().contains("item 9"));
+        }
+    }
+
+    #[test]
+    fn a_file_that_changes_after_it_was_decoded_does_not_change_training() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.png");
+        png(&path, 10, 3);
+        let options = DataOptions { image_size: 10, ..DataOptions::default() };
+        let files = ImageFiles::new(vec![path.clone()], &options).unwrap();
+        let once = files.clone().decode_into(&[PathBuf::from(env!("CARGO_MANIFEST_DIR"))]).unwrap();
+        let before = once.read(&[0]).unwrap();
+        std::fs::write(&path, "gone").unwrap();
+        assert_eq!(once.read(&[0]).unwrap(), before);
+        assert!(files.read(&[0]).unwrap_err().to_string().contains("x.png"));
+        let broken = files.decode_once().unwrap_err().to_string();
+        assert!(broken.contains("x.png") && broken.contains("PNG or JPEG"), "{broken}");
     }
 }

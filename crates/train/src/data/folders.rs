@@ -190,12 +190,11 @@ fn parts(train: Classes, test: Classes, gallery: Option<Classes>, options: &Data
             labels.extend(std::iter::repeat_n(label, images.len()));
             paths.extend(images);
         }
-        let files = ImageFiles::new(paths, options)?;
+        let files = ImageFiles::unseen(paths, options);
         let items = if options.in_memory {
             Items::Images(files.read(&(0..files.len()).collect::<Vec<_>>())?)
         } else {
-            files.verify()?;
-            Items::Files(files)
+            Items::Files(files.decode_once()?)
         };
         Ok(Dataset { items, labels, classes: names.clone(), places: Places::default() })
     };

@@ -3,6 +3,7 @@
 mod ahead;
 #[cfg(feature = "images")]
 mod decode;
+mod decoded;
 mod exact;
 mod files;
 mod folders;

@@ -16,8 +16,8 @@ pub struct DataOptions {
     /// Image folders: one channel of brightness instead of red, green and blue. Default false.
     pub grayscale: bool,
     /// Image folders and vectors in `.npy` and safetensors files: keep all items in memory, images decoded
-    /// (`items * channels * image_size^2` bytes; vectors `items * dim * 4`), instead of reading each when its batch needs
-    /// it. Default false.
+    /// (`items * channels * image_size^2` bytes; vectors `items * dim * 4`), instead of reading each from disk when its
+    /// batch needs it. Default false.
     pub in_memory: bool,
     /// Image folders without a folder of test images: share of each class that is measured on instead of trained on
     /// (at least two images of a class of four or more, none of a smaller one). Default 0.2.

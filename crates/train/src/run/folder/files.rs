@@ -1,12 +1,13 @@
 //! The files that a run's data were read from, so that a change is named by its file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use crate::data::{Items, Split};
 use crate::{Error, Result, io};
 
 /// Folders inside folders that are looked into: `train/CLASS/*.png` has two.
@@ -53,24 +54,40 @@ fn look(path: &Path) -> Option<Seen> {
     }
 }
 
-/// All files below `folder`, in the order of their names.
-fn scan(folder: &Path) -> BTreeMap<String, Seen> {
+/// All files below `folder`, in the order of their names; those in `known` are not read again.
+fn scan(folder: &Path, known: &HashMap<&Path, Seen>) -> BTreeMap<String, Seen> {
     let mut names = Vec::new();
     list(folder, Path::new(""), DEPTH, &mut names);
-    let seen =
-        names.par_iter().filter_map(|name| Some((name.to_str()?.to_owned(), look(&folder.join(name))?)));
+    let seen = names.par_iter().filter_map(|name| {
+        let path = folder.join(name);
+        let seen = known.get(path.as_path()).copied().or_else(|| look(&path))?;
+        Some((name.to_str()?.to_owned(), seen))
+    });
     seen.collect::<Vec<_>>().into_iter().collect()
 }
 
-/// Writes the files below `folder` to `path`: CSV with columns `file`, `bytes`, `crc32`; a copy of `listed`, if that is there.
-pub(in crate::run) fn record(folder: &Path, listed: Option<&Path>, path: &Path) -> Result<()> {
+/// The files that were read as images, and what they held then.
+fn seen(split: &Split) -> HashMap<&Path, Seen> {
+    let parts = [Some(&split.train), Some(&split.queries), split.gallery.as_ref()];
+    let mut seen = HashMap::new();
+    for part in parts.into_iter().flatten() {
+        if let Items::Files(files) = &part.items {
+            seen.extend(files.seen());
+        }
+    }
+    seen
+}
+
+/// Writes the files below `folder`, from which `split` was read, to `path`: CSV with columns `file`, `bytes`, `crc32`; a copy
+/// of `listed`, if that is there.
+pub(in crate::run) fn record(folder: &Path, listed: Option<&Path>, path: &Path, split: &Split) -> Result<()> {
     if let Some(list) = listed.and_then(|listed| std::fs::read(listed).ok()) {
         return io::write_atomically(path, &list);
     }
     let broken = |e: csv::Error| Error::data(path, e.to_string());
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(["file", "bytes", "crc32"]).map_err(broken)?;
-    for (name, (bytes, sum)) in scan(folder) {
+    for (name, (bytes, sum)) in scan(folder, &seen(split)) {
         writer.write_record([name, bytes.to_string(), format!("{sum:08x}")]).map_err(broken)?;
     }
     let bytes = writer.into_inner().map_err(|e| Error::data(path, e.to_string()))?;
@@ -87,7 +104,7 @@ pub(in crate::run) fn changed(folder: &Path, path: &Path) -> Option<String> {
         let bytes: u64 = record.get(1)?.parse().ok()?;
         then.insert(record.get(0)?.to_owned(), (bytes, u32::from_str_radix(record.get(2)?, 16).ok()?));
     }
-    let now = scan(folder);
+    let now = scan(folder, &HashMap::new());
     let mut found = Vec::new();
     for (name, was) in &then {
         match now.get(name) {
@@ -113,9 +130,12 @@ pub(in crate::run) fn changed(folder: &Path, path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Dataset;
 
     #[test]
     fn what_changed_is_named() {
+        let part = || Dataset::new(Items::Text(Vec::new()), Vec::new(), Vec::new());
+        let split = Split { train: part(), queries: part(), gallery: None };
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         let list = folder.path().join("list.csv");
@@ -125,9 +145,9 @@ mod tests {
         write("x.csv", "text, label");
         write(".hidden", "1");
         assert_eq!(changed(&data, &list), None);
-        record(&data, None, &list).unwrap();
+        record(&data, None, &list, &split).unwrap();
         let copy = folder.path().join("copy.csv");
-        record(Path::new("nowhere"), Some(&list), &copy).unwrap();
+        record(Path::new("nowhere"), Some(&list), &copy, &split).unwrap();
         assert_eq!(std::fs::read(&copy).unwrap(), std::fs::read(&list).unwrap());
         write(".hidden", "2");
         assert_eq!(changed(&data, &list), None);

@@ -77,7 +77,7 @@ pub(in crate::run) type OnDevice<'a> = dyn Fn(usize) -> Option<[usize; 2]> + 'a;
 /// What a forecast is made from: everything but the batch.
 #[derive(Clone)]
 pub(in crate::run) struct Costs {
-    /// The most that was held so far: data are larger while they are read.
+    /// The most that was held so far: data are larger while they are read, trials than a step with few items.
     pub(in crate::run) before: usize,
     pub(in crate::run) held: usize,
     pub(in crate::run) parts: Parts,
@@ -88,6 +88,8 @@ pub(in crate::run) struct Costs {
     pub(in crate::run) left: usize,
     /// A step's buffers in the trials, beside what the batch itself takes.
     pub(in crate::run) trials: [Trial; 2],
+    /// What each thread takes beside a step to decode an image.
+    pub(in crate::run) decoding: usize,
     /// Whether the loss and its centres are on a GPU.
     pub(in crate::run) on_gpu: bool,
     /// Whether there are checkpoints to write.
@@ -167,12 +169,14 @@ impl Costs {
             best: options.callbacks.best_model,
         };
         // What the trials leave with the allocator is taken again by training.
-        let before = process::peak_memory().unwrap_or(0);
         let held = process::resident().unwrap_or(PROGRAM + data_bytes(split) + weights);
         let [few, more] = alone(|| TRIALS.map(|size| trial(encoder, &split.train, size)));
         let trials = [few?, more?];
         let [measuring, raw, left] = measuring(encoder, split, held_out)?;
-        Ok(Self { before, held, parts, measuring, raw, left, trials, on_gpu, saves })
+        // A run with small batches may never take again what the trials did.
+        let before = process::peak_memory().unwrap_or(0);
+        let decoding = decoding(&split.train.items);
+        Ok(Self { before, held, parts, measuring, raw, left, trials, decoding, on_gpu, saves })
     }
 
     /// Bytes for measuring retrieval after an epoch, or for writing a checkpoint, whichever takes more.
@@ -208,7 +212,8 @@ impl Costs {
         let inputs =
             if one_arena { inputs.max().unwrap_or(0) } else { inputs.fold(0, usize::saturating_add) };
         let step = sizes.iter().map(own).fold(pooled(&self.trials, sizes), usize::saturating_add);
-        let step = step.saturating_add(inputs);
+        let decoders = rayon::current_num_threads().min(sizes.iter().copied().max().unwrap_or(0));
+        let step = step.saturating_add(inputs).saturating_add(self.decoding.saturating_mul(decoders));
         let encoder = of.gradients + of.waiting + of.optimizer + of.initial;
         let watched = telemetry::bytes(of.classes, of.dim, of.centres);
         // A GPU's centres are drawn here alone.
@@ -344,6 +349,14 @@ fn times(bytes: usize, slots: f64) -> usize {
     (slots * bytes as f64) as usize
 }
 
+/// Bytes that a thread takes beside a step to decode an image.
+fn decoding(items: &Items) -> usize {
+    match items {
+        Items::Files(files) => files.decoded_again().unwrap_or(0),
+        _ => 0,
+    }
+}
+
 /// Bytes of the model's optimizer's state for each byte of a parameter.
 fn encoder_slots(options: &RunOptions) -> Result<f64> {
     let own = &options.optimizer_options;
@@ -380,8 +393,8 @@ fn alone<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     }
 }
 
-/// Bytes that embedding a block of items takes on each thread: a straight line in the items, as a step is.
-fn embedding(encoder: &Encoder, data: &Dataset) -> Result<usize> {
+/// Bytes that embedding `items` items takes on one thread: a straight line in the items, as a step is.
+fn embedding(encoder: &Encoder, data: &Dataset, items: usize) -> Result<usize> {
     let at = |size: usize| -> Result<f64> {
         let rows: Vec<usize> = (0..size).map(|row| row % data.items.len().max(1)).collect();
         let pool = Pool::new();
@@ -391,7 +404,7 @@ fn embedding(encoder: &Encoder, data: &Dataset) -> Result<usize> {
     };
     let [few, more] = [at(TRIALS[0])?, at(TRIALS[1])?];
     let each = (more - few) / (TRIALS[1] - TRIALS[0]) as f64;
-    Ok((few + each * (EMBEDDED - TRIALS[0]) as f64).max(0.0) as usize)
+    Ok((few + each * (items as f64 - TRIALS[0] as f64)).max(0.0) as usize)
 }
 
 /// Bytes of a batch's items.
@@ -433,8 +446,11 @@ fn measuring(encoder: &Encoder, split: &Split, held_out: usize) -> Result<[usize
     searched.unwrap_or(&split.queries).labels.iter().for_each(|label| *counts.entry(label).or_insert(0) += 1);
     let relevant: usize = split.queries.labels.iter().filter_map(|label| counts.get(label)).sum();
     let ranks = relevant.saturating_mul(RANK).min(RANKS);
-    let blocks = rayon::current_num_threads().min(items.div_ceil(EMBEDDED));
-    let pass = alone(|| embedding(encoder, &split.queries))?;
+    // The queries, the gallery and what is held out are embedded one after another, whole blocks together and the rest of
+    // each after them.
+    let most = searched.map_or(0, |gallery| gallery.items.len()).max(split.queries.items.len()).max(held_out);
+    let blocks = rayon::current_num_threads().min(most / EMBEDDED);
+    let pass = alone(|| embedding(encoder, &split.queries, most.min(EMBEDDED)))?;
     let others = pass.saturating_mul(blocks.saturating_sub(1));
     // A block's memory grows layer by layer and is then given back, where no arena keeps it: several are seldom at their
     // most at once.

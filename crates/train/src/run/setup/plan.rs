@@ -10,7 +10,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use crate::data::vectors::check_finite;
-use crate::data::{Dataset, Items, Split};
+use crate::data::{Dataset, ImageFiles, Items, Split};
 use crate::encoder::{Encoder, EncoderSpec};
 use crate::optim::{self, Optimizer, OptimizerKind};
 use crate::run::memory::forecast::LARGEST;
@@ -197,16 +197,31 @@ pub(in crate::run) fn check_data(split: &Split, notices: &mut Vec<String>) -> Re
         Items::VectorFile(file) => {
             notices.extend(far_rows(&file.map_blocks(|_, block| lengths(block))?.concat()));
         }
-        Items::Files(files) if !files.left_out().is_empty() => {
-            let each = files.left_out().iter().map(|(ending, count)| format!("{count} .{ending}"));
-            notices.push(format!(
-                "images of other kinds than PNG and JPEG are left out ({}); convert them to have them too",
-                each.collect::<Vec<_>>().join(", ")
-            ));
-        }
+        Items::Files(files) => notices.extend(of_files(files)),
         _ => {}
     }
     Ok(())
+}
+
+/// What the user should know of images in files.
+fn of_files(files: &ImageFiles) -> Vec<String> {
+    let mut notices = Vec::new();
+    if !files.left_out().is_empty() {
+        let each = files.left_out().iter().map(|(ending, count)| format!("{count} .{ending}"));
+        notices.push(format!(
+            "images of other kinds than PNG and JPEG are left out ({}); convert them to have them too",
+            each.collect::<Vec<_>>().join(", ")
+        ));
+    }
+    if files.decoded_again().is_some() {
+        let bytes = files.len() as f64 * files.shape().iter().product::<usize>() as f64;
+        notices.push(format!(
+            "every epoch decodes the images again: no disk has room for {:.1} MiB of pixels beside as much; set TMPDIR to a \
+             folder that has, or data_options.in_memory",
+            bytes / f64::from(1 << 20)
+        ));
+    }
+    notices
 }
 
 /// Times the median length that a vector may have before we speak of it.

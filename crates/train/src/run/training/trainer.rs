@@ -344,7 +344,7 @@ impl<'a> Trainer<'a> {
             file.resolved = Some(self.resolved.clone());
             folder.write_run_file(&file)?;
             if let Some(data) = &self.data_folder {
-                files::record(data, self.data_list.as_deref(), &folder.data_files())?;
+                files::record(data, self.data_list.as_deref(), &folder.data_files(), self.split)?;
             }
         }
         let mut record = EpochRecord {
