@@ -85,8 +85,8 @@ fn open(path: &Path, mut from: Reader) -> Result<(Open, usize, usize)> {
     // The first bytes tell, not the name.
     let start = from.fill_buf().map_err(Error::io(path, "reading"))?;
     let is_png = start.starts_with(b"\x89PNG\r\n\x1a\n");
+    let length = from.seek(SeekFrom::End(0)).map_err(Error::io(path, "reading"))?;
     from.rewind().map_err(Error::io(path, "reading"))?;
-    let length = from.get_ref().metadata().map_err(Error::io(path, "reading"))?.len();
     let (open, width, height, most) = if is_png {
         let mut decoder = png::Decoder::new_with_limits(from, png::Limits { bytes: PNG_BYTES });
         // Palettes and fewer bits become bytes, 16 bits the upper 8.
