@@ -275,6 +275,12 @@ pub(crate) struct NewRun {
     /// Write a checkpoint after every so many batches too.
     #[arg(long, help_heading = MEASURING)]
     pub(crate) save_steps: Option<usize>,
+    /// Write a checkpoint within an epoch once the last one is so many minutes old (10; 0: never).
+    #[arg(long, allow_negative_numbers = true, help_heading = MEASURING)]
+    pub(crate) save_minutes: Option<f64>,
+    /// After how many batches a line is added to steps.jsonl (50; 0: none).
+    #[arg(long, help_heading = MEASURING)]
+    pub(crate) log_steps: Option<usize>,
     /// WiSE-FT: end with this share of the trained weights and the rest of those before training.
     #[arg(long, allow_negative_numbers = true, help_heading = MEASURING)]
     pub(crate) wise_ft_alpha: Option<f64>,

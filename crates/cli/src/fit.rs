@@ -236,6 +236,8 @@ fn options(args: &NewRun) -> Result<(RunOptions, Option<DataRecord>)> {
     set(&mut callbacks.patience, args.patience.map(Some));
     set(&mut callbacks.last_k_epochs, args.last_k_epochs);
     set(&mut callbacks.save_steps, args.save_steps);
+    set(&mut callbacks.save_minutes, args.save_minutes);
+    set(&mut callbacks.log_steps, args.log_steps);
     set(&mut callbacks.wise_ft_alpha, args.wise_ft_alpha.map(Some));
     callbacks.best_model |= args.best_model;
     callbacks.tensorboard |= args.tensorboard;

@@ -9,7 +9,9 @@ use std::sync::atomic::AtomicBool;
 use embedtune_losses::LossKind;
 use embedtune_train::Error;
 use embedtune_train::data::Split;
-use embedtune_train::run::{Report, Resumed, RunBuilder, RunFolder, Trainer, resume};
+use embedtune_train::run::{
+    CallbackOptions, Report, Resumed, RunBuilder, RunFolder, StepRecord, Trainer, resume,
+};
 use support::{Recorder, noisy_vectors};
 
 fn builder(loss: LossKind, folder: &Path) -> RunBuilder {
@@ -64,6 +66,88 @@ fn a_resumed_run_ends_in_the_same_bits() {
                 );
             }
         }
+    }
+}
+
+/// The curves within epochs, without the clock's part of them.
+fn curves(folder: &Path) -> Vec<StepRecord> {
+    let text = std::fs::read_to_string(RunFolder::new(folder).steps()).unwrap();
+    let timeless = |line: &str| {
+        let record: StepRecord = serde_json::from_str(line).unwrap();
+        assert!(record.seconds > 0.0 && record.items_per_second > 0.0, "{line}");
+        StepRecord { seconds: 0.0, items_per_second: 0.0, ..record }
+    };
+    text.lines().map(timeless).collect()
+}
+
+#[test]
+fn the_curves_within_epochs_go_on_where_the_checkpoint_stands() {
+    let split = noisy_vectors(20);
+    let folder = tempfile::tempdir().unwrap();
+    let callbacks = CallbackOptions { log_steps: 2, tensorboard: true, ..CallbackOptions::default() };
+    let builder = |path: &Path| builder(LossKind::ArcFaceLoss, path).callbacks(callbacks);
+    let straight = folder.path().join("straight");
+    let mut observer = Recorder::default();
+    builder(&straight).build(&split).unwrap().fit(&mut observer).unwrap();
+    let expected = curves(&straight);
+    let steps: Vec<(u64, usize, usize)> = expected.iter().map(|r| (r.step, r.epoch, r.batch)).collect();
+    assert_eq!(steps, [(2, 1, 2), (4, 1, 4), (6, 2, 1), (8, 2, 3), (10, 2, 5), (12, 3, 2), (14, 3, 4)]);
+    let epochs = RunFolder::new(&straight).read_metrics().unwrap();
+    for record in &expected {
+        let batch = &observer.batches[record.step as usize - 1];
+        assert_eq!((record.loss, record.grad_norm), (batch.loss, batch.grad_norm));
+    }
+    assert_eq!(expected[4].learning_rate, epochs[2].learning_rate.unwrap());
+    assert!(
+        expected.iter().all(|r| r.accuracy.is_some() && r.grad_norm > 0.0 && r.loss_learning_rate.is_some())
+    );
+    // Stopped after batch 7; then the checkpoint is an older one than the curves, as after a kill.
+    let cut = folder.path().join("cut");
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut observer = Recorder { stop_after: Some((7, stop.clone())), ..Recorder::default() };
+    assert!(builder(&cut).stop(stop).build(&split).unwrap().fit(&mut observer).is_err());
+    let run = RunFolder::new(&cut);
+    let checkpoint = std::fs::read(run.checkpoint()).unwrap();
+    continued(&split, &cut);
+    let events = |folder: &Path| std::fs::read(RunFolder::new(folder).step_events()).unwrap();
+    for _ in 0..2 {
+        assert_eq!(curves(&cut), expected);
+        assert_eq!(events(&cut).len(), events(&straight).len());
+        std::fs::write(run.checkpoint(), &checkpoint).unwrap();
+        continued(&split, &cut);
+    }
+    // None where a run is shorter than a line, or none is asked for.
+    for (log_steps, lines) in [(15, true), (16, false), (0, false)] {
+        let short = folder.path().join(format!("every {log_steps}"));
+        let callbacks = CallbackOptions { log_steps, ..CallbackOptions::default() };
+        builder(&short).callbacks(callbacks).build(&split).unwrap().fit(&mut ()).unwrap();
+        let run = RunFolder::new(&short);
+        assert_eq!((run.steps().exists(), run.step_events().exists()), (lines, false));
+    }
+}
+
+#[test]
+fn checkpoints_come_by_the_clock_and_change_nothing() {
+    let split = noisy_vectors(20);
+    let folder = tempfile::tempdir().unwrap();
+    let trained = |save_minutes: f64| {
+        let path = folder.path().join(format!("{save_minutes:e}"));
+        let callbacks = CallbackOptions { save_minutes, ..CallbackOptions::default() };
+        let mut observer = Recorder::default();
+        let run = builder(LossKind::ArcFaceLoss, &path).callbacks(callbacks);
+        run.build(&split).unwrap().fit(&mut observer).unwrap();
+        (observer.checkpoints, std::fs::read(RunFolder::new(&path).model()).unwrap())
+    };
+    let (never, model) = trained(0.0);
+    // Three epochs of five batches, all of which take longer than a nanosecond.
+    let (always, same) = trained(1e-11);
+    assert_eq!((never, always), (3, 15));
+    assert!(model == same);
+    assert_eq!(trained(1e300).0, 3);
+    for wrong in [-1.0, f64::NAN, f64::INFINITY] {
+        let callbacks = CallbackOptions { save_minutes: wrong, ..CallbackOptions::default() };
+        let refused = Trainer::builder().callbacks(callbacks).build(&split).map(|_| ()).unwrap_err();
+        assert!(refused.to_string().contains("callbacks.save_minutes"), "{refused}");
     }
 }
 

@@ -37,3 +37,4 @@ pub use watch::alarms::{Alarm, AlarmKind};
 pub use watch::monitor::Monitor;
 pub use watch::observer::{BatchReport, EpochRecord, Kept, Measured, Observer, Report, Start};
 pub use watch::quality::Quality;
+pub use watch::steps::StepRecord;

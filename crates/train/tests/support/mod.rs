@@ -36,6 +36,7 @@ pub(crate) struct Recorder {
     pub(crate) notices: Vec<String>,
     pub(crate) batches: Vec<BatchReport>,
     pub(crate) epochs: Vec<EpochRecord>,
+    pub(crate) checkpoints: usize,
     pub(crate) stop_after: Option<(usize, std::sync::Arc<std::sync::atomic::AtomicBool>)>,
 }
 
@@ -50,6 +51,9 @@ impl Observer for Recorder {
         {
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
         }
+    }
+    fn on_checkpoint(&mut self, _: &std::path::Path) {
+        self.checkpoints += 1;
     }
     fn on_epoch(&mut self, epoch: &EpochRecord) {
         self.epochs.push(epoch.clone());

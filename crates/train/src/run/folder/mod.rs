@@ -157,6 +157,8 @@ impl RunFolder {
             self.run_file(),
             self.best(),
             self.events(),
+            self.steps(),
+            self.step_events(),
             self.report(),
             self.data_files(),
         ] {
@@ -203,6 +205,17 @@ impl RunFolder {
     pub fn events(&self) -> PathBuf {
         // TensorBoard takes any file with `tfevents` in its name.
         self.path.join("tensorboard").join("events.out.tfevents.0.embedtune")
+    }
+
+    /// `steps.jsonl`: a line after every `callbacks.log_steps` batches.
+    pub fn steps(&self) -> PathBuf {
+        self.path.join("steps.jsonl")
+    }
+
+    /// The TensorBoard event file of the curves within epochs: TensorBoard shows it as a run of its own, whose steps are
+    /// batches.
+    pub fn step_events(&self) -> PathBuf {
+        self.path.join("tensorboard").join("steps").join("events.out.tfevents.0.embedtune")
     }
 
     /// `data_files.csv`: the files that the data were read from, with their lengths and checksums.

@@ -30,8 +30,14 @@ pub struct CallbackOptions {
     /// Checkpoints of how many epochs are kept, in `checkpoints/`. Default 1: the last alone, in
     /// `checkpoint.safetensors`.
     pub last_k_epochs: usize,
-    /// Write a checkpoint after every so many batches too. Default 0: at the end of an epoch alone.
+    /// Write a checkpoint after every so many batches too. Default 0: at the end of an epoch and as `save_minutes` says.
     pub save_steps: usize,
+    /// Write a checkpoint in the middle of an epoch too, once the last one is so many minutes old; what is trained does not
+    /// depend on it. Default 10; 0: never.
+    pub save_minutes: f64,
+    /// After every so many batches, a line of `steps.jsonl` (and events, with `tensorboard`): the batch's loss, the learning
+    /// rates, the gradient's norm and more. Default 50; 0: none.
+    pub log_steps: usize,
     /// WiSE-FT (Wortsman et al. 2022): end with `(1 - alpha)` of the weights before training and `alpha` of those after;
     /// in [0, 1]. Default: none. (Finetuner's default is 0.4.)
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,6 +57,8 @@ impl Default for CallbackOptions {
             best_model: false,
             last_k_epochs: 1,
             save_steps: 0,
+            save_minutes: 10.0,
+            log_steps: 50,
             wise_ft_alpha: None,
             tensorboard: false,
         }
@@ -90,6 +98,13 @@ impl CallbackOptions {
                 "last_k_epochs",
                 self.last_k_epochs.to_string(),
                 "write 1 to 1000 checkpoints to keep",
+            );
+        }
+        if !(self.save_minutes >= 0.0 && self.save_minutes.is_finite()) {
+            return refuse(
+                "save_minutes",
+                self.save_minutes.to_string(),
+                "write the minutes between checkpoints, e.g. 10, or 0 for none within an epoch",
             );
         }
         if let Some(alpha) = self.wise_ft_alpha.filter(|alpha| !(0.0..=1.0).contains(alpha)) {

@@ -3,6 +3,7 @@
 pub(in crate::run) mod conclude;
 pub(in crate::run) mod feed;
 pub(in crate::run) mod progress;
+mod saving;
 pub(in crate::run) mod schedule;
 pub(in crate::run) mod step;
 pub(in crate::run) mod trainer;

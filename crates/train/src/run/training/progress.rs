@@ -54,6 +54,11 @@ impl Progress {
         self.waited += step.waited;
     }
 
+    /// Seconds trained in the epoch so far.
+    pub(in crate::run) fn trained(&self) -> f64 {
+        self.seconds
+    }
+
     /// Seconds a batch and items a second, over the epoch so far.
     pub(in crate::run) fn pace(&self) -> (f64, f64) {
         let rate = if self.seconds > 0.0 { self.items as f64 / self.seconds } else { 0.0 };

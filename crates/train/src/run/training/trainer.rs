@@ -1,6 +1,6 @@
 //! The training loop.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -24,13 +24,14 @@ use crate::run::options::{NUM_ITEMS_PER_CLASS, resolved};
 use crate::run::setup::begin::{Begun, begin};
 use crate::run::setup::{init, place, plan};
 use crate::run::watch::alarms::alarms;
+use crate::run::watch::inspect;
+use crate::run::watch::steps::StepLog;
 use crate::run::watch::telemetry::{MOST_VALUES, Telemetry};
-use crate::run::watch::{inspect, tensorboard};
 use crate::run::{
     BatchReport, DataRecord, EpochRecord, Model, Observer, Report, Resolved, RunBuilder, RunFile, RunFolder,
     RunOptions, Schedule, Start, model,
 };
-use crate::{Error, Result, State, io};
+use crate::{Error, Result, State};
 
 /// What a run that names no source writes into its run file.
 const UNNAMED_SOURCE: &str = "in memory";
@@ -80,6 +81,9 @@ pub struct Trainer<'a> {
     /// The model of the best epoch so far.
     pub(in crate::run) best: Option<State>,
     forecast: Forecast,
+    pub(super) steps: Option<StepLog>,
+    /// When the last checkpoint was written, or training began.
+    pub(super) saved: Instant,
 }
 
 /// A finished run's model and what it reached.
@@ -218,6 +222,8 @@ impl<'a> Trainer<'a> {
             measure_epochs: !builder.only_ends,
             best: None,
             forecast,
+            steps: None,
+            saved: Instant::now(),
         })
     }
 
@@ -287,6 +293,8 @@ impl<'a> Trainer<'a> {
         if self.records.is_empty() {
             self.begin(observer)?;
         }
+        self.open_steps(batches)?;
+        self.saved = Instant::now();
         let callbacks = self.options.callbacks;
         let mut stopped = self.progress.closed || callbacks.stops(&self.records);
         while !stopped && self.progress.epoch < self.options.epochs {
@@ -357,10 +365,10 @@ impl<'a> Trainer<'a> {
         self.records.push(record);
         if let Some(folder) = &self.folder {
             folder.write_metrics(&self.records)?;
-            if self.options.init_from.is_some() {
-                // From here on the run does not need the other one.
-                checkpoint::write_checkpoint(self, folder)?;
-            }
+        }
+        if self.options.init_from.is_some() {
+            // From here on the run does not need the other one.
+            self.write_checkpoint()?;
         }
         Ok(())
     }
@@ -421,17 +429,19 @@ impl<'a> Trainer<'a> {
                 self.step(&batch, positions, index, end).map_err(|error| self.inspected(positions, error))?;
             let seconds = started.elapsed().as_secs_f64();
             self.progress.add(Step { stats, items: positions.len(), seconds, waited: feed.waited() });
-            observer.on_batch(&self.batch_report(index, batches.len(), positions.len(), &stats));
+            let report = self.batch_report(index, batches.len(), positions.len(), &stats);
+            observer.on_batch(&report);
+            self.log_step(&report, &stats)?;
             asked |= observer.stop_batch();
             // In the middle of a step that accumulates there is nothing to continue from.
             if (end && epoch + 1 == self.options.epochs) || self.accumulated.batches > 0 {
                 continue;
             }
             let stop = asked || self.stopped();
-            let every = self.options.callbacks.save_steps as u64;
-            let due = !end && every > 0 && self.progress.step.is_multiple_of(every);
-            if let Some(folder) = self.folder.as_ref().filter(|_| stop || due) {
-                checkpoint::write_checkpoint(self, folder)?;
+            if (stop || (!end && self.save_is_due()))
+                && self.write_checkpoint()?.is_some()
+                && let Some(folder) = &self.folder
+            {
                 observer.on_checkpoint(&folder.checkpoint());
             }
             if stop {
@@ -470,46 +480,9 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    pub(in crate::run) fn save(&self, observer: &mut dyn Observer) -> Result<()> {
-        let Some(folder) = &self.folder else { return Ok(()) };
-        let callbacks = &self.options.callbacks;
-        folder.write_metrics(&self.records)?;
-        if callbacks.tensorboard {
-            let path = folder.events();
-            make_folder(&path)?;
-            tensorboard::write(&path, began(folder), &self.records)?;
-        }
-        store::write(&folder.model(), store::Kind::Model, &checkpoint::model_state(self)?)?;
-        let bytes = checkpoint::write_checkpoint(self, folder)?;
-        if callbacks.last_k_epochs > 1 {
-            let path = folder.epoch_checkpoint(self.progress.epoch);
-            make_folder(&path)?;
-            io::write_atomically(&path, &bytes)?;
-            if let Some(old) = self.progress.epoch.checked_sub(callbacks.last_k_epochs) {
-                io::remove(&folder.epoch_checkpoint(old))?;
-            }
-        }
-        observer.on_checkpoint(&folder.checkpoint());
-        Ok(())
-    }
-
     pub(in crate::run) fn finished(&self) -> bool {
         self.progress.closed
     }
-}
-
-fn make_folder(file: &Path) -> Result<()> {
-    match file.parent() {
-        Some(folder) => std::fs::create_dir_all(folder).map_err(Error::io(folder, "creating")),
-        None => Ok(()),
-    }
-}
-
-/// When the run began, in seconds since 1970: when its run file was written.
-fn began(folder: &RunFolder) -> f64 {
-    let written = std::fs::metadata(folder.run_file()).and_then(|m| m.modified()).ok();
-    let since = written.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-    since.map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// The centres, where they are few enough to be watched: a device would copy them.

@@ -6,5 +6,6 @@ pub(in crate::run) mod measured;
 pub(in crate::run) mod monitor;
 pub(in crate::run) mod observer;
 pub(in crate::run) mod quality;
+pub(in crate::run) mod steps;
 pub(in crate::run) mod telemetry;
 pub(in crate::run) mod tensorboard;

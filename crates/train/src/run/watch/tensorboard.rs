@@ -15,25 +15,36 @@ use crate::{Error, Result, io};
 /// file that holds anything else is replaced, all or nothing. `start` is the run's beginning in seconds since 1970; the
 /// events' times are it and the seconds trained.
 pub(in crate::run) fn write(path: &Path, start: f64, records: &[EpochRecord]) -> Result<()> {
-    let mut file = Vec::new();
-    record(&mut file, &event(start, 0, |event| bytes(event, 3, b"brain.Event:2")));
+    let mut file = head(start);
     let mut time = start;
     for epoch in records {
         time += epoch.seconds;
         for (tag, value) in scalars(epoch) {
-            let mut summary_value = Vec::new();
-            bytes(&mut summary_value, 1, tag.as_bytes());
-            key(&mut summary_value, 2, 5);
-            summary_value.extend_from_slice(&(value as f32).to_le_bytes());
-            let mut summary = Vec::new();
-            bytes(&mut summary, 1, &summary_value);
-            record(&mut file, &event(time, epoch.epoch as u64, |event| bytes(event, 5, &summary)));
+            scalar(&mut file, time, epoch.epoch as u64, &tag, value);
         }
     }
     match std::fs::read(path) {
         Ok(there) if file.starts_with(&there) => append(path, &file[there.len()..]),
         _ => io::write_atomically(path, &file),
     }
+}
+
+/// How an event file begins; `start` in seconds since 1970.
+pub(super) fn head(start: f64) -> Vec<u8> {
+    let mut file = Vec::new();
+    record(&mut file, &event(start, 0, |event| bytes(event, 3, b"brain.Event:2")));
+    file
+}
+
+/// Adds a figure at `time`, in seconds since 1970.
+pub(super) fn scalar(file: &mut Vec<u8>, time: f64, step: u64, tag: &str, value: f64) {
+    let mut summary_value = Vec::new();
+    bytes(&mut summary_value, 1, tag.as_bytes());
+    key(&mut summary_value, 2, 5);
+    summary_value.extend_from_slice(&(value as f32).to_le_bytes());
+    let mut summary = Vec::new();
+    bytes(&mut summary, 1, &summary_value);
+    record(file, &event(time, step, |event| bytes(event, 5, &summary)));
 }
 
 /// What a kill leaves of it is the beginning of what the next call adds.
