@@ -41,13 +41,18 @@ fn an_interrupted_fit_continues_to_the_same_bits() {
     run(at, &format!("{FIT} --out whole")).done();
     let said = interrupted(at, &format!("{FIT} --out cut"), "epoch 1/80");
     said.refused(130, &["error: interrupted in epoch", "embedtune fit --resume cut"]);
-    let mut expected = [RUN_FILES.as_slice(), &["data_files.csv"]].concat();
+    let mut expected = [RUN_FILES.as_slice(), &["data_files.csv", "steps.jsonl"]].concat();
     expected.sort_unstable();
     assert_eq!(files(&at.join("cut")), expected);
     run(at, "fit --resume cut").done();
     let model = |run: &str| std::fs::read(at.join(run).join("model.safetensors")).unwrap();
     assert!(model("cut") == model("whole"));
-    assert_eq!(files(&at.join("cut")), FINISHED_FILES);
+    let mut expected = [FINISHED_FILES.as_slice(), &["steps.jsonl"]].concat();
+    expected.sort_unstable();
+    assert_eq!(files(&at.join("cut")), expected);
+    // 80 epochs of three batches, a line after every 50.
+    let curves = std::fs::read_to_string(at.join("cut/steps.jsonl")).unwrap();
+    assert_eq!(curves.lines().count(), 80 * 3 / 50, "{curves}");
 }
 
 /// Kills that land at random moments: 0 to 60 ms after the start of a process, by a fixed sequence.
