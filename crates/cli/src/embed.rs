@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use embedtune_train::Result;
 use embedtune_train::data::Stream;
 use embedtune_train::export::{VectorFormat, VectorWriter};
 use embedtune_train::retrieval::Progress;
 use embedtune_train::run::{Model, RunFolder};
+use embedtune_train::{Result, io};
 
 use crate::apply;
 use crate::print;
@@ -49,6 +49,7 @@ pub(crate) struct Embed {
 
 pub(crate) fn run(args: &Embed, work: Work) -> Result<()> {
     let format = VectorFormat::of(&args.out)?;
+    io::check_place(&args.out)?;
     work.stage("reading the data", "items", 0);
     let (model, mut items) = match &args.input {
         None => {

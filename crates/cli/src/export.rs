@@ -36,6 +36,7 @@ pub(crate) fn run(args: &Export) -> Result<()> {
         Some(format) => format,
         None => named(&args.out)?,
     };
+    io::check_place(&args.out)?;
     let model = Model::load(&RunFolder::new(&args.run))?;
     let bytes = match format {
         Format::Onnx => export::onnx(&model.encoder, &model.classes)?,

@@ -139,6 +139,10 @@ fn flags_win_over_the_configuration_file() {
     }
 }
 
+/// The place as it was given, what is wrong with it, and what to do.
+const NO_FOLDER: &str =
+    "writing failed: there is no folder nowhere (make it, if it is meant); check the path";
+
 #[test]
 fn places_that_cannot_be_written_to() {
     let folder = tempfile::tempdir().unwrap();
@@ -153,7 +157,17 @@ fn places_that_cannot_be_written_to() {
         (format!("{fit} --out run"), "the folder is not empty; name another, continue its run with --resume"),
         ("compare -q --data data --out file".to_owned(), "a file stands where a folder is needed"),
         ("embed --run run --out run".to_owned(), "it is a folder: name a file"),
-        ("embed --run run --out nowhere/x.npy".to_owned(), "check the path"),
+        ("embed --run run --out nowhere/x.npy".to_owned(), NO_FOLDER),
+        ("embed --run run --out nowhere/x.csv --input missing.npy".to_owned(), NO_FOLDER),
+        ("embed --run run --out file/x.npy".to_owned(), "error: file/x.npy: writing failed"),
+        (
+            "export --run run --out nowhere/x.onnx".to_owned(),
+            "error: nowhere/x.onnx: writing failed: there is",
+        ),
+        ("export --run run --out nowhere/deep/x.safetensors".to_owned(), "there is no folder nowhere/deep"),
+        ("export --run run --format onnx --out data".to_owned(), "error: data: writing failed"),
+        ("report run --out nowhere/r.html".to_owned(), "error: nowhere/r.html: writing failed: there is"),
+        ("report run --out data".to_owned(), "it is a folder: name a file"),
     ] {
         run(folder.path(), &line).refused(1, &[expected]);
     }

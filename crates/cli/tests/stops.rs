@@ -55,7 +55,52 @@ fn an_interrupted_fit_continues_to_the_same_bits() {
     assert_eq!(curves.lines().count(), 80 * 3 / 50, "{curves}");
 }
 
-/// Kills that land at random moments: 0 to 60 ms after the start of a process, by a fixed sequence.
+/// Kills a run at random moments until it ends, each time with another number of threads, and compares it with one that was
+/// left alone: `least` kills at least, which land 0 to 60 ms after the start of a process, by a fixed sequence.
+fn killed_and_left_alone(at: &Path, out: &str, options: &str, least: u64) {
+    let fit = |out: &str| format!("fit -q --data {options} --seed 3 --out {out}");
+    let begun = std::time::Instant::now();
+    run(at, &fit(&format!("{out}-whole"))).done();
+    // So that the least number of kills fits into a run, however fast the machine is.
+    let window = (begun.elapsed().as_micros() as u64 / (2 * least)).clamp(5_000, 60_000);
+    let mut line = fit(out);
+    let (mut kills, mut random) = (0u64, 12_345u64);
+    let killed = loop {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let threads = (random >> 40) % 4 + 1;
+        let mut command = program(at, &line);
+        let mut child =
+            command.env("RAYON_NUM_THREADS", threads.to_string()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_micros((random >> 33) % window));
+        let ended = child.try_wait().unwrap();
+        if let Some(status) = ended {
+            assert!(status.success(), "{line}");
+            break kills;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        assert!(kills < 500, "no progress between kills");
+        // Before the run file is there, nothing can be resumed and nothing is lost.
+        line = match at.join(out).join("run.toml").exists() {
+            true => format!("fit -q --resume {out}"),
+            false => format!("{} --overwrite", fit(out)),
+        };
+        if kills >= 8 * least {
+            run(at, &line).done();
+            break kills;
+        }
+    };
+    assert!(killed >= least, "{out}: {killed} kills are too few to say anything");
+    let whole = format!("{out}-whole");
+    assert_eq!(files(&at.join(out)), files(&at.join(&whole)));
+    for name in ["model.safetensors", "best.safetensors"] {
+        let model = |run: &str| std::fs::read(at.join(run).join(name)).ok();
+        assert!(model(out) == model(&whole), "{out}/{name} after {killed} kills");
+    }
+    assert!(files(&at.join(out)).iter().all(|name| !name.starts_with('.')), "{:?}", files(&at.join(out)));
+}
+
 #[test]
 fn killed_at_random_moments_it_ends_in_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
@@ -68,7 +113,6 @@ fn killed_at_random_moments_it_ends_in_the_same_bits() {
         let text: String = (0..count).map(line).collect();
         std::fs::write(at.join(format!("texts/{part}.csv")), format!("text,label\n{text}")).unwrap();
     }
-    let fit = |out: &str, options: &str| format!("fit -q --data {options} --seed 3 --out {out}");
     for (options, out, least) in [
         (
             "vectors --batch-size 16 --epochs 60 --loss ArcFaceLoss --centers unit_sphere --best-model \
@@ -101,42 +145,59 @@ fn killed_at_random_moments_it_ends_in_the_same_bits() {
             2,
         ),
     ] {
-        let begun = std::time::Instant::now();
-        run(at, &fit(&format!("{out}-whole"), options)).done();
-        // So that the least number of kills fits into a run, however fast the machine is.
-        let window = (begun.elapsed().as_micros() as u64 / (2 * least)).clamp(5_000, 60_000);
-        let mut line = fit(out, options);
-        let (mut kills, mut random) = (0u64, 12_345u64);
-        let killed = loop {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let threads = (random >> 40) % 4 + 1;
-            let mut command = program(at, &line);
-            let mut child =
-                command.env("RAYON_NUM_THREADS", threads.to_string()).stderr(Stdio::null()).spawn().unwrap();
-            std::thread::sleep(std::time::Duration::from_micros((random >> 33) % window));
-            let ended = child.try_wait().unwrap();
-            if let Some(status) = ended {
-                assert!(status.success(), "{line}");
-                break kills;
-            }
-            child.kill().unwrap();
-            child.wait().unwrap();
-            kills += 1;
-            assert!(kills < 500, "no progress between kills");
-            // Before the run file is there, nothing can be resumed and nothing is lost.
-            line = match at.join(out).join("run.toml").exists() {
-                true => format!("fit -q --resume {out}"),
-                false => format!("{} --overwrite", fit(out, options)),
-            };
-            if kills >= 8 * least {
-                run(at, &line).done();
-                break kills;
-            }
-        };
-        assert!(killed >= least, "{out}: {killed} kills are too few to say anything");
-        let model = |run: &str| std::fs::read(at.join(run).join("model.safetensors")).unwrap();
-        assert!(model(out) == model(&format!("{out}-whole")), "{out} after {killed} kills");
-        assert!(files(&at.join(out)).iter().all(|name| !name.starts_with('.')), "{:?}", files(&at.join(out)));
+        killed_and_left_alone(at, out, options, least);
+    }
+}
+
+/// Images that are read ahead, a network of convolutions with its statistics, and a pooler that learns.
+#[test]
+fn killed_while_it_learns_from_images_it_ends_in_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for (class, shade) in [("a", 40), ("b", 120), ("c", 200)] {
+        std::fs::create_dir_all(at.join("photos").join(class)).unwrap();
+        for item in 0..8u32 {
+            let image = image::RgbImage::from_fn(14, 12, |x, y| {
+                image::Rgb([shade, (x * 17 + item * 5) as u8, (y * 19 + item * 11) as u8])
+            });
+            image.save(at.join(format!("photos/{class}/{item}.png"))).unwrap();
+        }
+    }
+    let options = "photos --batch-size 8 --epochs 10 --pooler GeM --output-dim 8 --save-steps 1 --set data_options.image_size=12 \
+                   --loss ArcFaceLoss --max-grad-norm 2 --set callbacks.last_k_epochs=2";
+    killed_and_left_alone(at, "photos-run", options, 3);
+}
+
+/// What another run gave, with classes that it did not have; frozen layers, a queue of embeddings, averaged weights.
+#[test]
+fn killed_after_it_began_from_another_run_it_ends_in_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    vector_folder(&at.join("all"));
+    // Of four classes the first run knows two.
+    std::fs::create_dir(at.join("two")).unwrap();
+    for (part, count) in [("train", support::TRAIN), ("test", support::TEST)] {
+        let labels = support::labels(count);
+        let known: Vec<usize> = (0..count).filter(|&row| labels[row] < 2).collect();
+        let vectors = support::vectors(count).select(embedtune_train::ndarray::Axis(0), &known);
+        embedtune_train::io::write_npy(&at.join(format!("two/{part}.npy")), vectors.view()).unwrap();
+        let labels: Vec<u8> = known.iter().map(|&row| labels[row]).collect();
+        std::fs::write(at.join(format!("two/{part}_labels.npy")), support::label_npy(&labels)).unwrap();
+    }
+    run(at, "fit -q --data two --batch-size 16 --epochs 3 --loss ArcFaceLoss --out first").done();
+    for (options, out) in [
+        (
+            "all --init-from first --batch-size 16 --epochs 40 --loss ArcFaceLoss --best-model --tensorboard --save-steps 2 \
+             --wise-ft-alpha 0.6",
+            "classes",
+        ),
+        (
+            "all --init-from first --freeze --output-dim 5 --batch-size 16 --epochs 40 --loss TripletMarginLoss --memory-size 40 \
+             --wise-ft-alpha 0.6 --best-model --tensorboard --save-steps 2",
+            "frozen",
+        ),
+    ] {
+        killed_and_left_alone(at, out, options, 4);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{ErrorKind, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
@@ -54,8 +54,31 @@ pub fn between_writes() -> RwLockWriteGuard<'static, ()> {
 pub struct Pending {
     file: NamedTempFile,
     target: PathBuf,
+    /// The target as it was given, for messages.
+    named: PathBuf,
     /// Whether the target is a device or a pipe (`/dev/stdout`), which cannot be replaced.
     device: bool,
+}
+
+/// Refuses a place where no file can be written, before work is put into what is written there: one in a folder that is not
+/// there, or where a folder stands. Touches nothing.
+///
+/// # Errors
+/// [`Error::Io`] naming the file.
+pub fn check_place(path: &Path) -> Result<()> {
+    let folder = folder_of(path);
+    let refused = |error: std::io::Error| Err(Error::io(path, "writing")(error));
+    if path.is_dir() {
+        return refused(ErrorKind::IsADirectory.into());
+    }
+    match std::fs::metadata(folder) {
+        Ok(found) if !found.is_dir() => refused(ErrorKind::NotADirectory.into()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let reason = format!("there is no folder {} (make it, if it is meant)", folder.display());
+            refused(std::io::Error::new(ErrorKind::NotFound, reason))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Begins a file that will stand at `path`. A link is followed; a device or a pipe is written to as it is, at the end.
@@ -66,6 +89,7 @@ pub struct Pending {
 pub fn begin(path: &Path) -> Result<Pending> {
     // Between the guard and its removal of temporary files none may be made.
     let _writing = WRITES.read().unwrap_or_else(PoisonError::into_inner);
+    check_place(path)?;
     let target = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let device = std::fs::metadata(&target).is_ok_and(|m| !m.is_file() && !m.is_dir());
     let prefix = prefix_of(&target);
@@ -74,15 +98,15 @@ pub fn begin(path: &Path) -> Result<Pending> {
     }
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix);
-    // Temporary files are private by default; results are as readable as any other file, by the user's umask.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let file = if device { builder.tempfile() } else { builder.tempfile_in(folder_of(&target)) };
+    // Made by the standard library: temporary files are private, and their errors name a file that nobody knows. Results are
+    // as readable as any other file, by the user's umask.
+    let make = |path: &Path| OpenOptions::new().read(true).write(true).create_new(true).open(path);
+    let file = if device { builder.make(make) } else { builder.make_in(folder_of(&target), make) };
     let file = file.map_err(Error::io(path, "creating a file beside it"))?;
     // Tells others that somebody is writing it; where files cannot be locked, they will not find that out either.
     let _ = file.as_file().lock();
     PENDING.lock().unwrap_or_else(PoisonError::into_inner).insert(file.path().to_path_buf());
-    Ok(Pending { file, target, device })
+    Ok(Pending { file, target, named: path.to_path_buf(), device })
 }
 
 /// How the names of temporary files for `target` begin: so that what another program left of this file is told from what
@@ -120,12 +144,12 @@ impl Pending {
     /// # Errors
     /// [`Error::Io`] naming the file: a full disk.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(Error::io(&self.target, "writing"))
+        self.file.as_file_mut().write_all(bytes).map_err(Error::io(&self.named, "writing"))
     }
 
-    /// Where the file will stand.
-    pub(crate) fn target(&self) -> &Path {
-        &self.target
+    /// Where the file will stand, as it was given.
+    pub(crate) fn named(&self) -> &Path {
+        &self.named
     }
 
     /// The file under way.
@@ -139,16 +163,17 @@ impl Pending {
     /// [`Error::Io`] naming the file; what stood there still does.
     pub fn commit(self) -> Result<()> {
         let _writing = WRITES.read().unwrap_or_else(PoisonError::into_inner);
-        let target = self.target;
+        let (target, named) = (self.target, self.named.as_path());
         PENDING.lock().unwrap_or_else(PoisonError::into_inner).remove(self.file.path());
         if self.device {
-            let mut from = self.file.reopen().map_err(Error::io(&target, "reading"))?;
+            let mut from = self.file.as_file();
+            from.rewind().map_err(Error::io(named, "reading"))?;
             let mut device =
-                OpenOptions::new().write(true).open(&target).map_err(Error::io(&target, "opening"))?;
-            return std::io::copy(&mut from, &mut device).map(drop).map_err(Error::io(&target, "writing"));
+                OpenOptions::new().write(true).open(&target).map_err(Error::io(named, "opening"))?;
+            return std::io::copy(&mut from, &mut device).map(drop).map_err(Error::io(named, "writing"));
         }
-        self.file.as_file().sync_all().map_err(Error::io(&target, "writing to disk"))?;
-        self.file.persist(&target).map_err(|e| Error::io(&target, "replacing")(e.error))?;
+        self.file.as_file().sync_all().map_err(Error::io(named, "writing to disk"))?;
+        self.file.persist(&target).map_err(|e| Error::io(named, "replacing")(e.error))?;
         // The rename itself must reach the disk; where folders cannot be synced this is all there is.
         if let Ok(folder) = std::fs::File::open(folder_of(&target)) {
             let _ = folder.sync_all();
@@ -180,7 +205,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 /// [`Error::Io`] if it is there and stays.
 pub fn remove(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, "removing")(error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(path, "removing")(error)),
         _ => Ok(()),
     }
 }
@@ -239,8 +264,30 @@ mod tests {
         write_atomically(&path, b"two").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-        let error = write_atomically(&folder.path().join("no/such"), b"").unwrap_err().to_string();
-        assert!(error.contains("such"), "{error}");
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_is_named_as_it_was_given() {
+        let _alone = alone();
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("file"), "").unwrap();
+        std::fs::create_dir(at("folder")).unwrap();
+        for (name, part) in [
+            ("no/such", "there is no folder"),
+            ("file/such", "a file stands where a folder is needed"),
+            ("folder", "it is a folder: name a file"),
+        ] {
+            for error in [check_place(&at(name)), write_atomically(&at(name), b"")] {
+                let said = error.unwrap_err().to_string();
+                let named = said.starts_with(&format!("{}: writing failed: ", at(name).display()));
+                assert!(named && said.contains(part) && !said.contains(TEMPORARY), "{said}");
+            }
+        }
+        // What the system refuses, with its reason and no other name.
+        let long = at(&"x".repeat(300)).join("such");
+        let said = write_atomically(&long, b"").unwrap_err().to_string();
+        assert!(said.contains("os error") && !said.contains(TEMPORARY), "{said}");
     }
 
     #[test]

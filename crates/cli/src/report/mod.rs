@@ -77,6 +77,9 @@ pub(crate) fn run(args: &args::Report, work: Work) -> Result<()> {
             format!("the projection shows 1 to {MOST_ITEMS} items"),
         ));
     }
+    if let Some(out) = &args.out {
+        io::check_place(out)?;
+    }
     let runs = runs(&args.run)?;
     let Some(first) = runs.first() else {
         let detail = "is not the folder of a run or a comparison; name one that `fit` or `compare` wrote";

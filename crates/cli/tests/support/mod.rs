@@ -1,6 +1,8 @@
 //! The program and small data for it.
 #![allow(dead_code)] // Each test file uses its own part.
 
+pub(crate) mod damage;
+
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -33,6 +35,7 @@ impl Said {
     #[track_caller]
     pub(crate) fn refused(&self, code: i32, parts: &[&str]) {
         assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.out, self.err);
+        assert!(!self.err.contains(".embedtune-"), "a file is named that nobody has: {}", self.err);
         for part in parts {
             assert!(self.err.contains(part), "{}\nlacks: {part}", self.err);
         }

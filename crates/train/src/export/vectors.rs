@@ -126,7 +126,7 @@ impl Pending {
         if bytes.is_empty() {
             return Ok(());
         }
-        let path = self.target().to_path_buf();
+        let path = self.named().to_path_buf();
         let file = self.file();
         file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(bytes)).map_err(Error::io(&path, "writing"))
     }

@@ -123,9 +123,13 @@ impl RunFolder {
             return Err(Error::option("out", "\"\"", "name the folder that the run is written into"));
         }
         std::fs::create_dir_all(&self.path).map_err(Error::io(&self.path, "creating"))?;
-        let mut entries = std::fs::read_dir(&self.path).map_err(Error::io(&self.path, "reading"))?;
-        if entries.next().is_none() {
-            return Ok(());
+        let entries = std::fs::read_dir(&self.path).map_err(Error::io(&self.path, "reading"))?;
+        // What a writer has left that was killed is nothing to keep.
+        let own = |entry: std::io::Result<std::fs::DirEntry>| {
+            entry.is_ok_and(|entry| io::is_temporary(&entry.file_name().to_string_lossy()))
+        };
+        if entries.into_iter().all(own) {
+            return self.sweep();
         }
         if self.path.join(crate::run::compare::SUMMARY).exists() {
             return Err(Error::option(

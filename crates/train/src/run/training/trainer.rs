@@ -350,10 +350,11 @@ impl<'a> Trainer<'a> {
             let mut file = RunFile::new(options, encoder, classes, data, self.measure_epochs);
             file.notices = self.notices.clone();
             file.resolved = Some(self.resolved.clone());
-            folder.write_run_file(&file)?;
+            // Before the run file, with which a run can be resumed: it has its list then, whenever it was killed.
             if let Some(data) = &self.data_folder {
                 files::record(data, self.data_list.as_deref(), &folder.data_files(), self.split)?;
             }
+            folder.write_run_file(&file)?;
         }
         let mut record = EpochRecord {
             raw: Some(model::raw_quality(self.split)?),
