@@ -7,9 +7,10 @@ use embedtune_train::data::Stream;
 use embedtune_train::export::{VectorFormat, VectorWriter};
 use embedtune_train::retrieval::Progress;
 use embedtune_train::run::{Model, RunFolder};
-use embedtune_train::{Result, io};
+use embedtune_train::{Error, Result, io};
 
 use crate::apply;
+use crate::names::Names;
 use crate::print;
 use crate::work::Work;
 
@@ -45,11 +46,18 @@ pub(crate) struct Embed {
     /// The file to write, in the order of the items: .npy, .csv or .safetensors.
     #[arg(long)]
     out: PathBuf,
+    /// Also write which row is which item: CSV with columns row and item (an image's file, or a text).
+    #[arg(long, value_name = "FILE")]
+    names: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Embed, work: Work) -> Result<()> {
     let format = VectorFormat::of(&args.out)?;
     io::check_place(&args.out)?;
+    if let Some(names) = args.names.as_ref().filter(|names| **names == args.out) {
+        return Err(Error::option("names", names.display(), "is the file of the embeddings; name another"));
+    }
+    args.names.as_deref().map_or(Ok(()), io::check_place)?;
     work.stage("reading the data", "items", 0);
     let (model, mut items) = match &args.input {
         None => {
@@ -64,6 +72,7 @@ pub(crate) fn run(args: &Embed, work: Work) -> Result<()> {
     };
     work.stage("embedding", "items", items.len().unwrap_or(0));
     let mut writer: Option<VectorWriter> = None;
+    let mut names: Option<Names> = None;
     let mut first = 0;
     while let Some(block) = items.next(BLOCK)? {
         let vectors = model.embed_block(&block, first, &mut |done| work.advance(done as u64))?;
@@ -74,6 +83,13 @@ pub(crate) fn run(args: &Embed, work: Work) -> Result<()> {
             None => writer.insert(VectorWriter::new(&args.out, format, model.encoder.output_dim())?),
         };
         to.push(vectors.view())?;
+        if let Some(path) = &args.names {
+            let to = match &mut names {
+                Some(names) => names,
+                None => names.insert(Names::create(path)?),
+            };
+            to.push(&block)?;
+        }
     }
     let dim = model.encoder.output_dim();
     let writer = match writer {
@@ -81,6 +97,12 @@ pub(crate) fn run(args: &Embed, work: Work) -> Result<()> {
         None => VectorWriter::new(&args.out, format, dim)?,
     };
     let rows = writer.finish()?;
+    if let Some(path) = &args.names {
+        match names {
+            Some(names) => names.finish()?,
+            None => Names::create(path)?.finish()?,
+        }
+    }
     drop(work);
     print(&format!("{rows} embeddings of length {dim} in {}\n", args.out.display()))
 }

@@ -18,6 +18,7 @@ mod figure;
 mod fit;
 mod line;
 mod markup;
+mod names;
 mod report;
 mod source;
 mod standing;

@@ -125,6 +125,9 @@ fn vectors_in_npy_and_npz_files_are_the_same_data() {
     let found = json(&run(at, "evaluate --run R-npy --data npz --json").done());
     assert_eq!(figure(&found, "items"), TEST as f64);
     run(at, "embed --run R-npz --data npz --out e.npy").done();
+    run(at, "embed --run R-npz --data npz --out n.npy --names n.csv")
+        .refused(1, &["names = n.csv", "these are vectors, which have no names"]);
+    assert!(!at.join("n.npy").exists() && !at.join("n.csv").exists());
     // The encoder of vectors keeps their length.
     assert_eq!(read_vectors(&at.join("e.npy")).unwrap().dim(), (TEST, 6));
 

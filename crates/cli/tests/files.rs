@@ -58,7 +58,14 @@ fn a_folder_of_jpegs_becomes_an_exported_model() {
     let model = |run: &str| std::fs::read(at.join(run).join("model.safetensors")).unwrap();
     assert!(model("R") == model("M"));
 
-    run(at, "embed --run R --input photos --out all.npy").done();
+    run(at, "embed --run R --input photos --out all.npy --names all.csv").done();
+    let names = std::fs::read_to_string(at.join("all.csv")).unwrap();
+    let lines: Vec<&str> = names.lines().collect();
+    assert_eq!((lines[0], lines.len()), ("row,item", 1 + 40));
+    assert_eq!(lines[1], "0,photos/class 0/0.jpg");
+    assert_eq!(lines[40], "39,photos/class 3/9.jpg");
+    run(at, "embed --run R --input photos --out a.csv --names a.csv")
+        .refused(1, &["names = a.csv", "name another"]);
     assert_eq!(read_vectors(&at.join("all.npy")).unwrap().dim(), (40, 64));
     run(at, "embed --run R --out evaluated.csv").done();
     assert_eq!(std::fs::read_to_string(at.join("evaluated.csv")).unwrap().lines().count(), 1 + 8);
