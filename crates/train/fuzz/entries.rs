@@ -15,7 +15,7 @@ use embedtune_train::losses::LossKind;
 use embedtune_train::ndarray::Array2;
 use embedtune_train::retrieval::{FileRows, NpyHeader, NpyRows, Number, Rows};
 use embedtune_train::run::{
-    Model, RunFolder, RunOptions, Trainer, changed_files, finished, options_of_run, resume,
+    Model, Observer, Resumed, RunFolder, RunOptions, Trainer, changed_files, finished, options_of_run, resume,
 };
 
 static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a folder"));
@@ -204,14 +204,48 @@ static RUN: LazyLock<(tempfile::TempDir, Split)> = LazyLock::new(|| {
     (folder, split)
 });
 
+/// Interrupts a run after its first batch.
+struct Once;
+
+impl Observer for Once {
+    fn stop_batch(&mut self) -> bool {
+        true
+    }
+}
+
+/// A run that was interrupted: what only those that train read is read when it goes on.
+static CUT: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut options = RunOptions { epochs: 99, batch_size: 4, ..RunOptions::default() };
+    options.loss = LossKind::ArcFaceLoss;
+    (options.callbacks.log_steps, options.callbacks.tensorboard) = (1, true);
+    let run = Trainer::builder().options(options).folder(folder.path()).build(&RUN.1).expect("a run");
+    assert!(run.fit(&mut Once).is_err(), "it is interrupted");
+    folder
+});
+
+/// The lines within epochs.
+const STEPS: &str = "steps.jsonl";
+
+fn steps(bytes: &[u8]) {
+    let run = RunFolder::new(CUT.path());
+    let before = std::fs::read(run.checkpoint()).expect("it is there");
+    std::fs::write(run.steps(), bytes).expect("it is written");
+    if let Ok(Resumed::Ready(trainer)) = resume(&run, &RUN.1, None) {
+        assert!(trainer.fit(&mut Once).is_err(), "it is interrupted");
+    }
+    std::fs::write(run.checkpoint(), before).expect("it is written");
+}
+
 /// The files of a run.
-pub(crate) const FILES: [&str; 5] =
-    ["run.toml", "metrics.jsonl", "model.safetensors", "checkpoint.safetensors", "data_files.csv"];
+pub(crate) const FILES: [&str; 6] =
+    ["run.toml", "metrics.jsonl", "model.safetensors", "checkpoint.safetensors", "data_files.csv", STEPS];
 
 /// A file of the run that [`run`] damages, as it was written.
 #[allow(dead_code)] // The fuzz targets begin from their corpus.
 pub(crate) fn whole(file: &str) -> Vec<u8> {
-    std::fs::read(RUN.0.path().join("run").join(file)).expect("it is there")
+    let folder = if file == STEPS { CUT.path().to_path_buf() } else { RUN.0.path().join("run") };
+    std::fs::read(folder.join(file)).expect("it is there")
 }
 
 /// A run's folder. The first byte chooses the file that the rest replaces.
@@ -219,7 +253,11 @@ pub(crate) fn run(input: &[u8]) {
     let Some((kind, bytes)) = input.split_first() else { return };
     let (folder, split) = &*RUN;
     let run = RunFolder::new(folder.path().join("run"));
-    let path = run.path().join(FILES[usize::from(*kind) % FILES.len()]);
+    let name = FILES[usize::from(*kind) % FILES.len()];
+    if name == STEPS {
+        return steps(bytes);
+    }
+    let path = run.path().join(name);
     let whole = std::fs::read(&path).expect("it is there");
     std::fs::write(&path, bytes).expect("it is written");
     drop(Model::load(&run));

@@ -67,11 +67,12 @@ impl StepLog {
     /// come again. Files keep their place, so that whoever follows them goes on.
     pub(in crate::run) fn open(folder: &RunFolder, events: bool, start: f64, done: u64) -> Result<Self> {
         let path = folder.steps();
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let bytes = std::fs::read(&path).unwrap_or_default();
         let (mut length, mut kept) = (0, Vec::new());
-        for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
-            match serde_json::from_str::<StepRecord>(line) {
-                Ok(record) if record.step <= done => kept.push(record),
+        for line in bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+            let record = std::str::from_utf8(line).ok().and_then(|line| serde_json::from_str(line).ok());
+            match record {
+                Some(record @ StepRecord { step, .. }) if step <= done => kept.push(record),
                 _ => break,
             }
             length += line.len();
@@ -187,6 +188,13 @@ mod tests {
             add(&mut log, 7..=9);
             assert_eq!(files(), whole);
         }
+        // A byte that is no text takes no more with it than its line and those behind.
+        let mut damaged = whole[0].clone();
+        let third = damaged.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(1).unwrap().0 + 3;
+        damaged[third] = 0xff;
+        std::fs::write(folder.steps(), damaged).unwrap();
+        add(&mut StepLog::open(&folder, true, 10.0, 9).unwrap(), 3..=9);
+        assert_eq!(files(), whole);
         // What is no line of ours does not stay, and nothing behind it.
         std::fs::write(folder.steps(), [b"{\"step\": 1}\n", &whole[0][..]].concat()).unwrap();
         add(&mut StepLog::open(&folder, true, 10.0, 9).unwrap(), 1..=9);
