@@ -61,3 +61,23 @@ constexpr double NO_TANGENT = 1e-12;
 __device__ __forceinline__ double projected(double norm, double cosine) {
   return norm > (double)SHORTEST ? cosine : 0.0;
 }
+
+struct Yes { static constexpr bool value = true; };
+struct No { static constexpr bool value = false; };
+// Whether a warp's part of a tile of logits has columns that do not count: beyond the classes, or a row's own class. All its
+// lanes get the same.
+template <int ACROSS>
+__device__ __forceinline__ bool leaves_out(const unsigned* labels, int row_start, int n, int first_class, int class_start,
+                                           int classes) {
+  constexpr unsigned columns = TILE / ACROSS;
+  const unsigned first = first_class + class_start + warp_across<ACROSS>() * columns;
+  bool found = class_start + TILE > classes;
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int row = row_start + tile_row<ACROSS>(i, half);
+      found = found || (row < n && labels[row] - first < columns);
+    }
+  return __ballot_sync(ALL_LANES, found) != 0;
+}

@@ -40,37 +40,46 @@ __device__ __forceinline__ void margin_lse(const f16* xh, const f16* xl, const f
         products.raise(next);
       }
     }
+    const auto add = [&](auto leaves_out) {
+      constexpr bool LEAVES_OUT = decltype(leaves_out)::value;
 #pragma unroll
-    for (int i = 0; i < 4; i++)
+      for (int i = 0; i < 4; i++)
 #pragma unroll
-      for (int half = 0; half < 2; half++) {
-        // Read for each tile anew: registers are short, and these lie in the first-level cache.
-        const int row = row_start + tile_row<ACROSS>(i, half);
-        const float scale = row < n ? row_scale[row] : 0.0f;
-        const unsigned label = row < n ? labels[row] : 0u;
-        // One rescaling of the sum for the thread's columns of a row.
-        float most = top[i][half];
+        for (int half = 0; half < 2; half++) {
+          // Read for each tile anew: registers are short, and these lie in the first-level cache.
+          const int row = row_start + tile_row<ACROSS>(i, half);
+          const float scale = row < n ? row_scale[row] : 0.0f;
+          const unsigned label = LEAVES_OUT && row < n ? labels[row] : 0u;
+          // One rescaling of the sum for the thread's columns of a row. No scale is below 0: the largest product is the largest
+          // logit's.
+          float largest = -LARGEST;
 #pragma unroll
-        for (int j = 0; j < along; j++)
+          for (int j = 0; j < along; j++)
 #pragma unroll
-          for (int next = 0; next < 2; next++) {
-            const int column = class_start + tile_column<ACROSS>(j) + next;
-            const bool counts = column < classes && (unsigned)(first_class + column) != label;
-            float& z = products.of[i][j][2 * half + next];
-            z = counts ? z * scale : -LARGEST;
-            most = fmaxf(most, z);
-          }
-        float total = sum[i][half] * exp2_fast(top[i][half] - most);
+            for (int next = 0; next < 2; next++) {
+              float& product = products.of[i][j][2 * half + next];
+              const int column = class_start + tile_column<ACROSS>(j) + next;
+              if (LEAVES_OUT && !(column < classes && (unsigned)(first_class + column) != label)) product = -LARGEST;
+              largest = fmaxf(largest, product);
+            }
+          const float before = top[i][half];
+          const float most = LEAVES_OUT && largest == -LARGEST ? before : fmaxf(before, largest * scale);
+          float total = sum[i][half] * exp2_fast(before - most);
 #pragma unroll
-        for (int j = 0; j < along; j++)
+          for (int j = 0; j < along; j++)
 #pragma unroll
-          for (int next = 0; next < 2; next++) {
-            const float z = products.of[i][j][2 * half + next];
-            total += z == -LARGEST ? 0.0f : exp2_fast(z - most);
-          }
-        top[i][half] = most;
-        sum[i][half] = total;
-      }
+            for (int next = 0; next < 2; next++) {
+              const float product = products.of[i][j][2 * half + next];
+              const float power = exp2_fast(fmaf(product, scale, -most));
+              total += LEAVES_OUT && product == -LARGEST ? 0.0f : power;
+            }
+          top[i][half] = most;
+          sum[i][half] = total;
+        }
+    };
+    // Nearly all tiles are whole and hold no row's own class.
+    if (leaves_out<ACROSS>(labels, row_start, n, first_class, class_start, classes)) add(Yes());
+    else add(No());
   }
   // A row's columns lie with four lanes of each of ACROSS warps. The ring is free: add_product has ended.
   float* warp_tops = reinterpret_cast<float*>(shared);

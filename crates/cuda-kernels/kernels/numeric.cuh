@@ -43,6 +43,7 @@ inline bf16 to_bf16(float v) {
 inline float exp2_fast(float x) { return exp2f(x); }
 inline float log2_fast(float x) { return log2f(x); }
 inline float inverse_fast(float x) { return 1.0f / x; }
+inline long long in_register(long long v) { return v; }
 inline float largest_nan(float a, float b) { return a != a || b != b ? NAN : fmaxf(a, b); }
 inline float smallest_nan(float a, float b) { return a != a || b != b ? NAN : fminf(a, b); }
 
@@ -82,6 +83,11 @@ __device__ __forceinline__ float log2_fast(float x) {
 __device__ __forceinline__ float inverse_fast(float x) {
   float v;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(v) : "f"(x));
+  return v;
+}
+// A number of which the compiler knows nothing, so that it does not compute with it once more at each use.
+__device__ __forceinline__ long long in_register(long long v) {
+  asm("" : "+l"(v));
   return v;
 }
 // The larger and the smaller; NaN where either is.

@@ -43,36 +43,60 @@ struct Operand {
   int columns;
 };
 
-template <int ACROSS, Layout LAYOUT>
-__device__ __forceinline__ void fill_stage(f16* stage, const f16* values, const Operand& operand, int tile_start,
-                                           int step_start) {
-  constexpr int columns = LAYOUT == ALONG ? STEP : TILE;
-  constexpr int pitch = LAYOUT == ALONG ? ALONG_PITCH : ACROSS_PITCH;
-  constexpr int copies_a_row = columns / 8, rows_at_once = product_threads(ACROSS) / copies_a_row;
-  const int row = (int)threadIdx.x / copies_a_row, column = (int)threadIdx.x % copies_a_row * 8;
-  const int from_row = (LAYOUT == ALONG ? tile_start : step_start) + row;
-  const int from_column = (LAYOUT == ALONG ? step_start : tile_start) + column;
-#pragma unroll
-  for (int i = 0; i < TILE * STEP / columns / rows_at_once; i++) {
-    const bool inside = from_row + i * rows_at_once < operand.rows && from_column < operand.columns;
-    const long long from = inside ? (from_row + i * rows_at_once) * operand.pitch + from_column : 0;
-    copy_16(stage + (row + i * rows_at_once) * pitch + column, values + from, inside);
+// A thread's copies to the stages of an operand's tile, step after step.
+template <int ACROSS, Layout LAYOUT> struct Copies {
+  static constexpr int columns = LAYOUT == ALONG ? STEP : TILE;
+  static constexpr int pitch = LAYOUT == ALONG ? ALONG_PITCH : ACROSS_PITCH;
+  static constexpr int copies_a_row = columns / 8, rows_at_once = product_threads(ACROSS) / copies_a_row;
+  const f16* from[2];      // of the next step: high and low
+  long long rows_to_next;  // values from a copy's row to the next one's
+  long long to_next_step;
+  int rows;                // of the operand, from the first copy's on; none where its column is beyond the operand
+  int at;                  // bytes into a stage
+  __device__ __forceinline__ Copies(const Operand& operand, int tile_start, int step_start) {
+    const int row = (int)threadIdx.x / copies_a_row, column = (int)threadIdx.x % copies_a_row * 8;
+    const int first_row = (LAYOUT == ALONG ? tile_start : step_start) + row;
+    const int first_column = (LAYOUT == ALONG ? step_start : tile_start) + column;
+    const long long start = first_row * operand.pitch + first_column;
+    from[0] = operand.high + start;
+    from[1] = operand.low + start;
+    rows_to_next = in_register(rows_at_once * operand.pitch);
+    to_next_step = LAYOUT == ALONG ? STEP : in_register(STEP * operand.pitch);
+    // Along the shared dimension the operand ends with a step.
+    rows = first_column < operand.columns ? operand.rows - first_row : 0;
+    at = (row * pitch + column) * (int)sizeof(f16);
   }
-}
+  // What is beyond the operand's rows becomes 0; its address is not read.
+  __device__ __forceinline__ void copy(SharedAt stage, int part) const {
+    const f16* next = from[part];
+#pragma unroll
+    for (int i = 0; i < TILE * STEP / columns / rows_at_once; i++, next += rows_to_next)
+      copy_part(stage + at + i * rows_at_once * pitch * (int)sizeof(f16), next, i * rows_at_once < rows ? 16 : 0);
+  }
+  __device__ __forceinline__ void advance() {
+    from[0] += to_next_step;
+    from[1] += to_next_step;
+    if (LAYOUT != ALONG) rows -= STEP;
+  }
+};
 
-// Where a lane's ldmatrix row starts: the 16 x 16 values at (`tile`, `step`) of a stage, as A's fragment (FIRST) or as
-// two of B's.
-template <Layout LAYOUT, bool FIRST>
-__device__ __forceinline__ const f16* fragment_row(const f16* stage, int tile, int step) {
+// Bytes into a stage at which a lane's ldmatrix row starts for the 16 x 16 values at its warp's `tile`, as A's fragment
+// (FIRST) or as two of B's.
+template <Layout LAYOUT, bool FIRST> __device__ __forceinline__ int fragment_at(int tile) {
   const int lane = threadIdx.x & 31, in_eight = lane & 7, second = (lane >> 3) & 1, third = lane >> 4;
   // The four 8 x 8 matrices: A's go down the tile first, then along the step; B's the other way.
-  const int down = FIRST ? second : third, along = FIRST ? third : second;
-  if (LAYOUT == ALONG) return stage + (tile + down * 8 + in_eight) * ALONG_PITCH + step + along * 8;
-  return stage + (step + along * 8 + in_eight) * ACROSS_PITCH + tile + down * 8;
+  const int down = (FIRST ? second : third) * 8, along = (FIRST ? third : second) * 8;
+  const int at = LAYOUT == ALONG ? (tile + down + in_eight) * ALONG_PITCH + along
+                                 : (along + in_eight) * ACROSS_PITCH + tile + down;
+  return at * (int)sizeof(f16);
+}
+// From there to the values `tile` further down and `step` further along.
+template <Layout LAYOUT> __device__ constexpr int fragment_past(int tile, int step) {
+  return (LAYOUT == ALONG ? tile * ALONG_PITCH + step : step * ACROSS_PITCH + tile) * (int)sizeof(f16);
 }
 
 template <Layout LAYOUT>
-__device__ __forceinline__ void load_fragment(unsigned (&to)[4], const f16* row) {
+__device__ __forceinline__ void load_fragment(unsigned (&to)[4], SharedAt row) {
   if (LAYOUT == ALONG) load_matrices(to, row);
   else load_matrices_transposed(to, row);
 }
@@ -133,40 +157,47 @@ template <int ACROSS, bool SPLIT, Layout A, Layout B>
 __device__ __forceinline__ void add_product(Sums<ACROSS>& sums, unsigned char* shared, const Operand& a, int a_start,
                                             const Operand& b, int b_start, int from, int to) {
   using R = Ring<SPLIT>;
-  f16* ring = reinterpret_cast<f16*>(shared);
+  constexpr int along = Sums<ACROSS>::along, PART = STAGE_VALUES * (int)sizeof(f16), STAGE = 2 * R::parts * PART;
+  const SharedAt ring = shared_at(shared);
   const int steps = (to - from + STEP - 1) / STEP;
-  constexpr int along = Sums<ACROSS>::along;
-  const int warp_row = (int)(threadIdx.x >> 5) / ACROSS * 64, warp_column = warp_across<ACROSS>() * (TILE / ACROSS);
-  auto stage = [&](int step, int part) { return ring + ((step % R::stages) * 2 * R::parts + part) * STAGE_VALUES; };
+  Copies<ACROSS, A> copies_a(a, a_start, from);
+  Copies<ACROSS, B> copies_b(b, b_start, from);
+  const int at_a = fragment_at<A, true>((int)(threadIdx.x >> 5) / ACROSS * 64);
+  const int at_b = fragment_at<B, false>(warp_across<ACROSS>() * (TILE / ACROSS)) + R::parts * PART;
+  // Where in the ring the next stage is filled, and read.
+  int filled = 0, read = 0;
+  auto after = [](int stage) { return stage == (R::stages - 1) * STAGE ? 0 : stage + STAGE; };
   auto fill = [&](int step) {
     if (step < steps) {
-      const int at = from + step * STEP;
-      fill_stage<ACROSS, A>(stage(step, 0), a.high, a, a_start, at);
-      fill_stage<ACROSS, B>(stage(step, R::parts), b.high, b, b_start, at);
-      if (SPLIT) {
-        fill_stage<ACROSS, A>(stage(step, 1), a.low, a, a_start, at);
-        fill_stage<ACROSS, B>(stage(step, R::parts + 1), b.low, b, b_start, at);
+#pragma unroll
+      for (int part = 0; part < R::parts; part++) {
+        copies_a.copy(ring + filled + part * PART, part);
+        copies_b.copy(ring + filled + (R::parts + part) * PART, part);
       }
+      copies_a.advance();
+      copies_b.advance();
     }
+    filled = after(filled);
     copy_commit();
   };
 #pragma unroll
   for (int step = 0; step < R::stages - 1; step++) fill(step);
-  for (int step = 0; step < steps; step++) {
+#pragma unroll 1
+  for (int step = 0; step < steps; step++, read = after(read)) {
     copy_wait<R::stages - 2>();
     __syncthreads();  // the step's data is there, and the stage that is filled next has been read
     fill(step + R::stages - 1);
+    const SharedAt rows_a = ring + read + at_a, rows_b = ring + read + at_b;
 #pragma unroll
     for (int k = 0; k < STEP; k += 16) {
       unsigned fa[R::parts][4][4], fb[R::parts][along / 2][4];
 #pragma unroll
       for (int part = 0; part < R::parts; part++) {
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-          load_fragment<A>(fa[part][i], fragment_row<A, true>(stage(step, part), warp_row + i * 16, k));
+        for (int i = 0; i < 4; i++) load_fragment<A>(fa[part][i], rows_a + part * PART + fragment_past<A>(i * 16, k));
 #pragma unroll
         for (int j = 0; j < along / 2; j++)
-          load_fragment<B>(fb[part][j], fragment_row<B, false>(stage(step, R::parts + part), warp_column + j * 16, k));
+          load_fragment<B>(fb[part][j], rows_b + part * PART + fragment_past<B>(j * 16, k));
       }
 #pragma unroll
       for (int i = 0; i < 4; i++)

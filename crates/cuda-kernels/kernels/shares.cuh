@@ -28,40 +28,49 @@ __device__ __forceinline__ void margin_shares(const f16* xh, const f16* xl, cons
       products.raise(next, which, sub);
     }
   }
+  const auto store = [&](auto leaves_out) {
+    constexpr bool LEAVES_OUT = decltype(leaves_out)::value;
 #pragma unroll
-  for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++)
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const int row = row_start + tile_row<ACROSS>(i, half);
-      if (row >= n) continue;
-      const float scale = row_scale[row], less = lse[row];
-      const unsigned label = labels[row];
+      for (int half = 0; half < 2; half++) {
+        const int row = row_start + tile_row<ACROSS>(i, half);
+        if (row >= n) continue;
+        // SHARE is 2^15: in f16 it goes into the exponent, where what that rounds away does not show.
+        const float scale = row_scale[row], less = SPLIT ? lse[row] : lse[row] - 15.0f;
+        const unsigned label = LEAVES_OUT ? labels[row] : 0;
+        const long long row_at = row * q_pitch + class_start + tile_column<ACROSS>(0);
 #pragma unroll
-      for (int j = 0; j < along; j++) {
-        const int column = class_start + tile_column<ACROSS>(j);
-        unsigned high = 0, low = 0, owner[2] = {};
+        for (int j = 0; j < along; j++) {
+          const int column = class_start + tile_column<ACROSS>(j);
+          unsigned high = 0, low = 0, owner[2] = {};
 #pragma unroll
-        for (int next = 0; next < 2; next++) {
-          const bool counts = column + next < classes && (unsigned)(first_class + column + next) != label;
-          const float share = counts ? SHARE * exp2_fast(products.of[i][j][2 * half + next] * scale - less) : 0.0f;
-          const f16 rounded = to_f16(share);
-          high |= (unsigned)rounded.bits << (16 * next);
-          if (SPLIT) low |= (unsigned)to_f16(share - to_f32(rounded)).bits << (16 * next);
-          if (SUBS) owner[next] = which[i][j >> 1] >> (((j & 1) * 4 + 2 * half + next) * 4) & 15u;
-        }
-        const long long at = row * q_pitch + column;
-        if (!SUBS) {
-          *reinterpret_cast<unsigned*>(qh + at) = high;
-          if (SPLIT) *reinterpret_cast<unsigned*>(ql + at) = low;
-        } else {
-          for (unsigned sub = 0; sub < (unsigned)subs; sub++) {
-            const unsigned own = (owner[0] == sub ? 0xffffu : 0u) | (owner[1] == sub ? 0xffff0000u : 0u);
-            *reinterpret_cast<unsigned*>(qh + at + sub * pitch) = high & own;
-            if (SPLIT) *reinterpret_cast<unsigned*>(ql + at + sub * pitch) = low & own;
+          for (int next = 0; next < 2; next++) {
+            const float power = exp2_fast(fmaf(products.of[i][j][2 * half + next], scale, -less));
+            float share = SPLIT ? SHARE * power : power;
+            if (LEAVES_OUT && !(column + next < classes && (unsigned)(first_class + column + next) != label)) share = 0.0f;
+            const f16 rounded = to_f16(share);
+            high |= (unsigned)rounded.bits << (16 * next);
+            if (SPLIT) low |= (unsigned)to_f16(share - to_f32(rounded)).bits << (16 * next);
+            if (SUBS) owner[next] = which[i][j >> 1] >> (((j & 1) * 4 + 2 * half + next) * 4) & 15u;
+          }
+          const long long at = row_at + j * 8;
+          if (!SUBS) {
+            *reinterpret_cast<unsigned*>(qh + at) = high;
+            if (SPLIT) *reinterpret_cast<unsigned*>(ql + at) = low;
+          } else {
+            for (unsigned sub = 0; sub < (unsigned)subs; sub++) {
+              const unsigned own = (owner[0] == sub ? 0xffffu : 0u) | (owner[1] == sub ? 0xffff0000u : 0u);
+              *reinterpret_cast<unsigned*>(qh + at + sub * pitch) = high & own;
+              if (SPLIT) *reinterpret_cast<unsigned*>(ql + at + sub * pitch) = low & own;
+            }
           }
         }
       }
-    }
+  };
+  // Nearly all tiles are whole and hold no row's own class.
+  if (leaves_out<ACROSS>(labels, row_start, n, first_class, class_start, classes)) store(Yes());
+  else store(No());
 }
 
 // The grid's blocks also move `previous`, the centres of the tile before, and weigh the rows beside the first.

@@ -4,9 +4,13 @@
 
 #ifdef EMULATOR
 
+// A place in shared memory.
+using SharedAt = unsigned char*;
+inline SharedAt shared_at(unsigned char* at) { return at; }
 // Lane l gets, of each of the four 8 x 8 matrices whose rows start at lanes 8 j .. 8 j + 7's addresses, the two values
 // in row l / 4 from column 2 (l % 4) on.
-inline void load_matrices(unsigned (&to)[4], const f16* row) {
+inline void load_matrices(unsigned (&to)[4], SharedAt at) {
+  const f16* row = reinterpret_cast<const f16*>(at);
   if ((uintptr_t)row % 16) emulator::fail("ldmatrix from an address that is not a multiple of 16");
   struct Four { unsigned r[4]; };
   const unsigned lane = emulator::lane();
@@ -19,7 +23,8 @@ inline void load_matrices(unsigned (&to)[4], const f16* row) {
   __syncwarp();  // nobody may overwrite the rows before all have read
 }
 // The same of the transposed matrices.
-inline void load_matrices_transposed(unsigned (&to)[4], const f16* row) {
+inline void load_matrices_transposed(unsigned (&to)[4], SharedAt at) {
+  const f16* row = reinterpret_cast<const f16*>(at);
   if ((uintptr_t)row % 16) emulator::fail("ldmatrix from an address that is not a multiple of 16");
   struct Four { unsigned r[4]; };
   const unsigned lane = emulator::lane();
@@ -59,9 +64,6 @@ inline void multiply_add(float (&sum)[4], const unsigned (&a)[4], unsigned b0, u
   });
   std::memcpy(sum, result.v, sizeof sum);
 }
-inline void copy_16(void* shared, const void* global, bool copy) { emulator::copy_async(shared, global, copy ? 16 : 0); }
-using SharedAt = unsigned char*;
-inline SharedAt shared_at(unsigned char* at) { return at; }
 inline void copy_whole(SharedAt shared, const void* global) { emulator::copy_async(shared, global, 16); }
 inline void copy_part(SharedAt shared, const void* global, int bytes) { emulator::copy_async(shared, global, bytes); }
 inline void copy_commit() { emulator::copy_commit(); }
@@ -69,18 +71,20 @@ template <int PENDING> inline void copy_wait() { emulator::copy_wait(PENDING); }
 
 #else
 
-__device__ __forceinline__ unsigned shared_address(const void* at) {
-  unsigned address;
+// A place in shared memory as a number, which is added to more easily than a pointer.
+using SharedAt = unsigned;
+__device__ __forceinline__ SharedAt shared_at(const void* at) {
+  SharedAt address;
   asm("{ .reg .u64 wide; cvta.to.shared.u64 wide, %1; cvt.u32.u64 %0, wide; }" : "=r"(address) : "l"(at));
   return address;
 }
-__device__ __forceinline__ void load_matrices(unsigned (&to)[4], const f16* row) {
+__device__ __forceinline__ void load_matrices(unsigned (&to)[4], SharedAt row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(shared_address(row)) : "memory");
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(row) : "memory");
 }
-__device__ __forceinline__ void load_matrices_transposed(unsigned (&to)[4], const f16* row) {
+__device__ __forceinline__ void load_matrices_transposed(unsigned (&to)[4], SharedAt row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(shared_address(row)) : "memory");
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(row) : "memory");
 }
 __device__ __forceinline__ void multiply_add(float (&sum)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
   asm volatile(
@@ -89,15 +93,6 @@ __device__ __forceinline__ void multiply_add(float (&sum)[4], const unsigned (&a
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-// 16 bytes, or 16 zero bytes.
-__device__ __forceinline__ void copy_16(void* shared, const void* global, bool copy) {
-  const int bytes = copy ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
-               : "memory");
-}
-// The same with the place in shared memory as a number, which is added to more easily than a pointer.
-using SharedAt = unsigned;
-__device__ __forceinline__ SharedAt shared_at(const void* at) { return shared_address(at); }
 __device__ __forceinline__ void copy_whole(SharedAt shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
 }

@@ -67,7 +67,7 @@ template <int PENDING> __device__ __forceinline__ void copied(const float* in, f
   DYNAMIC_SHARED(shared);
   float* values = reinterpret_cast<float*>(shared);
   if (threadIdx.x == 0) {
-    copy_16(values, in, true);
+    copy_whole(shared_at(shared), in);
     copy_commit();
     copy_wait<PENDING>();
     *out = values[1];
