@@ -22,7 +22,7 @@ SUB_CENTRES = r"margin_(lse|shares)_subs_f(16|32)"
 ROWS = r"margin_(prepare|weigh|finish)"
 REGISTERS = [
     (PRODUCTS, 255), (SUB_CENTRES, 255), (ROWS, 128), (r"triplet_(distance|pull)", 128), (r"triplet_count", 80),
-    (r"pool_maps_gem_\w+", 72),  # seven blocks of 128 threads on a multiprocessor
+    (r"pool_(maps|tokens|tokens_pairs)_gem_\w+", 72),  # seven blocks of 128 threads on a multiprocessor
 ]
 # What a kernel's machine code must contain, and how often at least.
 EXPECTED = [

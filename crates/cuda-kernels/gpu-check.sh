@@ -7,7 +7,7 @@
 #                                   a Python with PyTorch is there (PYTHON names another than python3), other systems';
 #                                   then a sanitizer if there is one. In SECONDS in all (default 540): what fails, or
 #                                   takes longer than its share, is listed at the end, and the rest runs all the same.
-#                                   What each step says, and the tables, go to OUT (default: FOLDER/results) as they come.
+#                                   What each step says, and the tables, go to the folder OUT (default: FOLDER/results) as they come.
 #                                   Exit status: 0, 1 if a step failed or found no time, 3 without a GPU
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -17,6 +17,8 @@ write_run() { # folder
 #!/usr/bin/env bash
 # Written by gpu-check.sh, which says what it does. Needs NVIDIA's driver and nothing else.
 set -uo pipefail
+# A relative OUT is meant from where the script is called.
+case ${OUT:-} in '' | /*) ;; *) OUT=$PWD/$OUT ;; esac
 cd "$(dirname "$0")"
 here=$PWD
 budget=${1:-${GPU_CHECK_SECONDS:-540}}

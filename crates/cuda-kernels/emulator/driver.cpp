@@ -102,6 +102,14 @@ extern "C" __attribute__((visibility("default"))) size_t emulated_memory_peak() 
   return peak;
 }
 
+// Events recorded since this was last called.
+static size_t events = 0;
+extern "C" __attribute__((visibility("default"))) size_t emulated_events() {
+  const size_t count = events;
+  events = 0;
+  return count;
+}
+
 // Kernels launched since this was last called.
 extern "C" __attribute__((visibility("default"))) size_t emulated_launches() {
   const size_t count = launches;
@@ -145,6 +153,7 @@ DRIVER cuStreamIsCapturing(void*, int* status) { *status = 0; return SUCCESS; }
 DRIVER cuEventCreate(void** event, unsigned) { *event = new double(0); return SUCCESS; }
 DRIVER cuEventDestroy_v2(void* event) { delete static_cast<double*>(event); return SUCCESS; }
 DRIVER cuEventRecord(void* event, void*) {
+  events++;
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   *static_cast<double*>(event) = std::chrono::duration<double, std::milli>(now).count();
   return SUCCESS;
@@ -155,6 +164,21 @@ DRIVER cuEventElapsedTime(float* milliseconds, void* from, void* to) {
 }
 DRIVER cuEventSynchronize(void*) { return SUCCESS; }
 DRIVER cuEventQuery(void*) { return SUCCESS; }
+
+// The device's memory pool: what it is told to keep, and nothing else of it.
+static uint64_t pool_keeps = 0;
+constexpr int RELEASE_THRESHOLD = 4;
+DRIVER cuDeviceGetMemPool(void** pool, int) { *pool = &pool_keeps; return SUCCESS; }
+DRIVER cuMemPoolGetAttribute(void* pool, int attribute, void* value) {
+  if (pool != &pool_keeps || attribute != RELEASE_THRESHOLD) return INVALID_VALUE;
+  *static_cast<uint64_t*>(value) = pool_keeps;
+  return SUCCESS;
+}
+DRIVER cuMemPoolSetAttribute(void* pool, int attribute, void* value) {
+  if (pool != &pool_keeps || attribute != RELEASE_THRESHOLD) return INVALID_VALUE;
+  pool_keeps = *static_cast<uint64_t*>(value);
+  return SUCCESS;
+}
 
 DRIVER cuMemAlloc_v2(Pointer* at, size_t bytes) { return allocate(at, bytes); }
 DRIVER cuMemAllocAsync(Pointer* at, size_t bytes, void*) { return allocate(at, bytes); }

@@ -341,15 +341,18 @@ pub(crate) fn run(small: bool, file: Option<&Path>) -> Result<Vec<Row>> {
     let (n, dim) = if small { (64, 16) } else { (8192, 128) };
     let ms = bench.triplets(n, dim, 4)?;
     tell(plain(format!("all triplets ({n}, {dim}), 4 a class"), "ours", ms, String::new()))?;
-    let (batch, channels, length) = if small { (2, 8, 49) } else { (1024, 2048, 196) };
-    for (p, learnable) in [(3.0, false), (3.0, true), (2.5, false), (2.5, true)] {
-        let [forward, backward] = bench.gem([batch, channels, length], p, learnable)?;
-        let bytes = 2.0 * (batch * channels * length) as f64;
-        let share = |bytes: f64, ms: f64| format!("{:.0}% of the copy", 100.0 * bytes / ms / 1e6 / copy);
-        for (way, ms, moved) in [("forward", forward, bytes), ("backward", backward, 2.0 * bytes)] {
-            let case = format!("GeM {way} ({batch}, {channels}, {length}) bf16, p = {p}");
-            let who = if learnable { "ours, with the gradient of p" } else { "ours" };
-            tell(plain(case, who, ms, share(moved, ms)))?;
+    // Maps of 14 x 14 and of 7 x 7, as networks end with.
+    let maps: &[[usize; 3]] = if small { &[[2, 8, 49]] } else { &[[1024, 2048, 196], [4096, 2048, 49]] };
+    for &shape @ [batch, channels, length] in maps {
+        for (p, learnable) in [(3.0, false), (3.0, true), (2.5, false), (2.5, true)] {
+            let [forward, backward] = bench.gem(shape, p, learnable)?;
+            let bytes = 2.0 * (batch * channels * length) as f64;
+            let share = |bytes: f64, ms: f64| format!("{:.0}% of the copy", 100.0 * bytes / ms / 1e6 / copy);
+            for (way, ms, moved) in [("forward", forward, bytes), ("backward", backward, 2.0 * bytes)] {
+                let case = format!("GeM {way} ({batch}, {channels}, {length}) bf16, p = {p}");
+                let who = if learnable { "ours, with the gradient of p" } else { "ours" };
+                tell(plain(case, who, ms, share(moved, ms)))?;
+            }
         }
     }
     Ok(rows)

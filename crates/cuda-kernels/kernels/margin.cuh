@@ -62,8 +62,8 @@ __device__ __forceinline__ double projected(double norm, double cosine) {
   return norm > (double)SHORTEST ? cosine : 0.0;
 }
 
-struct Yes { static constexpr bool value = true; };
-struct No { static constexpr bool value = false; };
+struct Yes { enum { value = 1 }; };
+struct No { enum { value = 0 }; };
 // Whether a warp's part of a tile of logits has columns that do not count: beyond the classes, or a row's own class. All its
 // lanes get the same.
 template <int ACROSS>

@@ -41,7 +41,7 @@ __device__ __forceinline__ void margin_lse(const f16* xh, const f16* xl, const f
       }
     }
     const auto add = [&](auto leaves_out) {
-      constexpr bool LEAVES_OUT = decltype(leaves_out)::value;
+      constexpr bool LEAVES_OUT = decltype(leaves_out)::value != 0;
 #pragma unroll
       for (int i = 0; i < 4; i++)
 #pragma unroll

@@ -88,24 +88,13 @@ __device__ __forceinline__ Saved left_of(const float* left, unsigned rows, unsig
 // A warp on one row. Everything is reduced to all lanes.
 struct Warp {
   __device__ __forceinline__ bool leads() const { return (threadIdx.x & 31) == 0; }
-  __device__ __forceinline__ float sum(float v) const { return warp_sum(v); }
   __device__ __forceinline__ float largest(float v) const { return warp_max(v); }
   __device__ __forceinline__ int first(int v) const {
 #pragma unroll
     for (int step = 16; step > 0; step >>= 1) v = min(v, __shfl_xor_sync(ALL_LANES, v, step));
     return v;
   }
-  __device__ __forceinline__ int count(int v) const { return warp_sum(v); }
 };
-// A thread on one row.
-struct Alone {
-  __device__ __forceinline__ bool leads() const { return true; }
-  __device__ __forceinline__ float sum(float v) const { return v; }
-  __device__ __forceinline__ float largest(float v) const { return v; }
-  __device__ __forceinline__ int first(int v) const { return v; }
-  __device__ __forceinline__ int count(int v) const { return v; }
-};
-
 __device__ __forceinline__ bool is_finite(float v) { return v - v == 0.0f; }
 // The power that is taken for p; one that is not finite shows in what is pooled.
 __device__ __forceinline__ float power_of(float p) { return is_finite(p) ? fmaxf(p, LEAST_P) : p; }
@@ -277,6 +266,17 @@ __device__ __forceinline__ Saved gem_finish(float p, const GemOptions& options, 
   return saved;
 }
 
+// What the gradient of one row's values takes with CLAMP, where the largest magnitude is not huge.
+struct ClampedSlope {
+  float p, eps, inverse, factor;
+  // The share is at most 1 where p is at least 1. A factor that is no number shows below eps too.
+  template <int POWER> __device__ __forceinline__ float of(float v) const {
+    const float u = v * inverse, share = power_below<POWER>(POWER == ANY ? fmaxf(u, LEAST_U) : u, p);
+    const float d = factor * (v < eps ? 0.0f : share);
+    return POWER == ANY ? within_f32(d) : d;
+  }
+};
+
 // The gradient of one row's values.
 struct Slope {
   float p, eps, inverse, factor, below, upstream;
@@ -295,11 +295,12 @@ struct Slope {
     inverse = relative.inverse;
     is_clamped = sign == CLAMP && saved.top <= HUGE_TOP;
   }
-  // Where `is_clamped`. The share is at most 1 where p is at least 1.
+  // Where `is_clamped`.
   template <int POWER> __device__ __forceinline__ float clamped(float v) const {
     const float u = v * inverse, share = power_below<POWER>(POWER == ANY ? fmaxf(u, LEAST_U) : u, p);
     return v < eps ? below : POWER == ANY ? within_f32(factor * share) : factor * share;
   }
+  __device__ __forceinline__ ClampedSlope clamped_slope() const { return {p, eps, inverse, factor}; }
   __device__ __forceinline__ float of(int i, float v) const {
     // SHIFT's minimum is subtracted everywhere and added back: it gets what the others leave.
     if (sign == SHIFT && i == place) return upstream - within_f32(factor * extra);
@@ -349,17 +350,8 @@ __device__ __forceinline__ Saved gem_forward(const Values& values, float p, cons
   return gem_finish(p, options, count, row, sums);
 }
 
-template <class Team, class Values>
-__device__ __forceinline__ Saved average_forward(const Team& team, const Values& row) {
+__device__ __forceinline__ Saved average_finish(float sum, int count) {
   Saved saved = nothing_saved();
-  float sum = 0.0f;
-  int count = 0;
-  row.each([&](int, float v) {
-    sum += v;
-    count++;
-  });
-  count = team.count(count);
-  sum = team.sum(sum);
   if (count == 0) return saved;
   saved.slope = 1.0f / (float)count;
   saved.value = sum / (float)count;
@@ -367,22 +359,21 @@ __device__ __forceinline__ Saved average_forward(const Team& team, const Values&
 }
 
 // The first of equal maxima; the first NaN, if there is one.
-template <class Team, class Values>
-__device__ __forceinline__ Saved maximum_forward(const Team& team, const Values& row) {
-  Saved saved = nothing_saved();
-  const float infinity = __int_as_float(0x7f800000);
-  float high = -infinity;
+struct Highest {
+  float high = __int_as_float(0xff800000);
   int at = NOWHERE, odd = NOWHERE;
-  row.each([&](int i, float v) {
+  // A team's member sees its values in ascending order of place.
+  __device__ __forceinline__ void take(int i, float v) {
     if (v != v) odd = min(odd, i);
-    // A team's member sees its values in ascending order of place.
     if (v > high || (v == high && i < at)) high = v, at = i;
-  });
-  odd = team.first(odd);
-  const float highest = team.largest(high);
-  at = team.first(high == highest ? at : NOWHERE);
-  saved.place = odd != NOWHERE ? odd : at;
-  saved.value = odd != NOWHERE ? __int_as_float(0x7fc00000) : at != NOWHERE ? highest : 0.0f;
-  return saved;
-}
-
+  }
+  template <class Team> __device__ __forceinline__ Saved finish(const Team& team) const {
+    Saved saved = nothing_saved();
+    const int first_odd = team.first(odd);
+    const float highest = team.largest(high);
+    const int first = team.first(high == highest ? at : NOWHERE);
+    saved.place = first_odd != NOWHERE ? first_odd : first;
+    saved.value = first_odd != NOWHERE ? __int_as_float(0x7fc00000) : first != NOWHERE ? highest : 0.0f;
+    return saved;
+  }
+};

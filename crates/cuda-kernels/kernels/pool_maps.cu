@@ -48,7 +48,14 @@ template <class T> struct MapRow {
 };
 
 template <Pooling KIND, class T> __device__ __forceinline__ Saved forward(const MapRow<T>& row) {
-  return KIND == AVERAGE ? average_forward(Warp(), row) : maximum_forward(Warp(), row);
+  if (KIND == AVERAGE) {
+    float sum = 0.0f;
+    row.each([&](int, float v) { sum += v; });
+    return average_finish(warp_sum(sum), row.length);
+  }
+  Highest highest;
+  row.each([&](int i, float v) { highest.take(i, v); });
+  return highest.finish(Warp());
 }
 template <Pooling KIND, class T>
 __device__ __forceinline__ void backward(const MapRow<T>& row, const Saved& saved, float upstream, T* dx) {

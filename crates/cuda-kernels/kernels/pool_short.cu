@@ -140,10 +140,7 @@ template <class T> __device__ __forceinline__ Saved average(const WordRow<T>& ro
 #pragma unroll
     for (int k = 0; k < decltype(count)::power; k++) of[k] += value_in(word, k, T());
   });
-  Saved saved = nothing_saved();
-  saved.slope = 1.0f / (float)row.length;
-  saved.value = (of[0] + of[1]) / (float)row.length;
-  return saved;
+  return average_finish(of[0] + of[1], row.length);
 }
 
 // The first of equal maxima; the first NaN, if there is one.
@@ -255,11 +252,7 @@ __device__ __forceinline__ void pool_short_backward(const T* x, const float* p, 
         const float times = first ? factors[0] : factors[1];
         if (KIND == AVERAGE) return times;
         if (KIND == MAXIMUM) return k == places[0] ? factors[0] : k == places[1] ? factors[1] : 0.0f;
-        const float u = v * (first ? inverses[0] : inverses[1]);
-        const float share = power_below<POWER>(POWER == ANY ? fmaxf(u, LEAST_U) : u, power);
-        // A factor that is no number shows below eps too.
-        const float d = times * (v < options.eps ? 0.0f : share);
-        return POWER == ANY ? within_f32(d) : d;
+        return ClampedSlope{power, options.eps, first ? inverses[0] : inverses[1], times}.of<POWER>(v);
       };
       if (here >= IN_VECTOR<T>) {
         float of[IN_VECTOR<T>];

@@ -75,12 +75,18 @@ template <class T> __device__ __forceinline__ uint4 pack(const float (&from)[8],
   return {pack_pair<T>(from[0], from[1]), pack_pair<T>(from[2], from[3]), pack_pair<T>(from[4], from[5]),
           pack_pair<T>(from[6], from[7])};
 }
-// The larger of each value of two words; NaN where either is.
+// The larger and the smaller of each value of two words; NaN where either is.
 __device__ __forceinline__ unsigned largest_in(unsigned a, unsigned b, float) {
   return __float_as_uint(largest_nan(__uint_as_float(a), __uint_as_float(b)));
 }
 template <class T> __device__ __forceinline__ unsigned largest_in(unsigned a, unsigned b, T) {
   return largest_pair<T>(a, b);
+}
+__device__ __forceinline__ unsigned smallest_in(unsigned a, unsigned b, float) {
+  return __float_as_uint(smallest_nan(__uint_as_float(a), __uint_as_float(b)));
+}
+template <class T> __device__ __forceinline__ unsigned smallest_in(unsigned a, unsigned b, T) {
+  return smallest_pair<T>(a, b);
 }
 // A word of one value.
 __device__ __forceinline__ unsigned word_of(float v, float) { return __float_as_uint(v); }

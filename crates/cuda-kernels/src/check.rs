@@ -29,6 +29,12 @@ pub(crate) fn aligned<T>(what: &'static str, buffer: &impl DevicePtr<T>, stream:
     if past == 0 { Ok(()) } else { Err(Error::Alignment { what, needs: ALIGNMENT, past }) }
 }
 
+/// Whether a buffer starts at a multiple of so many bytes.
+pub(crate) fn is_multiple_of<T>(bytes: usize, buffer: &impl DevicePtr<T>, stream: &CudaStream) -> bool {
+    let (pointer, _read) = buffer.device_ptr(stream);
+    (pointer as usize).is_multiple_of(bytes)
+}
+
 /// A size that [`size`] let pass, as kernels take it.
 pub(crate) fn int(size: usize) -> i32 {
     i32::try_from(size).unwrap_or(i32::MAX)

@@ -6,9 +6,10 @@ use std::ffi::{c_int, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::sys::CUstream;
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut};
+use cudarc::driver::{CudaContext, CudaStream, DevicePtr, DevicePtrMut};
 use libloading::Library;
 
+use crate::scratch::Scratch;
 use crate::{Error, Kernels, Result, check};
 
 /// The names under which NVIDIA installs it, and the major version that each holds. The newest first; one that does not
@@ -176,7 +177,7 @@ pub(crate) struct Cublas(Mutex<Option<Handle>>);
 pub(crate) struct Session<'a> {
     handle: MutexGuard<'a, Option<Handle>>,
     /// Without memory of the caller's it would take a pool's, and its bits could depend on who else does.
-    _workspace: CudaSlice<u8>,
+    _workspace: Scratch<u8>,
 }
 
 impl Cublas {
@@ -206,7 +207,7 @@ impl Cublas {
         workspace: usize,
     ) -> Result<Session<'_>> {
         let handle = self.lock(kernels.context())?;
-        let mut memory: CudaSlice<u8> = kernels.allocate(stream, workspace, "cuBLAS's workspace")?;
+        let mut memory: Scratch<u8> = kernels.allocate(stream, workspace, "cuBLAS's workspace")?;
         if let Some(of) = handle.as_ref() {
             of.context.bind_to_thread().map_err(Error::driver("using cuBLAS"))?;
             // SAFETY: the handle and the stream are of this context; the stream outlives every call of the session,
@@ -236,7 +237,7 @@ pub(crate) enum Layout {
 /// to the next's.
 #[derive(Clone, Copy)]
 pub(crate) struct Factor<'a> {
-    pub(crate) values: &'a CudaSlice<u16>,
+    pub(crate) values: &'a Scratch<u16>,
     pub(crate) layout: Layout,
     pub(crate) start: usize,
     pub(crate) pitch: usize,
@@ -278,7 +279,7 @@ impl Session<'_> {
         &self,
         stream: &CudaStream,
         [a, b]: [Factor<'_>; 2],
-        out: &mut CudaSlice<f32>,
+        out: &mut Scratch<f32>,
         of: Sizes,
         add: bool,
     ) -> Result<()> {

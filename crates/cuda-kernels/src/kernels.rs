@@ -14,6 +14,7 @@ use crate::cublas::Cublas;
 use crate::margin::jobs::{Bulk, Gradients, Step, UnitTile, Weighting};
 use crate::margin::{Choices, MarginArgument};
 use crate::pooling::{GemArgument, Staging};
+use crate::scratch::Scratch;
 use crate::{Error, Result};
 
 /// The PTX of every source in `kernels/`, by name; `build-kernels.sh` writes it.
@@ -219,8 +220,18 @@ impl Kernels {
         &self.context
     }
 
-    /// `len` values of device memory with nothing in them, at least one.
+    /// `len` values of device memory with nothing in them, at least one, to be used on `stream`.
     pub(crate) fn allocate<T: DeviceRepr>(
+        &self,
+        stream: &Arc<CudaStream>,
+        len: usize,
+        what: &str,
+    ) -> Result<Scratch<T>> {
+        self.allocate_kept(stream, len, what).map(Scratch::new)
+    }
+
+    /// The same for what is kept, and may be used on another stream later.
+    pub(crate) fn allocate_kept<T: DeviceRepr>(
         &self,
         stream: &Arc<CudaStream>,
         len: usize,

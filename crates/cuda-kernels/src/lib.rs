@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
-// Unsafe stands at the edge of the device only: the look for the driver in `probe`, the calls of cuBLAS in `cublas`, and
-// in `kernels` the memory that a kernel fills and the one call that launches them all.
+// Unsafe stands at the edge of the device only: the look for the driver and the setting of its memory pool in `probe`, the
+// calls of cuBLAS in `cublas`, and in `kernels` the memory that a kernel fills and the one call that launches them all.
 #![deny(unsafe_code)]
 
 mod check;
@@ -14,6 +14,7 @@ pub mod margin;
 pub mod optimizer;
 pub mod pooling;
 mod probe;
+mod scratch;
 mod storage;
 pub mod triplet;
 

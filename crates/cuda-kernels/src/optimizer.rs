@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
+use cudarc::driver::{CudaStream, CudaView, CudaViewMut};
 
 use crate::kernels::{Arg, Args, Shape};
+use crate::scratch::Scratch;
 use crate::{Error, Kernels, Result, check};
 
 /// Blocks among which [`norm`] divides a buffer, whatever the device: bits depend on it.
@@ -180,7 +181,7 @@ pub fn adam(
 /// # Errors
 /// What the driver says.
 pub fn norm(kernels: &Kernels, stream: &Arc<CudaStream>, values: &CudaView<'_, f32>) -> Result<f64> {
-    let mut sums: CudaSlice<f64> = kernels.allocate(stream, NORM_BLOCKS, "the sums of squares")?;
+    let mut sums: Scratch<f64> = kernels.allocate(stream, NORM_BLOCKS, "the sums of squares")?;
     let args =
         Args::default().read(values, stream).write(&mut sums, stream).arg(Arg::Long(values.len() as i64));
     kernels.launch(stream, "square_sums", Shape::blocks([NORM_BLOCKS, 1, 1], 256), args)?;

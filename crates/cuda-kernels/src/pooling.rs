@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr};
 
 use crate::kernels::{Arg, Args, Shape};
+use crate::scratch::Scratch;
 use crate::{Error, Kernels, Result, Storage, check};
 
 /// What GeM does with values that have no real power.
@@ -246,8 +247,10 @@ fn lanes(vectors: usize) -> usize {
     }
 }
 
-/// Threads of a token kernel's block, and of a sum's.
-const TOKEN_THREADS: usize = 128;
+/// Threads of a token kernel's block, and lanes of its warps, each of which has its channels.
+const TOKEN_THREADS: u32 = 128;
+const TOKEN_LANES: usize = 32;
+/// Threads of a sum's block.
 const SUM_THREADS: u32 = 256;
 /// Rows of a power that a block sums at least, and blocks at most.
 const SUM_SHARE: usize = 4096;
@@ -271,11 +274,12 @@ pub fn forward<T: Storage>(
     let argument = pooling.argument(channels)?;
     check::length("the values to pool", x.len(), values)?;
     check::length("the pooled values", y.len(), rows)?;
-    let left = kernels.allocate(stream, rows * pooling.planes(), "what pooling leaves")?;
+    let left = kernels.allocate_kept(stream, rows * pooling.planes(), "what pooling leaves")?;
     let mut saved = Saved { left, len: rows, of: (pooling.name(), argument) };
     if rows == 0 {
         return Ok(saved);
     }
+    let pairs = pairs(layout, x, stream);
     let args = Args::default().read(x, stream);
     let args = match layout {
         Layout::Maps { .. } => {
@@ -286,7 +290,7 @@ pub fn forward<T: Storage>(
     };
     let args = with_powers::<T>(args, stream, layout, &pooling, argument, "");
     let args = args.write(y, stream).write(&mut saved.left, stream);
-    launch::<T>(kernels, stream, "", layout, pooling, args)?;
+    launch::<T>(kernels, stream, "", layout, pooling, pairs, args)?;
     Ok(saved)
 }
 
@@ -333,6 +337,7 @@ pub fn backward<T: Storage>(
     if values == 0 {
         return Ok(());
     }
+    let pairs = pairs(layout, x, stream) && pairs(layout, &dx.as_view(), stream);
     let args = Args::default().read(x, stream);
     let args = match layout {
         Layout::Maps { .. } => {
@@ -344,7 +349,13 @@ pub fn backward<T: Storage>(
     };
     let args = with_powers::<T>(args, stream, layout, &pooling, argument, BACKWARD);
     let args = args.read(&saved.left, stream).read(dy, stream).write(dx, stream);
-    launch::<T>(kernels, stream, BACKWARD, layout, pooling, args)
+    launch::<T>(kernels, stream, BACKWARD, layout, pooling, pairs, args)
+}
+
+/// Whether a lane can take two neighbouring channels of tokens at once: words of 4 bytes.
+fn pairs<T: Storage>(layout: Layout<'_>, values: &CudaView<'_, T>, stream: &CudaStream) -> bool {
+    let Layout::Tokens { dim, .. } = layout else { return false };
+    size_of::<T>() == 2 && dim.is_multiple_of(2) && check::is_multiple_of(4, values, stream)
 }
 
 /// What the names of the backward passes' kernels have before the pooling's.
@@ -392,6 +403,7 @@ fn launch<T: Storage>(
     direction: &str,
     layout: Layout<'_>,
     pooling: Pooling<'_>,
+    pairs: bool,
     args: Args<'_>,
 ) -> Result<()> {
     let (kind, suffix) = (pooling.name(), T::SUFFIX);
@@ -430,8 +442,9 @@ fn launch<T: Storage>(
             }
         }
         Layout::Tokens { batch, tokens, dim, .. } => {
-            let shape = Shape::blocks([batch, dim.div_ceil(TOKEN_THREADS), 1], TOKEN_THREADS as u32);
-            let name = format!("pool_tokens_{direction}{kind}_{suffix}");
+            let (of_lane, pairs) = if pairs { (2, "pairs_") } else { (1, "") };
+            let shape = Shape::blocks([batch, dim.div_ceil(TOKEN_LANES * of_lane), 1], TOKEN_THREADS);
+            let name = format!("pool_tokens_{direction}{pairs}{kind}_{suffix}");
             kernels.launch(stream, &name, shape, args.int(tokens).int(dim))
         }
     }
@@ -451,7 +464,7 @@ fn sum_d_p<T: Storage>(
     let blocks = of_power.div_ceil(share).max(1);
     let plane = D_P_PLANE * saved.len;
     let of_p = saved.left.slice(plane..plane + saved.len);
-    let mut partial: CudaSlice<f64> =
+    let mut partial: Scratch<f64> =
         kernels.allocate(stream, blocks * powers, "sums of the powers' gradient")?;
     let args = Args::default()
         .read(&of_p, stream)

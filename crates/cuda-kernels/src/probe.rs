@@ -1,8 +1,10 @@
 use std::any::Any;
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::error::Error as _;
+use std::ptr::from_mut;
 use std::sync::{Arc, OnceLock};
 
+use cudarc::driver::sys::CUmemPool_attribute;
 use cudarc::driver::{CudaContext, result};
 
 use crate::{Error, Result};
@@ -36,6 +38,11 @@ pub fn devices() -> Result<&'static [Device]> {
 /// The GPU of this number, as [`devices`] counts them. Where there is no driver, `CudaContext::new` panics; this says
 /// what is missing.
 ///
+/// The memory pool that the device currently has keeps up to 256 MiB of what is freed from now on, for whoever allocates
+/// from it next, so that calls do not map their memory anew. A pool that keeps more already stays as it is. A program that wants
+/// another bound sets the pool's `CU_MEMPOOL_ATTR_RELEASE_THRESHOLD` afterwards, or gives [`Kernels`](crate::Kernels) a context
+/// of its own making, whose pool is not touched.
+///
 /// # Errors
 /// Those of [`devices`]; [`Error::Option`] for a number beyond the last GPU; what the driver says of it.
 pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
@@ -43,7 +50,31 @@ pub fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
         let reason = "there are fewer GPUs; 0 is the first, and `devices` lists them";
         return Err(Error::Option { option: "ordinal", value: ordinal.to_string(), reason });
     }
-    CudaContext::new(ordinal).map_err(Error::driver("opening the GPU"))
+    let context = CudaContext::new(ordinal).map_err(Error::driver("opening the GPU"))?;
+    keep_memory(&context);
+    Ok(context)
+}
+
+/// Bytes that the GPU's memory pool keeps of what was freed when the host waits for the device.
+const KEPT: u64 = 256 << 20;
+
+/// Has the pool keep up to [`KEPT`] bytes, unless it keeps more already: as the driver sets it up it gives all back whenever
+/// the host waits, and each call would have its memory mapped anew. Where that is refused, calls are slower, no more.
+#[expect(unsafe_code, reason = "calls of the driver that cudarc does not wrap")]
+fn keep_memory(context: &Arc<CudaContext>) {
+    if !context.has_async_alloc() {
+        return;
+    }
+    let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    let (mut keeps, mut kept) = (0u64, KEPT);
+    // SAFETY: the device is the context's, the pool the device's; the attribute is a u64.
+    unsafe {
+        let Ok(pool) = result::device::get_mem_pool(context.cu_device()) else { return };
+        let found = result::mem_pool::get_attribute(pool, attribute, from_mut(&mut keeps).cast());
+        if found.is_ok() && keeps < KEPT {
+            let _slower = result::mem_pool::set_attribute(pool, attribute, from_mut(&mut kept).cast());
+        }
+    }
 }
 
 /// The names under which drivers install their library; each is among those that cudarc tries.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
 
 use crate::kernels::{Arg, Args, Shape};
+use crate::scratch::Scratch;
 use crate::{Error, Kernels, Result, check};
 
 /// How far two embeddings are from each other.
@@ -113,12 +114,12 @@ pub struct TripletMargin {
 
 /// What the anchors leave.
 struct Anchors {
-    losses: CudaSlice<f64>,
-    triplets: CudaSlice<u64>,
-    active: CudaSlice<u64>,
+    losses: Scratch<f64>,
+    triplets: Scratch<u64>,
+    active: Scratch<u64>,
     /// Of the hardest miner: two columns and two coefficients a row.
-    pairs: CudaSlice<i32>,
-    pair_coefficients: CudaSlice<f32>,
+    pairs: Scratch<i32>,
+    pair_coefficients: Scratch<f32>,
 }
 
 const SIDE: usize = 128;
@@ -135,7 +136,7 @@ const PULL_BOTH: i32 = 2;
 #[must_use = "whether the step went well is known once it has been waited for"]
 pub struct PendingTriplets {
     /// Nothing of an empty batch.
-    totals: Option<CudaSlice<f64>>,
+    totals: Option<Scratch<f64>>,
     stream: Arc<CudaStream>,
 }
 
@@ -243,8 +244,8 @@ impl TripletMargin {
         }
         let kernels = &self.kernels;
         let unit = if self.options.normalize {
-            let mut unit: CudaSlice<f32> = kernels.allocate(stream, values, "unit rows")?;
-            let mut norms: CudaSlice<f32> = kernels.allocate(stream, n, "norms")?;
+            let mut unit: CudaSlice<f32> = kernels.allocate_kept(stream, values, "unit rows")?;
+            let mut norms: Scratch<f32> = kernels.allocate(stream, n, "norms")?;
             let args = Args::default()
                 .read(embeddings, stream)
                 .write(&mut unit, stream)
@@ -268,8 +269,8 @@ impl TripletMargin {
         };
         self.anchors(stream, rows, labels, dim, gradient.as_deref_mut(), &mut anchors)?;
 
-        let mut totals: CudaSlice<f64> = kernels.allocate(stream, 3, "the totals")?;
-        let mut factor: CudaSlice<f32> = kernels.allocate(stream, 1, "the totals")?;
+        let mut totals: Scratch<f64> = kernels.allocate(stream, 3, "the totals")?;
+        let mut factor: Scratch<f32> = kernels.allocate(stream, 1, "the totals")?;
         let reduction = match self.options.reduction {
             Reduction::Mean => 0,
             Reduction::MeanNonZero => 1,
@@ -311,8 +312,8 @@ impl TripletMargin {
     ) -> Result<()> {
         let (n, block, kernels) = (labels.len(), self.block(labels.len()), &self.kernels);
         let hardest = self.options.miner == Miner::BatchHard;
-        let mut distances: CudaSlice<f32> = kernels.allocate(stream, block * n, "dissimilarities")?;
-        let mut coefficients: Option<CudaSlice<f32>> = match gradient {
+        let mut distances: Scratch<f32> = kernels.allocate(stream, block * n, "dissimilarities")?;
+        let mut coefficients: Option<Scratch<f32>> = match gradient {
             Some(_) if !hardest => Some(kernels.allocate(stream, block * n, "coefficients")?),
             _ => None,
         };
@@ -381,11 +382,11 @@ impl TripletMargin {
     fn count(
         &self,
         stream: &Arc<CudaStream>,
-        distances: &CudaSlice<f32>,
+        distances: &Scratch<f32>,
         labels: &CudaView<'_, u32>,
         first: usize,
         count: usize,
-        coefficients: Option<&mut CudaSlice<f32>>,
+        coefficients: Option<&mut Scratch<f32>>,
         anchors: &mut Anchors,
     ) -> Result<()> {
         let (mining, margin) = match self.options.miner {
@@ -421,7 +422,7 @@ impl TripletMargin {
     fn hardest(
         &self,
         stream: &Arc<CudaStream>,
-        distances: &CudaSlice<f32>,
+        distances: &Scratch<f32>,
         labels: &CudaView<'_, u32>,
         first: usize,
         count: usize,

@@ -2,40 +2,41 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream};
+use cudarc::driver::CudaStream;
 
 use super::MarginSoftmax;
 use crate::Result;
 use crate::kernels::{Arg, Args};
+use crate::scratch::Scratch;
 
 /// Doubles that `margin_prepare` leaves a row, and that `margin_loss` leaves.
 pub(super) const TARGET_FIELDS: usize = 8;
 pub(super) const STATS: usize = 5;
 /// Buffers of a call.
 pub(super) struct Work {
-    pub(super) row_scale: CudaSlice<f32>,
-    pub(super) targets: CudaSlice<f64>,
-    pub(super) tops: CudaSlice<f32>,
-    pub(super) sums: CudaSlice<f32>,
-    pub(super) lse: CudaSlice<f32>,
-    pub(super) losses: CudaSlice<f32>,
-    pub(super) sigma: CudaSlice<f32>,
-    pub(super) column: CudaSlice<f32>,
-    pub(super) stats: CudaSlice<f64>,
+    pub(super) row_scale: Scratch<f32>,
+    pub(super) targets: Scratch<f64>,
+    pub(super) tops: Scratch<f32>,
+    pub(super) sums: Scratch<f32>,
+    pub(super) lse: Scratch<f32>,
+    pub(super) losses: Scratch<f32>,
+    pub(super) sigma: Scratch<f32>,
+    pub(super) column: Scratch<f32>,
+    pub(super) stats: Scratch<f64>,
     /// The rows in the order of their labels, and these labels; where centres move.
-    pub(super) order: Option<(CudaSlice<i32>, CudaSlice<u32>)>,
+    pub(super) order: Option<(Scratch<i32>, Scratch<u32>)>,
 }
 
 /// Values as f16 and, if asked for, what rounding left.
 pub(super) struct Halves {
-    pub(super) high: CudaSlice<u16>,
-    pub(super) low: Option<CudaSlice<u16>>,
+    pub(super) high: Scratch<u16>,
+    pub(super) low: Option<Scratch<u16>>,
 }
 
 /// Rows for cuBLAS, `[rows, width]`: f16, or in each row pieces of `padded` values, so that one product over all of them is
 /// the split product: `[high | low | high]` times `[high | high | low]`.
 pub(super) struct Pieces {
-    pub(super) values: CudaSlice<u16>,
+    pub(super) values: Scratch<u16>,
     pub(super) width: usize,
     /// Where in a row the low halves start, and the high ones once more.
     pub(super) low: Option<usize>,

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, CudaViewMut};
+use cudarc::driver::{CudaStream, CudaViewMut};
 
 use super::buffers::{Halves, Pieces, Rows, Side, Work};
 use super::jobs::UnitTile;
@@ -13,6 +13,7 @@ use super::tiles::Tiles;
 use super::{Batch, Centres, MarginSoftmax};
 use crate::cublas::{Factor, Layout, Session, Sizes};
 use crate::kernels::{Args, Shape};
+use crate::scratch::Scratch;
 use crate::{Result, Storage, Write};
 
 const THREADS: usize = 256;
@@ -26,7 +27,7 @@ fn along(rows: &Pieces) -> Factor<'_> {
 
 /// The products that make one of shares and rows in pieces: low times high, high times low, high times high. As which half
 /// of the shares, and where in a row.
-fn terms<'a>(shares: &'a Halves, rows: &Pieces) -> impl Iterator<Item = (&'a CudaSlice<u16>, usize)> {
+fn terms<'a>(shares: &'a Halves, rows: &Pieces) -> impl Iterator<Item = (&'a Scratch<u16>, usize)> {
     let small = shares.low.as_ref().zip(rows.low);
     let first = small.map(|(low, _)| (low, 0));
     let second = small.map(|(_, start)| (&shares.high, start));
@@ -48,7 +49,7 @@ impl With<'_> {
         centres: &Centres<'_, '_, W>,
         tile: Tile,
         out: &mut Pieces,
-        norms: Option<&mut CudaSlice<f32>>,
+        norms: Option<&mut Scratch<f32>>,
     ) -> Result<()> {
         let (mut held, out) = (Args::default(), Rows::Pieces(out));
         let (loss, stream, padded) = (self.loss, self.stream, self.tiles.padded);
@@ -57,7 +58,7 @@ impl With<'_> {
     }
 
     /// A tile's logits, `[n, subs * pitch]`.
-    fn logits(&self, x: &Pieces, unit: &Pieces, logits: &mut CudaSlice<f32>, tile: Tile) -> Result<()> {
+    fn logits(&self, x: &Pieces, unit: &Pieces, logits: &mut Scratch<f32>, tile: Tile) -> Result<()> {
         let columns = self.tiles.subs * tile.pitch;
         let sizes = Sizes { rows: self.batch.labels.len(), columns, shared: x.width, products: 1 };
         self.session.multiply(self.stream, [along(x), along(unit)], logits, sizes, false)
@@ -149,7 +150,7 @@ impl With<'_> {
         Ok(())
     }
 
-    fn shares(&self, work: &Work, logits: &CudaSlice<f32>, shares: &mut Halves, tile: Tile) -> Result<()> {
+    fn shares(&self, work: &Work, logits: &Scratch<f32>, shares: &mut Halves, tile: Tile) -> Result<()> {
         let (loss, stream, n) = (self.loss, self.stream, self.batch.labels.len());
         let args = Args::default()
             .read(logits, stream)
@@ -167,7 +168,7 @@ impl With<'_> {
     }
 
     /// The shares times the centres, `[parts, n, padded]`, added to what is there but for the first tile.
-    fn embeddings(&self, shares: &Halves, unit: &Pieces, raw: &mut CudaSlice<f32>, tile: Tile) -> Result<()> {
+    fn embeddings(&self, shares: &Halves, unit: &Pieces, raw: &mut Scratch<f32>, tile: Tile) -> Result<()> {
         let (tiles, width, n) = (self.tiles, unit.width, self.batch.labels.len());
         let row = tiles.subs * tile.pitch;
         // A few products at once, each over some of the classes, fill the device where one has few tiles.
@@ -183,13 +184,7 @@ impl With<'_> {
     }
 
     /// The shares' transpose times the weighted embeddings, `[subs * pitch, padded]`.
-    fn centres(
-        &self,
-        shares: &Halves,
-        weighted: &Pieces,
-        raw: &mut CudaSlice<f32>,
-        tile: Tile,
-    ) -> Result<()> {
+    fn centres(&self, shares: &Halves, weighted: &Pieces, raw: &mut Scratch<f32>, tile: Tile) -> Result<()> {
         let row = self.tiles.subs * tile.pitch;
         let shared = self.batch.labels.len();
         let sizes = Sizes { rows: row, columns: self.tiles.padded, shared, products: 1 };

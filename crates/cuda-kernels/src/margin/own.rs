@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, CudaViewMut};
+use cudarc::driver::{CudaStream, CudaViewMut};
 
 use super::buffers::{Halves, Rows, Work};
 use super::jobs::{Gradients, Step, UnitTile, Weighting};
@@ -14,6 +14,7 @@ use super::tiles::{TILE, Tiles};
 use super::{Batch, Centres, MarginSoftmax};
 use crate::check::int;
 use crate::kernels::{Arg, Args, Shape};
+use crate::scratch::Scratch;
 use crate::{Result, Storage, Write};
 
 /// Threads of a product's block: `product_threads` of `product.cuh` for WIDE and, with sub-centres, NARROW.
@@ -23,7 +24,7 @@ const SUB_CENTRES_THREADS: u32 = 256;
 /// A tile of centres as unit rows, and their norms.
 struct Unit {
     rows: Halves,
-    norms: CudaSlice<f32>,
+    norms: Scratch<f32>,
 }
 
 /// What the forward pass leaves for the backward pass.
@@ -149,13 +150,13 @@ impl MarginSoftmax {
             true => Some(self.halves(stream, n * padded, "the embeddings' weighted rows")?),
             false => None,
         };
-        let mut raw_centres: CudaSlice<f32> = kernels.allocate(
+        let mut raw_centres: Scratch<f32> = kernels.allocate(
             stream,
             if moves { largest * padded } else { 1 },
             "a tile of the centres' gradient",
         )?;
         let parts = if gradient.is_some() { tiles.parts } else { 0 };
-        let mut raw: CudaSlice<f32> =
+        let mut raw: Scratch<f32> =
             kernels.allocate(stream, parts * n * padded, "the embeddings' gradient")?;
         let all: Vec<Tile> = Tile::all(self.classes, tiles.backward).collect();
         for (at, &tile) in all.iter().enumerate() {

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
+use cudarc::driver::{CudaStream, CudaView, CudaViewMut};
 
 use super::Products;
 use super::buffers::{Pieces, STATS, TARGET_FIELDS, Work};
@@ -11,6 +11,7 @@ use super::products::{Key, Turn};
 use super::tiles::Tiles;
 use crate::cublas::Session;
 use crate::optimizer::{Adam, Sgd};
+use crate::scratch::Scratch;
 use crate::{Error, Kernels, Result, Storage, Write, check};
 
 /// A margin-softmax loss over `classes` classes of `dim` dimensions, on one context. Class `c` owns the centres
@@ -73,7 +74,7 @@ pub struct MarginStats {
 #[must_use = "whether the step went well is known once it has been waited for"]
 pub struct Pending {
     /// Nothing of an empty batch.
-    stats: Option<CudaSlice<f64>>,
+    stats: Option<Scratch<f64>>,
     stream: Arc<CudaStream>,
     kernels: Arc<Kernels>,
     n: usize,
@@ -278,7 +279,7 @@ impl MarginSoftmax {
             }
         }
         if let Some(out) = per_sample {
-            stream.memcpy_dtod(&work.losses.slice(..n), out).map_err(Error::driver("copying the losses"))?;
+            stream.memcpy_dtod(&work.losses, out).map_err(Error::driver("copying the losses"))?;
         }
         turn.stop(stream)?;
         Ok(pending(Some(work.stats), turn))

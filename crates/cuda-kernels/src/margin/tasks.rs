@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, CudaViewMut};
+use cudarc::driver::{CudaStream, CudaViewMut};
 
 use super::buffers::{At, Rows, Work};
 use super::jobs::{ADAM, Bulk, GRADIENT, SGD, Step, UnitTile, Weighting};
@@ -11,6 +11,7 @@ use super::tiles::{TILE, Tiles};
 use super::{Batch, Centres, MarginSoftmax};
 use crate::check::int;
 use crate::kernels::{Arg, Args, Shape};
+use crate::scratch::Scratch;
 use crate::{Result, Storage, Write};
 
 /// A tile of classes: `[first, first + classes)`, in scratch `pitch` rows of each sub-centre.
@@ -96,7 +97,7 @@ impl MarginSoftmax {
         centres: &'x Centres<'_, '_, W>,
         tile: Tile,
         out: Rows<'x>,
-        norms: Option<&'x mut CudaSlice<f32>>,
+        norms: Option<&'x mut Scratch<f32>>,
         padded: usize,
     ) -> UnitTile {
         let subs = self.options.sub_centers;
@@ -257,7 +258,7 @@ impl MarginSoftmax {
         batch: &'x Batch<'_>,
         centres: &'x mut Centres<'_, '_, W>,
         work: &'x Work,
-        [raw, norms]: [&'x CudaSlice<f32>; 2],
+        [raw, norms]: [&'x Scratch<f32>; 2],
         tile: Tile,
         padded: usize,
     ) -> Step {
@@ -292,7 +293,7 @@ impl MarginSoftmax {
         stream: &'x CudaStream,
         batch: &'x Batch<'_>,
         work: &'x Work,
-        raw: &'x CudaSlice<f32>,
+        raw: &'x Scratch<f32>,
         dx: &'x mut CudaViewMut<'_, f32>,
         tiles: &Tiles,
     ) -> Bulk {

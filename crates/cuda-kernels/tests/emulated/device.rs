@@ -127,6 +127,11 @@ pub(crate) fn assert_near_of(what: &str, got: &[f32], expected: &[f64], toleranc
     assert!(error <= tolerance, "{what}: off by {error:.3e} of the largest value, at most {tolerance:.0e}");
 }
 
+/// Events recorded since this was last asked; nothing on a GPU.
+pub(crate) fn events() -> Option<usize> {
+    told(b"emulated_events\0")
+}
+
 /// Kernels launched since this was last asked; nothing on a GPU.
 pub(crate) fn launches() -> Option<usize> {
     told(b"emulated_launches\0")

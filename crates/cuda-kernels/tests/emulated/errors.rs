@@ -3,7 +3,8 @@
 use std::process::Output;
 use std::sync::Arc;
 
-use embedtune_cuda_kernels::cudarc::driver::CudaContext;
+use embedtune_cuda_kernels::cudarc::driver::sys::CUmemPool_attribute;
+use embedtune_cuda_kernels::cudarc::driver::{CudaContext, result};
 use embedtune_cuda_kernels::margin::{Batch, Centres, Margin, MarginOptions, MarginSoftmax};
 use embedtune_cuda_kernels::pooling::{self, Layout, Pooling};
 use embedtune_cuda_kernels::triplet::{Distance, TripletMargin, TripletOptions};
@@ -128,4 +129,38 @@ fn buffers_and_options_are_checked() {
     assert!(refused.to_string().starts_with("eps = 2"), "{refused}");
     let refused = pooling::forward(kernels, stream, &x, layout, Pooling::Average, &mut y.as_view_mut());
     assert_eq!(refused.err(), Some(Error::Length { what: "the pooled values", expected: 1, got: 2 }));
+}
+
+#[test]
+fn what_the_memory_pool_keeps() {
+    in_a_process("errors::the_pool_keeps_no_less_than_it_was_told", &[]);
+}
+
+#[test]
+#[ignore = "run by what_the_memory_pool_keeps"]
+fn the_pool_keeps_no_less_than_it_was_told() {
+    let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    let opened = || embedtune_cuda_kernels::context(0).unwrap();
+    // SAFETY: the device is a context's.
+    let pool = |device| unsafe { result::device::get_mem_pool(device) }.unwrap();
+    let keeps = |device| {
+        let mut bytes = 0u64;
+        // SAFETY: the pool is the device's, the attribute a u64.
+        unsafe { result::mem_pool::get_attribute(pool(device), attribute, (&raw mut bytes).cast()) }.unwrap();
+        bytes
+    };
+    let told = |device, mut bytes: u64| {
+        // SAFETY: as above.
+        unsafe { result::mem_pool::set_attribute(pool(device), attribute, (&raw mut bytes).cast()) }.unwrap();
+    };
+    // A context of someone else's leaves the pool as it is.
+    let theirs = CudaContext::new(0).unwrap();
+    told(theirs.cu_device(), 0);
+    let _kernels = Kernels::new(&theirs).unwrap();
+    assert_eq!(keeps(theirs.cu_device()), 0);
+    assert_eq!(keeps(opened().cu_device()), 256 << 20);
+    for bytes in [1 << 40, 1 << 20] {
+        told(theirs.cu_device(), bytes);
+        assert_eq!(keeps(opened().cu_device()), bytes.max(256 << 20));
+    }
 }

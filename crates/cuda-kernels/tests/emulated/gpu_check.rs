@@ -37,7 +37,9 @@ fn run(name: &str, seconds: &str, stand_ins: &[(&str, &str)]) -> (Output, String
         .arg(folder.join("run"))
         .arg(seconds)
         .env("PATH", path)
-        .env("OUT", &results)
+        // From where it is called.
+        .current_dir(&bin)
+        .env("OUT", "../out")
         .output()
         .unwrap();
     let summary = std::fs::read_to_string(results.join("summary.txt")).unwrap_or_default();

@@ -4,7 +4,9 @@ use embedtune_cuda_kernels::margin::{
 };
 use embedtune_cuda_kernels::{Error, Storage, Write};
 
-use crate::device::{Device, assert_near, error, launches, memory_peak, memory_used, under_all_schedules};
+use crate::device::{
+    Device, assert_near, error, events, launches, memory_peak, memory_used, under_all_schedules,
+};
 use crate::margin_reference::{Answer, Problem};
 use crate::optimizer::{adam_reference, sgd_reference};
 use crate::random::Random;
@@ -553,6 +555,27 @@ fn a_step_takes_three_launches_a_tile_and_three_more() {
         case.run(&device, &case.w, Write::Overwrite);
         assert_eq!(launches(), Some(3 + 3 * tiles), "{classes} classes");
     }
+}
+
+/// Of what a call holds itself no event is recorded: it is used in order, on one stream.
+#[test]
+#[ignore = "needs the emulated device or a GPU"]
+fn a_tile_records_events_of_its_callers_buffers_alone() {
+    let device = Device::new();
+    if products() != Products::Own || events().is_none() {
+        return;
+    }
+    let of_tiles = |tile_bytes| {
+        let options = MarginOptions { tile_bytes, ..options(ARC, Precision::F32) };
+        let case = Case::new(options, 9, 24, 300);
+        events();
+        case.run(&device, &case.w, Write::Overwrite);
+        events().unwrap()
+    };
+    // One tile, and three. The labels forward and backward, the centres as unit rows forward and backward; the step's
+    // embeddings, centres and their gradient; and half of what the allocation of the second tile's rows records.
+    let of_tile = (of_tiles(100_000) - of_tiles(64 << 20)) / 2;
+    assert!(of_tile <= 9, "{of_tile}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use embedtune_cuda_kernels::cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr};
+use embedtune_cuda_kernels::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr};
 use embedtune_cuda_kernels::{Error as CudaError, Kernels, devices};
 use ndarray::{ArrayD, ArrayView2, ArrayViewMut2, IxDyn};
 
@@ -25,7 +25,7 @@ impl Gpu {
         let device =
             devices()?.first().ok_or_else(|| CudaError::NoDevice { reason: "0 devices".to_owned() })?;
         let refused = || CudaError::driver("opening the GPU");
-        let context = CudaContext::new(device.ordinal).map_err(refused())?;
+        let context = embedtune_cuda_kernels::context(device.ordinal)?;
         let kernels = Arc::new(Kernels::new(&context)?);
         Ok(Self { kernels, stream: context.new_stream().map_err(refused())?, name: device.name.clone() })
     }
