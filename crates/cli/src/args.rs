@@ -82,6 +82,8 @@ Data are a folder, recognised by its files' names:
            measured on. Resized to 64 x 64 ([data_options] in the TOML file: image_size, grayscale,
            in_memory, test_share), once, into a temporary file (TMPDIR) where a disk has room
 
+One file data.csv (with labels), data.parquet, data.npz, data.safetensors, or data.npy and data_labels.npy
+holds all items: a fifth of each class is measured on (test_share).
 A file classes.txt beside images or vectors names the classes: its line i, from 0, is label i.
 Evaluation items search each other; those of text search the training items. Files (or folders)
 queries and gallery instead of test make queries that search a gallery: queries.npy,

@@ -152,15 +152,20 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// How many of a class's items are held back: `share` of four or more, at least two; none of fewer.
+pub(super) fn held_back(items: usize, share: f64) -> usize {
+    match items {
+        0..4 => 0,
+        items => ((items as f64 * share).round() as usize).clamp(2, items - 2),
+    }
+}
+
 /// Holds back `share` of each class's images: those whose names have the smallest checksums, so that the choice looks
 /// random, needs no seed, and changes little when images are added.
 fn hold_back(all: Classes, share: f64) -> (Classes, Classes) {
     let (mut train, mut test) = (Classes::new(), Classes::new());
     for (name, mut images) in all {
-        let count = match images.len() {
-            0..4 => 0,
-            len => ((len as f64 * share).round() as usize).clamp(2, len - 2),
-        };
+        let count = held_back(images.len(), share);
         images.sort_by_key(|path| {
             let mut crc = flate2::Crc::new();
             crc.update(path.file_name().unwrap_or_default().as_encoded_bytes());

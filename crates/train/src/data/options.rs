@@ -19,8 +19,8 @@ pub struct DataOptions {
     /// (`items * channels * image_size^2` bytes; vectors `items * dim * 4`), instead of reading each from disk when its
     /// batch needs it. Default false.
     pub in_memory: bool,
-    /// Image folders without a folder of test images: share of each class that is measured on instead of trained on
-    /// (at least two images of a class of four or more, none of a smaller one). Default 0.2.
+    /// Image folders without a folder of test images, and all items in one file: share of each class that is measured on
+    /// instead of trained on (at least two items of a class of four or more, none of a smaller one). Default 0.2.
     pub test_share: f64,
     /// CSV pairs with scores: pairs with this score or a higher one belong together. Default 0.5.
     pub score_threshold: f64,

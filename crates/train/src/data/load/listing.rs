@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Names;
 use super::parts::{Raw, same_shape, shared};
+use super::{Names, one};
 use crate::data::Split;
 use crate::{Error, Result};
 
@@ -118,9 +118,15 @@ impl<'a> Folder<'a> {
             };
             // What trains must be measured; queries of a gallery will do.
             let or = if part == "test" && !end.contains("labels") {
-                ", or files `queries` and `gallery`"
+                let name = file_name(beside);
+                let ending = one::ENDINGS.into_iter().find(|&ending| name.ends_with(ending));
+                let share = ending.map(|ending| {
+                    let labels = if ending == ".npy" { " (and its labels data_labels.npy)" } else { "" };
+                    format!(", or call it data{ending}{labels} to have a share of each class held back")
+                });
+                format!(", or files `queries` and `gallery`{}", share.unwrap_or_default())
             } else {
-                ""
+                String::new()
             };
             let detail = format!("has {}, but no {what} to go with it; add it{or}", file_name(beside));
             Error::data(self.path, detail)
@@ -212,7 +218,8 @@ mod tests {
         let missing = of(&["latest.csv"]).measured(".csv", Path::new("set/train.csv")).err().unwrap();
         assert_eq!(
             missing.to_string(),
-            "set: has train.csv, but no test.csv to go with it; add it, or files `queries` and `gallery`"
+            "set: has train.csv, but no test.csv to go with it; add it, or files `queries` and `gallery`, or call it data.csv to \
+             have a share of each class held back"
         );
         let missing = of(&[]).need("test", &["labels.npy"], Path::new("set/test.npy")).unwrap_err();
         assert_eq!(missing.to_string(), "set: has test.npy, but no test_labels.npy to go with it; add it");

@@ -3,6 +3,7 @@
 mod idx;
 mod listing;
 mod names;
+mod one;
 mod parts;
 mod tables;
 mod texts;
@@ -41,7 +42,9 @@ impl Split {
     /// - `train.parquet`, `test.parquet` ([`parquet::read`](crate::data::parquet::read)), likewise, or texts with labels as
     ///   in CSV files;
     /// - `train/CLASS/*.png` (or `.jpg`, `.jpeg`) and `test/CLASS/*.png`: the test images query each other;
-    /// - `CLASS/*.png`: likewise, with a share of each class held back to be measured on.
+    /// - `CLASS/*.png`: likewise, with a share of each class held back to be measured on;
+    /// - `data.csv` with labels, `data.parquet`, `data.npz`, `data.safetensors`, or `data.npy` and `data_labels.npy`: all items
+    ///   in one file, with a share of each class held back.
     ///
     /// Of several files that may be meant the one of exactly this name is; a name may also stand in a longer one, from the
     /// beginning of a word (`x_train.csv`), where only one does.
@@ -106,6 +109,9 @@ impl Split {
         if let Some(split) = folders::load(folder.path, options)? {
             return Ok(split);
         }
+        if let Some(split) = one::load(&folder, options)? {
+            return Ok(split);
+        }
         if folders::holds_images(folder.path)? {
             let detail = "holds images, but their classes are not known: move them into folders, one for each class, whose \
                           names are the classes";
@@ -115,8 +121,9 @@ impl Split {
             folder.path,
             "no data found: expected train-images-idx3-ubyte[.gz] and its companions; images-idx3 + labels-idx1 + \
              classes.tsv; train.csv + test.csv; train.npy + train_labels.npy + test.npy + test_labels.npy; \
-             train.npz + test.npz; train.safetensors + test.safetensors; train.parquet + test.parquet; or folders of .png or .jpg images, one for \
-             each class",
+             train.npz + test.npz; train.safetensors + test.safetensors; train.parquet + test.parquet; folders of .png or .jpg images, one for \
+             each class; or one file data.csv, .parquet, .npz, .safetensors or .npy (and data_labels.npy), of which a share \
+             of each class is measured on",
         ))
     }
 }
