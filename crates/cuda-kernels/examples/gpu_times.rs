@@ -17,7 +17,7 @@ use embedtune_cuda_kernels::margin::{
 };
 use embedtune_cuda_kernels::pooling::{self, Layout, Pooling, Sign};
 use embedtune_cuda_kernels::triplet::{TripletMargin, TripletOptions};
-use embedtune_cuda_kernels::{Kernels, Storage, Write, devices, narrow};
+use embedtune_cuda_kernels::{Kernels, Storage, Write, context, devices, narrow};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -291,7 +291,7 @@ fn main() -> Result<()> {
 /// Measures, prints the table, and writes the rows so far to `file` after each case: whoever ends it early has them.
 pub(crate) fn run(small: bool, file: Option<&Path>) -> Result<Vec<Row>> {
     let device = &devices()?[0];
-    let context = CudaContext::new(device.ordinal)?;
+    let context = context(device.ordinal)?;
     let (major, minor) = context.compute_capability()?;
     println!("{}, compute capability {major}.{minor}\n", device.name);
     let mut bench = Bench::new(&context, small)?;

@@ -65,6 +65,14 @@ impl Sgd {
         check::rate(self.rate)?;
         check::single("weight_decay", self.weight_decay)?;
         check::single("momentum", self.momentum)?;
+        if self.momentum < 0.0 {
+            let (option, value) = ("momentum", self.momentum.to_string());
+            return Err(Error::Option {
+                option,
+                value,
+                reason: "write 0 for none, or up to 1; 0.9 is usual",
+            });
+        }
         check::single("dampening", self.dampening)?;
         match buffer {
             Some(buffer) => check::length("the momentum buffer", buffer, parameter),

@@ -63,7 +63,37 @@ pub struct Saved {
     /// The planes of `Plane` of `kernels/pool.cuh` that the pooling's backward pass reads, `len` numbers each.
     left: CudaSlice<f32>,
     len: usize,
-    of: (&'static str, GemArgument),
+    of: Pass,
+}
+
+/// What two passes must have in common for one to go on from the other.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Pass {
+    pooling: &'static str,
+    argument: GemArgument,
+    storage: &'static str,
+    /// Whether maps, and the three sizes.
+    maps: bool,
+    sizes: [usize; 3],
+}
+
+impl Pass {
+    fn of<T: Storage>(pooling: &Pooling<'_>, argument: GemArgument, layout: Layout<'_>) -> Self {
+        let (maps, sizes) = match layout {
+            Layout::Maps { batch, channels, length } => (true, [batch, channels, length]),
+            Layout::Tokens { batch, tokens, dim, .. } => (false, [batch, tokens, dim]),
+        };
+        Self { pooling: pooling.name(), argument, storage: T::SUFFIX, maps, sizes }
+    }
+
+    /// Whether a backward pass may go on from this forward pass: one that prepared for the gradient of the power will do
+    /// without it too.
+    fn serves(self, mut backward: Self) -> bool {
+        if self.argument.want_d_p == 1 {
+            backward.argument.want_d_p = 1;
+        }
+        self == backward
+    }
 }
 
 /// The plane with GeM's gradient of the power.
@@ -275,7 +305,7 @@ pub fn forward<T: Storage>(
     check::length("the values to pool", x.len(), values)?;
     check::length("the pooled values", y.len(), rows)?;
     let left = kernels.allocate_kept(stream, rows * pooling.planes(), "what pooling leaves")?;
-    let mut saved = Saved { left, len: rows, of: (pooling.name(), argument) };
+    let mut saved = Saved { left, len: rows, of: Pass::of::<T>(&pooling, argument, layout) };
     if rows == 0 {
         return Ok(saved);
     }
@@ -298,7 +328,8 @@ pub fn forward<T: Storage>(
 /// values, `dy`. The other arguments are the forward pass's. Does not wait for the device.
 ///
 /// # Errors
-/// As [`forward`]; `d_p` for a pooling that was not `learnable`.
+/// As [`forward`]; another pooling, type or shape than the forward pass's, which may have been `learnable` where this one
+/// is not; `d_p` for a pooling that is not `learnable`.
 pub fn backward<T: Storage>(
     kernels: &Kernels,
     stream: &Arc<CudaStream>,
@@ -315,9 +346,9 @@ pub fn backward<T: Storage>(
     check::length("the values to pool", x.len(), values)?;
     check::length("the gradient of the pooled values", dy.len(), rows)?;
     check::length("what the forward pass left", saved.len, rows)?;
-    if saved.of != (pooling.name(), argument) {
-        let reason =
-            "the forward pass had another pooling or other options; give it and the backward pass the same";
+    if !saved.of.serves(Pass::of::<T>(&pooling, argument, layout)) {
+        let reason = "the forward pass had another pooling, other options or another shape; give it and the backward pass \
+                      the same";
         return Err(Error::Option { option: "pooling", value: pooling.name().to_owned(), reason });
     }
     if let Some(dx) = &dx {

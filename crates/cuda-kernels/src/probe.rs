@@ -38,10 +38,11 @@ pub fn devices() -> Result<&'static [Device]> {
 /// The GPU of this number, as [`devices`] counts them. Where there is no driver, `CudaContext::new` panics; this says
 /// what is missing.
 ///
-/// The memory pool that the device currently has keeps up to 256 MiB of what is freed from now on, for whoever allocates
-/// from it next, so that calls do not map their memory anew. A pool that keeps more already stays as it is. A program that wants
-/// another bound sets the pool's `CU_MEMPOOL_ATTR_RELEASE_THRESHOLD` afterwards, or gives [`Kernels`](crate::Kernels) a context
-/// of its own making, whose pool is not touched.
+/// The memory pool that the device currently has keeps up to 256 MiB of what is freed from now on, for whoever in this process
+/// allocates from it next, so that calls do not map their memory anew: the pool is the device's, not this context's. One that
+/// keeps more already stays as it is. A program that wants another bound sets the pool's
+/// `CU_MEMPOOL_ATTR_RELEASE_THRESHOLD` afterwards, or gives [`Kernels`](crate::Kernels) a context of its own making instead
+/// of calling this.
 ///
 /// # Errors
 /// Those of [`devices`]; [`Error::Option`] for a number beyond the last GPU; what the driver says of it.
