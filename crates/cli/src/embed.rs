@@ -1,6 +1,6 @@
 //! `embedtune embed`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use embedtune_train::data::Stream;
@@ -51,13 +51,37 @@ pub(crate) struct Embed {
     names: Option<PathBuf>,
 }
 
+/// Refuses to write two results, or a result and what it is made from, into one file, however it is called.
+fn check_apart(args: &Embed) -> Result<()> {
+    let (out, names) = (place(&args.out), args.names.as_deref().map(place));
+    if let (Some(path), true) = (&args.names, names.as_ref() == Some(&out)) {
+        return Err(Error::option("names", path.display(), "is the file of the embeddings; name another"));
+    }
+    let input = args.input.as_deref().map(place);
+    for (option, path, place) in [("out", Some(&args.out), Some(out)), ("names", args.names.as_ref(), names)]
+    {
+        if let (Some(path), true) = (path, place.is_some() && place == input) {
+            return Err(Error::option(option, path.display(), "is the input; name another file"));
+        }
+    }
+    Ok(())
+}
+
+/// Where a path leads: two that lead to one file are equal.
+fn place(path: &Path) -> PathBuf {
+    let whole = || path.canonicalize().ok();
+    let in_folder = || {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Some(folder.canonicalize().ok()?.join(path.file_name()?))
+    };
+    whole().or_else(in_folder).unwrap_or_else(|| path.to_path_buf())
+}
+
 pub(crate) fn run(args: &Embed, work: Work) -> Result<()> {
     let format = VectorFormat::of(&args.out)?;
     io::check_place(&args.out)?;
-    if let Some(names) = args.names.as_ref().filter(|names| **names == args.out) {
-        return Err(Error::option("names", names.display(), "is the file of the embeddings; name another"));
-    }
     args.names.as_deref().map_or(Ok(()), io::check_place)?;
+    check_apart(args)?;
     work.stage("reading the data", "items", 0);
     let (model, mut items) = match &args.input {
         None => {
@@ -96,13 +120,14 @@ pub(crate) fn run(args: &Embed, work: Work) -> Result<()> {
         Some(writer) => writer,
         None => VectorWriter::new(&args.out, format, dim)?,
     };
-    let rows = writer.finish()?;
+    // The list first: embeddings that stood in their place are replaced last.
     if let Some(path) = &args.names {
         match names {
             Some(names) => names.finish()?,
             None => Names::create(path)?.finish()?,
         }
     }
+    let rows = writer.finish()?;
     drop(work);
     print(&format!("{rows} embeddings of length {dim} in {}\n", args.out.display()))
 }

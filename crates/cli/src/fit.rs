@@ -29,6 +29,7 @@ pub(crate) fn run(args: &Fit, quiet: bool, progress: Progress, stop: &Stop) -> R
     let (options, of_run) = options(new)?;
     // Before the data: an hour of loading must not end in a wrong word.
     options.check()?;
+    RunFolder::new(&new.out).check_free(new.overwrite)?;
     stop.starts(&new.out);
     // A run file says where its data are, too.
     let recalled = of_run.filter(|_| new.data.is_none());

@@ -64,8 +64,15 @@ fn a_folder_of_jpegs_becomes_an_exported_model() {
     assert_eq!((lines[0], lines.len()), ("row,item", 1 + 40));
     assert_eq!(lines[1], "0,photos/class 0/0.jpg");
     assert_eq!(lines[40], "39,photos/class 3/9.jpg");
-    run(at, "embed --run R --input photos --out a.csv --names a.csv")
-        .refused(1, &["names = a.csv", "name another"]);
+    // One file by two names, there or not.
+    for line in [
+        "--out a.csv --names a.csv",
+        "--out a.csv --names ./a.csv",
+        "--out photos/../all.csv --names all.csv",
+    ] {
+        run(at, &format!("embed --run R --input photos {line}"))
+            .refused(1, &["names = ", "is the file of the embeddings; name another"]);
+    }
     assert_eq!(read_vectors(&at.join("all.npy")).unwrap().dim(), (40, 64));
     run(at, "embed --run R --out evaluated.csv").done();
     assert_eq!(std::fs::read_to_string(at.join("evaluated.csv")).unwrap().lines().count(), 1 + 8);

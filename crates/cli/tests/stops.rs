@@ -64,13 +64,18 @@ fn killed_and_left_alone(at: &Path, out: &str, options: &str, least: u64) {
     // So that the least number of kills fits into a run, however fast the machine is.
     let window = (begun.elapsed().as_micros() as u64 / (2 * least)).clamp(5_000, 60_000);
     let mut line = fit(out);
-    let (mut kills, mut random) = (0u64, 12_345u64);
+    let (mut kills, mut resumed, mut random) = (0u64, 0u64, 12_345u64);
+    let saved = || at.join(out).join("checkpoint.safetensors").exists();
     let killed = loop {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let threads = (random >> 40) % 4 + 1;
         let mut command = program(at, &line);
         let mut child =
             command.env("RAYON_NUM_THREADS", threads.to_string()).stderr(Stdio::null()).spawn().unwrap();
+        // Some runs are long in coming to their first checkpoint, without which there is nothing to continue from.
+        while kills + 1 >= least && !saved() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         std::thread::sleep(std::time::Duration::from_micros((random >> 33) % window));
         let ended = child.try_wait().unwrap();
         if let Some(status) = ended {
@@ -80,11 +85,12 @@ fn killed_and_left_alone(at: &Path, out: &str, options: &str, least: u64) {
         child.kill().unwrap();
         child.wait().unwrap();
         kills += 1;
+        resumed += u64::from(saved());
         assert!(kills < 500, "no progress between kills");
         // Before the run file is there, nothing can be resumed and nothing is lost.
         line = match at.join(out).join("run.toml").exists() {
             true => format!("fit -q --resume {out}"),
-            false => format!("{} --overwrite", fit(out)),
+            false => fit(out),
         };
         if kills >= 8 * least {
             run(at, &line).done();
@@ -92,6 +98,7 @@ fn killed_and_left_alone(at: &Path, out: &str, options: &str, least: u64) {
         }
     };
     assert!(killed >= least, "{out}: {killed} kills are too few to say anything");
+    assert!(resumed > 0, "{out}: no kill came after a checkpoint");
     let whole = format!("{out}-whole");
     assert_eq!(files(&at.join(out)), files(&at.join(&whole)));
     for name in ["model.safetensors", "best.safetensors"] {

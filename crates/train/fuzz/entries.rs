@@ -45,6 +45,7 @@ fn image(path: PathBuf) {
     let options = DataOptions { image_size: 8, ..DataOptions::default() };
     if let Ok(images) = ImageFiles::new(vec![path], &options) {
         drop(images.read(&[0]));
+        drop(images.decode_once());
     }
 }
 

@@ -174,6 +174,8 @@ pub(super) fn read(path: &Path, shape: [usize; 3]) -> Result<Vec<u8>> {
 
 /// As [`read`], with what the file held: its bytes are read once for both.
 pub(super) fn read_whole(path: &Path, shape: [usize; 3]) -> Result<(Vec<u8>, Seen)> {
+    // A film that is called an image must not come into memory to be told from one.
+    check(path)?;
     let bytes = std::fs::read(path).map_err(Error::io(path, "reading"))?;
     let mut crc = flate2::Crc::new();
     crc.update(&bytes);

@@ -37,9 +37,7 @@ pub(in crate::run) fn write_checkpoint(trainer: &Trainer<'_>, folder: &RunFolder
     state.merge(trainer.head.state()?.prefixed("head"));
     state.merge(trainer.optimizer.state().prefixed("optimizer"));
     state.merge(trainer.progress.state().prefixed("progress"));
-    if trainer.progress.batch > 0 {
-        state.merge(trainer.telemetry.state().prefixed("telemetry"));
-    }
+    state.merge(trainer.telemetry.state(trainer.progress.batch > 0).prefixed("telemetry"));
     if let Some(memory) = &trainer.memory {
         state.merge(memory_state(memory).prefixed("memory"));
     }

@@ -113,23 +113,21 @@ impl RunFolder {
         &self.path
     }
 
-    /// Makes the folder for a new run.
+    /// Whether a new run can have this folder: as [`create`](Self::create), but touches nothing, to be asked before work is
+    /// put into the run.
     ///
     /// # Errors
-    /// [`Error::Option`] if it exists, is not empty, and `overwrite` is false: a run is hours of work; for an empty name.
-    /// With `overwrite` only the files that a run writes are removed.
-    pub fn create(&self, overwrite: bool) -> Result<()> {
+    /// As [`create`](Self::create).
+    pub fn check_free(&self, overwrite: bool) -> Result<()> {
         if self.path.as_os_str().is_empty() {
             return Err(Error::option("out", "\"\"", "name the folder that the run is written into"));
         }
-        std::fs::create_dir_all(&self.path).map_err(Error::io(&self.path, "creating"))?;
-        let entries = std::fs::read_dir(&self.path).map_err(Error::io(&self.path, "reading"))?;
-        // What a writer has left that was killed is nothing to keep.
-        let own = |entry: std::io::Result<std::fs::DirEntry>| {
-            entry.is_ok_and(|entry| io::is_temporary(&entry.file_name().to_string_lossy()))
-        };
-        if entries.into_iter().all(own) {
-            return self.sweep();
+        let above = self.path.ancestors().find(|path| path.exists()).unwrap_or(Path::new(""));
+        if !above.as_os_str().is_empty() && !above.is_dir() {
+            return Err(Error::io(&self.path, "creating")(std::io::ErrorKind::NotADirectory.into()));
+        }
+        if above != self.path || self.is_free()? {
+            return Ok(());
         }
         if self.path.join(crate::run::compare::SUMMARY).exists() {
             return Err(Error::option(
@@ -146,6 +144,30 @@ impl RunFolder {
                  code: `run::resume`, or `overwrite(true)`)",
             ));
         }
+        Ok(())
+    }
+
+    /// Whether nothing is there, or only what a run leaves that was killed before its run file was written.
+    fn is_free(&self) -> Result<bool> {
+        for entry in std::fs::read_dir(&self.path).map_err(Error::io(&self.path, "reading"))? {
+            let name = entry.map_err(Error::io(&self.path, "reading"))?.file_name();
+            let known = name.to_string_lossy().starts_with(io::TEMPORARY)
+                || Some(name.as_os_str()) == self.data_files().file_name();
+            if !known {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Makes the folder for a new run.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if it exists, is not empty, and `overwrite` is false: a run is hours of work; for an empty name; I/O.
+    /// With `overwrite` only the files that a run writes are removed.
+    pub fn create(&self, overwrite: bool) -> Result<()> {
+        self.check_free(overwrite)?;
+        std::fs::create_dir_all(&self.path).map_err(Error::io(&self.path, "creating"))?;
         self.clear()
     }
 

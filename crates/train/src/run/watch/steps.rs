@@ -1,7 +1,7 @@
 //! The curves within an epoch: a line of `steps.jsonl`, and TensorBoard events, after every so many batches.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -67,12 +67,15 @@ impl StepLog {
     /// come again. Files keep their place, so that whoever follows them goes on.
     pub(in crate::run) fn open(folder: &RunFolder, events: bool, start: f64, done: u64) -> Result<Self> {
         let path = folder.steps();
-        let bytes = std::fs::read(&path).unwrap_or_default();
-        let (mut length, mut kept) = (0, Vec::new());
+        let bytes = there(&path)?;
+        let (mut length, mut last, mut kept) = (0, 0, Vec::new());
         for line in bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
             let record = std::str::from_utf8(line).ok().and_then(|line| serde_json::from_str(line).ok());
             match record {
-                Some(record @ StepRecord { step, .. }) if step <= done => kept.push(record),
+                Some(record @ StepRecord { step, .. }) if (last + 1..=done).contains(&step) => {
+                    last = step;
+                    kept.push(record);
+                }
                 _ => break,
             }
             length += line.len();
@@ -120,11 +123,19 @@ fn open_events(path: &Path, start: f64, kept: &[StepRecord]) -> Result<(PathBuf,
     }
     let mut expected = tensorboard::head(start);
     kept.iter().for_each(|record| expected.extend(events(start, record)));
-    let there = std::fs::read(path).unwrap_or_default();
+    let there = there(path)?;
     let same = there.iter().zip(&expected).take_while(|(there, expected)| there == expected).count();
     let mut file = cut(path, same)?;
     file.write_all(&expected[same..]).map_err(Error::io(path, "adding to it"))?;
     Ok((path.to_path_buf(), file))
+}
+
+/// A file's bytes; none where it is not there.
+fn there(path: &Path) -> Result<Vec<u8>> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(path, "reading")(error)),
+        bytes => Ok(bytes.unwrap_or_default()),
+    }
 }
 
 /// The file to be added to after its first `length` bytes.
@@ -194,6 +205,10 @@ mod tests {
         damaged[third] = 0xff;
         std::fs::write(folder.steps(), damaged).unwrap();
         add(&mut StepLog::open(&folder, true, 10.0, 9).unwrap(), 3..=9);
+        assert_eq!(files(), whole);
+        // Two that went on at once.
+        std::fs::write(folder.steps(), whole[0].repeat(2)).unwrap();
+        StepLog::open(&folder, true, 10.0, 9).unwrap();
         assert_eq!(files(), whole);
         // What is no line of ours does not stay, and nothing behind it.
         std::fs::write(folder.steps(), [b"{\"step\": 1}\n", &whole[0][..]].concat()).unwrap();

@@ -127,10 +127,12 @@ impl Telemetry {
         }
     }
 
-    /// All of it: an interrupted epoch says the same as a whole one.
-    pub(in crate::run) fn state(&self) -> State {
+    /// All of it, where it is asked for in the middle of an epoch: an interrupted one says the same as a whole one. Between two
+    /// what the next goes on with.
+    pub(in crate::run) fn state(&self, within: bool) -> State {
         let mut state = State::default();
-        if self.items == 0 {
+        state.counters.insert("last_gradient".to_owned(), self.last_gradient.to_bits());
+        if !within || self.items == 0 {
             return state;
         }
         state.tensors.insert("sums".to_owned(), self.sums.clone().into_dyn());
@@ -165,6 +167,7 @@ impl Telemetry {
         }
         (self.items, self.updates) = (counter("items"), counter("updates"));
         self.gradients = f64::from_bits(counter("gradients"));
+        self.last_gradient = f64::from_bits(counter("last_gradient"));
     }
 }
 
@@ -211,7 +214,7 @@ mod tests {
         telemetry.gradient(4.0);
         let now = arr2(&[[0.0f32, 1.0], [0.0, 1.0]]);
         let mut copy = Telemetry::new(2, 2);
-        copy.load(&telemetry.state());
+        copy.load(&telemetry.state(true));
         for watched in [telemetry.watched(Some(now.view())), copy.watched(Some(now.view()))] {
             assert!((watched.centre_turn.unwrap() - 45.0).abs() < 1e-6, "{watched:?}");
             // Class 0's mean points to 45 degrees, its centre to 90; class 1's are the same.
