@@ -45,6 +45,8 @@ const OVERLAP: f64 = 0.6;
 const READ_AHEAD: f64 = 2.0;
 /// Steps that LBFGS remembers where nothing is said.
 pub(in crate::run) const LBFGS_HISTORY: usize = 100;
+/// Its iterations on a batch, likewise.
+const LBFGS_ITERATIONS: usize = 20;
 /// The program itself, where the system does not say how much it holds.
 const PROGRAM: usize = 16 << 20;
 
@@ -106,8 +108,9 @@ pub(in crate::run) struct Parts {
     pub(in crate::run) gradients: usize,
     /// Gradients that wait for more batches.
     pub(in crate::run) waiting: usize,
-    /// The encoder's optimizer's state.
+    /// The encoder's optimizer's state, and what of it is one tensor for all parameters.
     pub(in crate::run) optimizer: usize,
+    pub(in crate::run) history: usize,
     /// The encoder before training.
     pub(in crate::run) initial: usize,
     /// The class centres, and their optimizer's state.
@@ -158,7 +161,8 @@ impl Costs {
             weights,
             gradients,
             waiting: if options.gradient_accumulation_steps > 1 { gradients } else { 0 },
-            optimizer: times(weights, encoder_slots(options)?),
+            optimizer: times(weights, encoder_slots(options, most)?),
+            history: lbfgs_history(options, most).map_or(0, |history| weights.saturating_mul(history)),
             initial: if options.callbacks.wise_ft_alpha.is_some() { state } else { 0 },
             centres,
             centre_optimizer: times(centres, centre_slots),
@@ -186,8 +190,11 @@ impl Costs {
         // each once more on its way.
         let all = [of.state, of.optimizer, of.centres, of.centre_optimizer, of.bank_bytes(), of.initial];
         let all = all.into_iter().fold(0, usize::saturating_add);
-        let saving =
-            if self.saves { all.saturating_mul(2).saturating_add(of.centres.max(of.largest)) } else { 0 };
+        let saving = if self.saves {
+            all.saturating_mul(2).saturating_add(of.centres.max(of.largest).max(of.history))
+        } else {
+            0
+        };
         // A GPU's centres come here again to be measured or saved.
         saving.max(self.measuring).max(if self.on_gpu { of.centres } else { 0 })
     }
@@ -357,12 +364,24 @@ fn decoding(items: &Items) -> usize {
     }
 }
 
-/// Bytes of the model's optimizer's state for each byte of a parameter.
-fn encoder_slots(options: &RunOptions) -> Result<f64> {
+/// Steps that LBFGS comes to remember in epochs of `rows` items at most: a short run does not fill its history, which gains one an
+/// iteration. `None` for other optimizers.
+fn lbfgs_history(options: &RunOptions, rows: usize) -> Option<usize> {
     let own = &options.optimizer_options;
-    if options.optimizer == OptimizerKind::Lbfgs {
+    let batches =
+        rows.div_ceil(options.batch_size.max(1)).div_ceil(options.gradient_accumulation_steps.max(1));
+    let iterations =
+        batches.saturating_mul(options.epochs).saturating_mul(own.max_iter.unwrap_or(LBFGS_ITERATIONS));
+    let history = own.history_size.unwrap_or(LBFGS_HISTORY).min(iterations);
+    (options.optimizer == OptimizerKind::Lbfgs).then_some(history)
+}
+
+/// Bytes of the model's optimizer's state for each byte of a parameter, in epochs of `rows` items at most.
+fn encoder_slots(options: &RunOptions, rows: usize) -> Result<f64> {
+    let own = &options.optimizer_options;
+    if let Some(history) = lbfgs_history(options, rows) {
         // Two vectors for each step that it remembers, the direction, and the gradient and weights it comes from.
-        return Ok(2.0 * own.history_size.unwrap_or(LBFGS_HISTORY) as f64 + 4.0);
+        return Ok(2.0 * history as f64 + 4.0);
     }
     if options.optimizer == OptimizerKind::SparseAdam {
         // Two moments of the table; the rest has Adam's.

@@ -84,14 +84,18 @@ impl Search<'_> {
             "optimizer",
             "LBFGS".to_owned(),
             "write a smaller optimizer_options.history_size, e.g. 10, for the steps that LBFGS remembers",
-            Parts { optimizer: parts.weights.saturating_mul(2 * FEW_STEPS + 4), ..parts },
+            Parts {
+                optimizer: parts.weights.saturating_mul(2 * FEW_STEPS + 4),
+                history: parts.weights.saturating_mul(FEW_STEPS),
+                ..parts
+            },
         );
         add(
             lbfgs,
             "optimizer",
             "LBFGS".to_owned(),
             "write Adam as optimizer",
-            Parts { optimizer: parts.weights.saturating_mul(2), ..parts },
+            Parts { optimizer: parts.weights.saturating_mul(2), history: 0, ..parts },
         );
         // On the unit sphere there is one way to move.
         let own = parts.centre_optimizer > 0 && options.centers == CentreSpace::Plain;
@@ -107,7 +111,7 @@ impl Search<'_> {
             "optimizer",
             options.optimizer.to_string(),
             "write SGD as optimizer",
-            Parts { optimizer: 0, ..parts },
+            Parts { optimizer: 0, history: 0, ..parts },
         );
         add(
             parts.optimizer > 0 && own,
