@@ -1,7 +1,7 @@
 //! What is fuzzed: every parser of data, options and runs. Shared by the fuzz targets and by `tests/mutations.rs`, which
 //! drives it without a fuzzer.
 //!
-//! What the program itself reads beside these, comparisons' `summary.json`, `crates/cli/tests/malformed.rs` damages. Event
+//! What the program itself reads beside these, comparisons' `summary.json`, `crates/cli/tests/malformed_runs.rs` damages. Event
 //! files and models for other programs are written alone.
 
 use std::path::PathBuf;

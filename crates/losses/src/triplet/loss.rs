@@ -29,8 +29,8 @@ pub(super) fn workspace_bytes(o: &TripletMarginOptions, batch: usize, reference:
 }
 
 /// The power of two at or below the largest weight, which the gradient's sums are taken over: kernels multiply weights by
-/// counts and slopes in `f32`. No digit of a sum changes, but of
-/// anchors whose weight is below 2^-126 of the largest.
+/// counts and slopes in `f32`. No digit of a sum changes, but of anchors whose
+/// weight is below 2^-126 of the largest.
 fn weight_unit(weights: &[f64]) -> f64 {
     let largest = weights.iter().fold(0.0, |most, &weight| f64::max(most, weight));
     if largest > 0.0 { largest.log2().floor().exp2() } else { 1.0 }

@@ -8,6 +8,7 @@ use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
+use super::files::Seen;
 use super::orientation::Orientation;
 use super::resize::resize;
 use crate::{Error, Result};
@@ -156,14 +157,6 @@ fn decode(path: &Path, from: Reader) -> Result<Pixels> {
         return Err(broken(path, &format!("{} bytes for {width} x {height} pixels", bytes.len())));
     }
     Ok(orientation.upright(Pixels { width, height, channels, bytes }))
-}
-
-/// What a file held.
-pub(super) struct Seen {
-    pub(super) bytes: u64,
-    pub(super) crc32: u32,
-    /// Bytes of its pixels in their own size.
-    pub(super) pixels: usize,
 }
 
 /// A file's pixels in this size: `channels` is 1 or 3; each channel's pixels together, row by row. A JPEG is turned as its

@@ -29,17 +29,18 @@ pub struct ImageFiles {
 #[derive(Debug, Clone)]
 struct ImageFile {
     path: Arc<Path>,
-    seen: Option<SeenFile>,
+    /// Its place among the decoded.
+    place: usize,
+    seen: Option<Seen>,
 }
 
 /// What a file held when it was decoded for all.
 #[derive(Debug, Clone, Copy)]
-struct SeenFile {
-    /// Its place among the decoded.
-    place: usize,
-    bytes: u64,
-    crc32: u32,
-    pixels: usize,
+pub(super) struct Seen {
+    pub(super) bytes: u64,
+    pub(super) crc32: u32,
+    /// Bytes of its pixels in their own size.
+    pub(super) pixels: usize,
 }
 
 impl PartialEq for ImageFiles {
@@ -82,7 +83,8 @@ impl ImageFiles {
     /// Files that nobody has looked at.
     pub(super) fn unseen(paths: Vec<PathBuf>, options: &DataOptions) -> Self {
         let shape = [options.channels(), options.image_size, options.image_size];
-        let files = paths.into_iter().map(|path| ImageFile { path: path.into(), seen: None }).collect();
+        let file = |(place, path): (usize, PathBuf)| ImageFile { path: path.into(), place, seen: None };
+        let files = paths.into_iter().enumerate().map(file).collect();
         Self { files, shape, left_out: BTreeMap::new(), decoded: None }
     }
 
@@ -99,16 +101,18 @@ impl ImageFiles {
 
     fn decode_into(mut self, places: &[PathBuf]) -> Result<Self> {
         let shape = self.shape;
+        // Of a choice the places are its own.
+        (0..).zip(&mut self.files).for_each(|(place, file)| file.place = place);
         let room = Decoded::room(places, self.len(), shape.iter().product());
         let full = AtomicBool::new(false);
-        let seen = self.files.par_iter().enumerate().map(|(place, file)| {
+        let seen = self.files.par_iter().map(|file| {
             let (pixels, seen) = decode::read_whole(&file.path, shape)?;
-            if room.as_ref().is_some_and(|room| room.write(place, &pixels).is_err()) {
+            if room.as_ref().is_some_and(|room| room.write(file.place, &pixels).is_err()) {
                 full.store(true, Ordering::Relaxed);
             }
-            Ok(SeenFile { place, bytes: seen.bytes, crc32: seen.crc32, pixels: seen.pixels })
+            Ok(seen)
         });
-        let seen: Vec<Result<SeenFile>> = seen.collect();
+        let seen: Vec<Result<Seen>> = seen.collect();
         for (file, seen) in self.files.iter_mut().zip(seen) {
             file.seen = Some(seen?);
         }
@@ -199,8 +203,8 @@ impl ImageFiles {
     fn read_one(&self, row: usize, to: &mut [u8]) -> Result<()> {
         let missing = || Error::Unsuitable(format!("item {row} was asked for; there are {}", self.len()));
         let file = self.files.get(row).ok_or_else(missing)?;
-        if let (Some(decoded), Some(seen)) = (&self.decoded, file.seen) {
-            return decoded.read(seen.place, to).map_err(Error::io(&file.path, "reading, once decoded,"));
+        if let Some(decoded) = &self.decoded {
+            return decoded.read(file.place, to).map_err(Error::io(&file.path, "reading, once decoded,"));
         }
         let pixels = decode::read(&file.path, self.shape)?;
         to.iter_mut().zip(pixels).for_each(|(to, pixel)| *to = pixel);
@@ -212,14 +216,8 @@ impl ImageFiles {
 mod decode {
     use std::path::Path;
 
+    use super::Seen;
     use crate::{Error, Result};
-
-    /// What a file held.
-    pub(super) struct Seen {
-        pub(super) bytes: u64,
-        pub(super) crc32: u32,
-        pub(super) pixels: usize,
-    }
 
     fn absent(path: &Path) -> Error {
         Error::data(path, "this build reads no PNG or JPEG; build it with the feature `images`")

@@ -152,34 +152,45 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// How many of a class's items are held back: `share` of four or more, at least two; none of fewer.
-pub(super) fn held_back(items: usize, share: f64) -> usize {
-    match items {
-        0..4 => 0,
-        items => ((items as f64 * share).round() as usize).clamp(2, items - 2),
-    }
-}
-
-/// Holds back `share` of each class's images: those whose names have the smallest checksums, so that the choice looks
-/// random, needs no seed, and changes little when images are added.
+/// Holds back `share` of each class's images, chosen by their names.
 fn hold_back(all: Classes, share: f64) -> (Classes, Classes) {
     let (mut train, mut test) = (Classes::new(), Classes::new());
     for (name, mut images) in all {
-        let count = held_back(images.len(), share);
-        images.sort_by_key(|path| {
-            let mut crc = flate2::Crc::new();
-            crc.update(path.file_name().unwrap_or_default().as_encoded_bytes());
-            (crc.sum(), path.clone())
-        });
-        let mut held: Vec<PathBuf> = images.drain(..count).collect();
+        // Those of one name, in folders below the class's, by their paths.
         images.sort();
-        held.sort();
+        let is_held = held_back(&images, share, |path| {
+            path.file_name().unwrap_or_default().as_encoded_bytes().to_vec()
+        });
+        let (mut kept, mut held) = (Vec::new(), Vec::new());
+        for (path, is_held) in images.into_iter().zip(is_held) {
+            if is_held { held.push(path) } else { kept.push(path) }
+        }
         if !held.is_empty() {
             test.insert(name.clone(), held);
         }
-        train.insert(name, images);
+        train.insert(name, kept);
     }
     (train, test)
+}
+
+/// Which items of a class are held back to be measured on: `share` of four or more, at least two; none of fewer. Those whose
+/// names have the smallest checksums (of equals the first), so that the choice looks random, needs no seed, and changes little
+/// when items are added.
+pub(super) fn held_back<T>(items: &[T], share: f64, name: impl Fn(&T) -> Vec<u8>) -> Vec<bool> {
+    let count = match items.len() {
+        0..4 => 0,
+        len => ((len as f64 * share).round() as usize).clamp(2, len - 2),
+    };
+    let sum = |item: &T| {
+        let mut crc = flate2::Crc::new();
+        crc.update(&name(item));
+        crc.sum()
+    };
+    let mut order: Vec<(u32, usize)> = items.iter().map(sum).zip(0..).collect();
+    order.sort_unstable();
+    let mut is_held = vec![false; items.len()];
+    order.into_iter().take(count).for_each(|(_, at)| is_held[at] = true);
+    is_held
 }
 
 /// All parts under one class list, in the order of the names.

@@ -10,6 +10,10 @@ use crate::{Error, Result, State};
 
 const BLOCK: usize = 1 << 14;
 
+/// Iterations on a batch, and steps that are remembered, where nothing is said (PyTorch's defaults).
+pub(crate) const MAX_ITER: usize = 20;
+pub(crate) const HISTORY_SIZE: usize = 100;
+
 /// Liu and Nocedal 1989: the direction is the gradient times an inverse Hessian that is known by the last
 /// `history_size` differences of parameters and gradients (the two loops of Nocedal and Wright 2006, algorithm 7.4), up to
 /// `max_iter` times a step on the same batch. Without a line search a step has length `lr` (the very first is shorter:
@@ -42,14 +46,14 @@ struct Memory {
 
 impl Lbfgs {
     pub(super) fn new(options: &OptimizerOptions, lr: f64) -> Self {
-        let max_iter = options.max_iter.unwrap_or(20);
+        let max_iter = options.max_iter.unwrap_or(MAX_ITER);
         Self {
             lr,
             max_iter,
             max_eval: options.max_eval.unwrap_or(max_iter * 5 / 4),
             tolerance_grad: options.tolerance_grad.unwrap_or(1e-7),
             tolerance_change: options.tolerance_change.unwrap_or(1e-9),
-            history_size: options.history_size.unwrap_or(100),
+            history_size: options.history_size.unwrap_or(HISTORY_SIZE),
             line_search: options.line_search_fn == Some(LineSearch::StrongWolfe),
             memory: Memory::default(),
         }

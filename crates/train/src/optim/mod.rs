@@ -27,7 +27,7 @@ mod adamax;
 mod asgd;
 mod groups;
 mod kind;
-mod lbfgs;
+pub(crate) mod lbfgs;
 mod line_search;
 mod nadam;
 mod norm;

@@ -80,21 +80,16 @@ fn dataset<L: Ord + Clone>(part: Part<L>, name: impl Fn(&L) -> Result<String>) -
     Ok(split(part, none, None, name)?.train)
 }
 
-/// Holds back `share` of each class of four items or more, at least two: those whose rows have the smallest checksums, so that
-/// the choice looks random, needs no seed, and changes little when items are added at the end.
+/// Holds back `share` of each class, chosen by the rows.
 fn hold_back(path: &Path, all: &Dataset, share: f64) -> Result<Split> {
-    let mut classes: BTreeMap<u32, Vec<(u32, usize)>> = BTreeMap::new();
-    for (row, &label) in all.labels.iter().enumerate() {
-        let mut crc = flate2::Crc::new();
-        crc.update(row.to_string().as_bytes());
-        classes.entry(label).or_default().push((crc.sum(), row));
-    }
+    let mut classes: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    all.labels.iter().enumerate().for_each(|(row, &label)| classes.entry(label).or_default().push(row));
     let (mut train, mut held) = (Vec::new(), Vec::new());
     for rows in classes.into_values() {
-        let (count, mut rows) = (held_back(rows.len(), share), rows);
-        rows.sort_unstable();
-        held.extend(rows[..count].iter().map(|&(_, row)| row));
-        train.extend(rows[count..].iter().map(|&(_, row)| row));
+        let is_held = held_back(&rows, share, |row| row.to_string().into_bytes());
+        for (row, is_held) in rows.into_iter().zip(is_held) {
+            if is_held { held.push(row) } else { train.push(row) }
+        }
     }
     if held.is_empty() {
         let detail = "no class has the four items that it takes to hold two of them back; add items, or give files train and \

@@ -12,7 +12,7 @@ use super::remedy::Search;
 use crate::Result;
 use crate::data::{Dataset, Items, Split};
 use crate::encoder::{Batch, Encoder, Layer, Mode};
-use crate::optim::{self, Optimizer, OptimizerKind, OptimizerOptions, Param};
+use crate::optim::{self, Optimizer, OptimizerKind, OptimizerOptions, Param, lbfgs};
 use crate::run::RunOptions;
 use crate::run::raw::raw_dim;
 use crate::run::watch::telemetry;
@@ -43,10 +43,6 @@ const THREAD_SHARE: usize = 8;
 const OVERLAP: f64 = 0.6;
 /// Batches of items in files that lie ready beside the one trained on.
 const READ_AHEAD: f64 = 2.0;
-/// Steps that LBFGS remembers where nothing is said.
-pub(in crate::run) const LBFGS_HISTORY: usize = 100;
-/// Its iterations on a batch, likewise.
-const LBFGS_ITERATIONS: usize = 20;
 /// The program itself, where the system does not say how much it holds.
 const PROGRAM: usize = 16 << 20;
 
@@ -371,8 +367,8 @@ fn lbfgs_history(options: &RunOptions, rows: usize) -> Option<usize> {
     let batches =
         rows.div_ceil(options.batch_size.max(1)).div_ceil(options.gradient_accumulation_steps.max(1));
     let iterations =
-        batches.saturating_mul(options.epochs).saturating_mul(own.max_iter.unwrap_or(LBFGS_ITERATIONS));
-    let history = own.history_size.unwrap_or(LBFGS_HISTORY).min(iterations);
+        batches.saturating_mul(options.epochs).saturating_mul(own.max_iter.unwrap_or(lbfgs::MAX_ITER));
+    let history = own.history_size.unwrap_or(lbfgs::HISTORY_SIZE).min(iterations);
     (options.optimizer == OptimizerKind::Lbfgs).then_some(history)
 }
 

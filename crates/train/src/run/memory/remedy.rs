@@ -4,10 +4,10 @@ use std::iter::successors;
 
 use embedtune_losses::Loss;
 
-use super::forecast::{Costs, Forecast, LBFGS_HISTORY, OnDevice, Parts, fits};
+use super::forecast::{Costs, Forecast, OnDevice, Parts, fits};
 use crate::Error;
 use crate::head::CentreSpace;
-use crate::optim::OptimizerKind;
+use crate::optim::{OptimizerKind, lbfgs};
 use crate::run::RunOptions;
 
 /// Steps of LBFGS that are still of use.
@@ -77,10 +77,10 @@ impl Search<'_> {
             "leave out gradient_accumulation_steps",
             Parts { waiting: 0, ..parts },
         );
-        let history = options.optimizer_options.history_size.unwrap_or(LBFGS_HISTORY);
-        let lbfgs = options.optimizer == OptimizerKind::Lbfgs;
+        let history = options.optimizer_options.history_size.unwrap_or(lbfgs::HISTORY_SIZE);
+        let remembers = options.optimizer == OptimizerKind::Lbfgs;
         add(
-            lbfgs && history > FEW_STEPS,
+            remembers && history > FEW_STEPS,
             "optimizer",
             "LBFGS".to_owned(),
             "write a smaller optimizer_options.history_size, e.g. 10, for the steps that LBFGS remembers",
@@ -91,7 +91,7 @@ impl Search<'_> {
             },
         );
         add(
-            lbfgs,
+            remembers,
             "optimizer",
             "LBFGS".to_owned(),
             "write Adam as optimizer",
